@@ -1,0 +1,2 @@
+//! devmapper-snapshotter: a containerd snapshotter on device-mapper thin provisioning, and the
+//! device-mapper library it stands on.
