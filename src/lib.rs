@@ -1,2 +1,6 @@
 //! devmapper-snapshotter: a containerd snapshotter on device-mapper thin provisioning, and the
 //! device-mapper library it stands on.
+
+pub mod block;
+
+pub mod units;
