@@ -1,0 +1,4 @@
+//! Tests of the store, one story a file.
+
+mod fixture;
+mod records;
