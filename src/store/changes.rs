@@ -22,7 +22,7 @@ use super::overlay::Overlay;
 use super::owners::{Owned, Owns};
 use super::reader::{not_found, Reader};
 use super::records::{
-    Kind, Lease, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord,
+    Kind, IdRange, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord,
 };
 use super::tables::{self, meta, Table};
 
@@ -58,7 +58,7 @@ impl<'a> Changes<'a> {
     /// # Errors
     /// [`StoreError::AlreadyExists`]; for its parent [`StoreError::NotFound`] or
     /// [`StoreError::NotCommitted`]; [`StoreError::ThinOwned`] and [`StoreError::NumberOwned`] where
-    /// another record has them; [`StoreError::NoThin`]; [`StoreError::EmptyKey`].
+    /// another record has them; [`StoreError::EmptyKey`].
     pub fn insert_snapshot(
         &mut self,
         key: &str,
@@ -183,26 +183,17 @@ impl<'a> Changes<'a> {
         Ok(())
     }
 
-    /// Puts the open lease of thin ids.
+    /// Puts the open leases of thin ids, in place of those there were.
     ///
     /// # Errors
-    /// [`StoreError::BadLease`] where it ends before it starts or beyond 24 bits.
-    pub fn put_lease(&mut self, lease: Lease) -> Result<(), StoreError> {
-        let Lease { first, limit } = lease;
-        if first > limit || limit > THIN_IDS {
-            return Err(StoreError::BadLease { first, limit });
+    /// [`StoreError::BadLease`] where one ends before it starts or beyond 24 bits.
+    pub fn put_leases(&mut self, leases: &[IdRange]) -> Result<(), StoreError> {
+        if let Some(&IdRange { start, end }) = leases.iter().find(|l| l.start > l.end || l.end > THIN_IDS) {
+            return Err(StoreError::BadLease { start, end });
         }
-        let value = encode(Table::Meta, &lease)?;
-        self.put(Table::Meta, meta::LEASE.into(), value);
+        let value = encode(Table::Meta, &leases)?;
+        self.put(Table::Meta, meta::LEASES.into(), value);
         Ok(())
-    }
-
-    /// Takes the next device number. None is given out twice, not even after it became free.
-    pub fn take_number(&mut self) -> Result<u64, StoreError> {
-        let number = self.next_number()?;
-        let next = encode(Table::Meta, &(number + 1))?;
-        self.put(Table::Meta, meta::NEXT_NUMBER.into(), next);
-        Ok(number)
     }
 
     /// Notes that a thin in the pool is not ours.
@@ -253,12 +244,6 @@ impl<'a> Changes<'a> {
         old: Option<&SnapshotRecord>,
         record: &SnapshotRecord,
     ) -> Result<(), StoreError> {
-        if record.thin.is_none() && record.kind != Kind::View {
-            return Err(StoreError::NoThin {
-                key: key.to_owned(),
-                kind: record.kind,
-            });
-        }
         let claim = self.claim(&Owner::Snapshot(key.to_owned()), record)?;
         let value = encode(Table::Snapshots, record)?;
         self.settle(old, claim);
