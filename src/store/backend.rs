@@ -1,27 +1,46 @@
-//! What lies under redb, with a count of the syncs: each is a wait for the disk, and the design
-//! promises how many there are.
+//! What lies under redb, watched: how often it is told to sync, each of which is a wait for the disk,
+//! and whether a sync has failed.
 
 use std::ops::Bound;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
 use redb::{BackendError, StorageBackend};
 
-/// Passes everything on and counts the syncs.
-#[derive(Debug)]
-pub(super) struct Counted<B> {
-    inner: B,
-    syncs: Arc<AtomicU64>,
+/// What was seen so far.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    syncs: AtomicU64,
+    sync_failed: AtomicBool,
 }
 
-impl<B: StorageBackend> Counted<B> {
-    /// Counts the syncs of `inner` in `syncs`.
-    pub(super) fn new(inner: B, syncs: Arc<AtomicU64>) -> Self {
-        Counted { inner, syncs }
+impl Watch {
+    /// How often the disk was told to sync.
+    pub(super) fn syncs(&self) -> u64 {
+        self.syncs.load(Ordering::SeqCst)
+    }
+
+    /// Whether any sync has failed.
+    pub(super) fn sync_failed(&self) -> bool {
+        self.sync_failed.load(Ordering::SeqCst)
     }
 }
 
-impl<B: StorageBackend> StorageBackend for Counted<B> {
+/// Passes everything on and watches.
+#[derive(Debug)]
+pub(super) struct Watched<B> {
+    inner: B,
+    watch: Arc<Watch>,
+}
+
+impl<B: StorageBackend> Watched<B> {
+    /// Notes in `watch` what happens to `inner`.
+    pub(super) fn new(inner: B, watch: Arc<Watch>) -> Self {
+        Watched { inner, watch }
+    }
+}
+
+impl<B: StorageBackend> StorageBackend for Watched<B> {
     fn len(&self) -> std::io::Result<u64> {
         self.inner.len()
     }
@@ -35,8 +54,12 @@ impl<B: StorageBackend> StorageBackend for Counted<B> {
     }
 
     fn sync_data(&self) -> std::io::Result<()> {
-        self.syncs.fetch_add(1, Ordering::Relaxed);
-        self.inner.sync_data()
+        self.watch.syncs.fetch_add(1, Ordering::SeqCst);
+        let synced = self.inner.sync_data();
+        if synced.is_err() {
+            self.watch.sync_failed.store(true, Ordering::SeqCst);
+        }
+        synced
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {

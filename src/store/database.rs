@@ -1,23 +1,19 @@
 //! redb itself: opening the file, checking its schema version, reading from a snapshot of it and
 //! writing an overlay to it in one durable transaction.
-//!
-//! A new file is made beside its final name and linked to it once it is complete, so that a crash
-//! never leaves half a database under the name that counts.
 
-use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Bound;
-use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::backends::FileBackend;
 use redb::{Builder, ReadTransaction, ReadableDatabase, StorageBackend, TableDefinition};
 
-use super::backend::Counted;
+use super::backend::{Watch, Watched};
 use super::error::StoreError;
+use super::file;
 use super::overlay::Overlay;
 use super::tables::{meta, Table};
 
@@ -33,41 +29,60 @@ fn definition(table: Table) -> TableDefinition<'static, &'static [u8], &'static 
     TableDefinition::new(table.name())
 }
 
+/// Opens redb; asked again when a failure has made redb refuse everything.
+type Opener = Box<dyn Fn(Arc<Watch>) -> Result<redb::Database, StoreError> + Send + Sync>;
+
 /// An open database.
+///
+/// Once a read or a write has failed, redb refuses everything until the file is opened again. That
+/// happens here with the next use, so that a disk that was full for a while does not need a restart.
+/// A failed sync is different: the kernel may have dropped what was to be written and still show it,
+/// so nothing that is read afterwards can be relied upon, and the database stays refused.
 pub(super) struct Database {
-    redb: redb::Database,
+    /// None after it could not be opened again.
+    redb: RwLock<Option<redb::Database>>,
+    opener: Opener,
     path: Arc<Path>,
-    syncs: Arc<AtomicU64>,
+    watch: Arc<Watch>,
+    failed: Arc<AtomicBool>,
 }
 
 impl Database {
-    /// Opens the file, or makes it where there is none.
+    /// Opens a file that exists.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        let failed = |error| StoreError::from_redb("opening", path, redb::Error::Io(error));
-        if !path.try_exists().map_err(failed)? {
-            create(path)?;
-        }
-        let file = open_file(path, false).map_err(failed)?;
-        Self::from_file(file, path)
+        let name = path.to_owned();
+        let opener = move |watch| {
+            let file = file::open(&name).map_err(redb::Error::Io);
+            let backend = file.and_then(|file| Ok(FileBackend::new(file)?));
+            let backend = backend.map_err(|e| StoreError::from_redb("opening", &name, e))?;
+            open_checked(Watched::new(backend, watch), &name)
+        };
+        Self::with_opener(Box::new(opener), path)
     }
 
-    fn from_file(file: File, path: &Path) -> Result<Self, StoreError> {
-        let backend = FileBackend::new(file)
-            .map_err(|error| StoreError::from_redb("opening", path, error.into()))?;
-        Self::with_backend(backend, path)
-    }
-
-    /// Opens what lies on a backend; `path` is what messages call it.
-    pub(super) fn with_backend(
-        backend: impl StorageBackend,
+    /// Opens what lies on the backend that `backend` gives; `path` is what messages call it.
+    pub(super) fn with_backends<B: StorageBackend>(
+        backend: impl Fn() -> io::Result<B> + Send + Sync + 'static,
         path: &Path,
     ) -> Result<Self, StoreError> {
-        let syncs = Arc::new(AtomicU64::new(0));
-        let backend = Counted::new(backend, Arc::clone(&syncs));
+        let name = path.to_owned();
+        let opener = move |watch| {
+            let backend =
+                backend().map_err(|error| StoreError::from_redb("opening", &name, error.into()))?;
+            open_checked(Watched::new(backend, watch), &name)
+        };
+        Self::with_opener(Box::new(opener), path)
+    }
+
+    fn with_opener(opener: Opener, path: &Path) -> Result<Self, StoreError> {
+        let watch = Arc::new(Watch::default());
+        let redb = opener(Arc::clone(&watch))?;
         let database = Database {
-            redb: open_checked(backend, path)?,
+            redb: RwLock::new(Some(redb)),
+            opener,
             path: path.into(),
-            syncs,
+            watch,
+            failed: Arc::new(AtomicBool::new(false)),
         };
         database.check_schema()?;
         Ok(database)
@@ -78,51 +93,77 @@ impl Database {
         &self.path
     }
 
-    /// How often the backend was told to sync since it was opened.
+    /// How often the disk was told to sync.
     pub(super) fn syncs(&self) -> u64 {
-        self.syncs.load(Ordering::Relaxed)
+        self.watch.syncs()
     }
 
     /// A view of what is on disk now, which later commits don't change.
     pub(super) fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        let transaction = self
-            .redb
-            .begin_read()
-            .map_err(|error| StoreError::from_redb("reading", &self.path, error.into()))?;
+        let transaction = self.with_redb("reading", |redb| Ok(redb.begin_read()?))?;
         Ok(Snapshot {
             transaction,
             path: Arc::clone(&self.path),
+            failed: Arc::clone(&self.failed),
         })
     }
 
     /// Writes an overlay in one transaction. When this returns without an error it is on disk.
-    pub(super) fn apply(&self, overlay: Overlay) -> Result<(), StoreError> {
-        self.write(overlay)
-            .map_err(|error| StoreError::from_redb("committing to", &self.path, error))
-    }
-
-    fn write(&self, overlay: Overlay) -> Result<(), redb::Error> {
-        let transaction = self.redb.begin_write()?;
-        for (table, entries) in overlay.into_tables() {
-            let mut table = transaction.open_table(definition(table))?;
-            for (key, fate) in entries {
-                match fate {
-                    Some(value) => drop(table.insert(key.as_slice(), value.as_slice())?),
-                    None => drop(table.remove(key.as_slice())?),
+    pub(super) fn apply(&self, overlay: &Overlay) -> Result<(), StoreError> {
+        self.with_redb("committing to", |redb| {
+            let transaction = redb.begin_write()?;
+            for (table, entries) in overlay.tables() {
+                let mut table = transaction.open_table(definition(table))?;
+                for (key, fate) in entries {
+                    match fate {
+                        Some(value) => drop(table.insert(key.as_slice(), value.as_slice())?),
+                        None => drop(table.remove(key.as_slice())?),
+                    }
                 }
             }
+            Ok(transaction.commit()?)
+        })
+    }
+
+    /// Does something with redb, opened again first if an earlier failure makes that necessary.
+    fn with_redb<T>(
+        &self,
+        step: &'static str,
+        act: impl FnOnce(&redb::Database) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        if self.failed.load(Ordering::SeqCst) {
+            self.open_again()?;
         }
-        Ok(transaction.commit()?)
+        let redb = self.redb.read().unwrap_or_else(PoisonError::into_inner);
+        let done = match redb.as_ref() {
+            Some(redb) => act(redb),
+            None => Err(redb::Error::DatabaseClosed),
+        };
+        done.map_err(|error| {
+            self.failed.store(true, Ordering::SeqCst);
+            StoreError::from_redb(step, &self.path, error)
+        })
+    }
+
+    fn open_again(&self) -> Result<(), StoreError> {
+        if self.watch.sync_failed() {
+            return Err(StoreError::SyncFailed {
+                path: self.path.to_path_buf(),
+            });
+        }
+        let mut redb = self.redb.write().unwrap_or_else(PoisonError::into_inner);
+        if self.failed.load(Ordering::SeqCst) {
+            // Closed first: it holds the file's lock.
+            *redb = None;
+            *redb = Some((self.opener)(Arc::clone(&self.watch))?);
+            self.failed.store(false, Ordering::SeqCst);
+        }
+        Ok(())
     }
 
     fn check_schema(&self) -> Result<(), StoreError> {
-        let found = self
-            .schema()
-            .map_err(|error| StoreError::from_redb("reading", &self.path, error))?;
-        let Some(bytes) = found else {
-            return self
-                .make_tables()
-                .map_err(|error| StoreError::from_redb("preparing", &self.path, error));
+        let Some(bytes) = self.with_redb("reading", schema)? else {
+            return self.with_redb("preparing", make_tables);
         };
         let found = serde_json::from_slice(&bytes).map_err(|error| StoreError::Corrupted {
             path: self.path.to_path_buf(),
@@ -137,34 +178,34 @@ impl Database {
             }),
         }
     }
+}
 
-    /// The schema version as it is in the file; none in a file without tables.
-    fn schema(&self) -> Result<Option<Vec<u8>>, redb::Error> {
-        let transaction = self.redb.begin_read()?;
-        if transaction.list_tables()?.next().is_none() {
-            return Ok(None);
-        }
-        let table = match transaction.open_table(definition(Table::Meta)) {
-            Ok(table) => table,
-            Err(redb::TableError::Storage(error)) => return Err(error.into()),
-            Err(error) => return Err(redb::Error::Corrupted(error.to_string())),
-        };
-        match table.get(meta::SCHEMA)? {
-            Some(version) => Ok(Some(version.value().to_vec())),
-            None => Err(redb::Error::Corrupted("no schema version".to_owned())),
-        }
+/// The schema version as it is in the file; none in a file without tables.
+fn schema(redb: &redb::Database) -> Result<Option<Vec<u8>>, redb::Error> {
+    let transaction = redb.begin_read()?;
+    if transaction.list_tables()?.next().is_none() {
+        return Ok(None);
     }
+    let table = match transaction.open_table(definition(Table::Meta)) {
+        Ok(table) => table,
+        Err(redb::TableError::Storage(error)) => return Err(error.into()),
+        Err(error) => return Err(redb::Error::Corrupted(error.to_string())),
+    };
+    match table.get(meta::SCHEMA)? {
+        Some(version) => Ok(Some(version.value().to_vec())),
+        None => Err(redb::Error::Corrupted("no schema version".to_owned())),
+    }
+}
 
-    fn make_tables(&self) -> Result<(), redb::Error> {
-        let transaction = self.redb.begin_write()?;
-        for table in Table::ALL {
-            transaction.open_table(definition(table))?;
-        }
-        transaction
-            .open_table(definition(Table::Meta))?
-            .insert(meta::SCHEMA, SCHEMA.to_string().as_bytes())?;
-        Ok(transaction.commit()?)
+fn make_tables(redb: &redb::Database) -> Result<(), redb::Error> {
+    let transaction = redb.begin_write()?;
+    for table in Table::ALL {
+        transaction.open_table(definition(table))?;
     }
+    transaction
+        .open_table(definition(Table::Meta))?
+        .insert(meta::SCHEMA, SCHEMA.to_string().as_bytes())?;
+    Ok(transaction.commit()?)
 }
 
 /// Opens with every checksum checked, so that a damaged file is refused now rather than found out
@@ -185,57 +226,11 @@ fn open_checked(backend: impl StorageBackend, path: &Path) -> Result<redb::Datab
     }
 }
 
-fn open_file(path: &Path, fresh: bool) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(fresh)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-}
-
-/// Makes a complete, empty database under `path`. What a crash left of an earlier attempt is
-/// overwritten; a file that somebody else has put there meanwhile stays.
-fn create(path: &Path) -> Result<(), StoreError> {
-    let failed = |error| StoreError::from_redb("creating", path, redb::Error::Io(error));
-    let draft = draft_of(path);
-    let file = open_file(&draft, true).map_err(failed)?;
-    file.try_lock().map_err(|_| StoreError::InUse {
-        path: path.to_owned(),
-    })?;
-    file.set_len(0).map_err(failed)?;
-    drop(file);
-    drop(Database::from_file(
-        open_file(&draft, true).map_err(failed)?,
-        path,
-    )?);
-    link(&draft, path).map_err(failed)
-}
-
-fn draft_of(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    path.with_file_name(name)
-}
-
-/// Gives the draft its name without replacing anything, and makes the name durable.
-fn link(draft: &Path, path: &Path) -> io::Result<()> {
-    match std::fs::hard_link(draft, path) {
-        Ok(()) => std::fs::remove_file(draft)?,
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => std::fs::remove_file(draft)?,
-        Err(_) => std::fs::rename(draft, path)?,
-    }
-    match path.parent() {
-        Some(directory) if directory != Path::new("") => File::open(directory)?.sync_all(),
-        _ => File::open(".")?.sync_all(),
-    }
-}
-
 /// A view of the database as it was at one moment.
 pub(super) struct Snapshot {
     transaction: ReadTransaction,
     path: Arc<Path>,
+    failed: Arc<AtomicBool>,
 }
 
 impl Snapshot {
@@ -266,6 +261,7 @@ impl Snapshot {
     }
 
     fn failed(&self, error: redb::Error) -> StoreError {
+        self.failed.store(true, Ordering::SeqCst);
         StoreError::from_redb("reading", &self.path, error)
     }
 }

@@ -108,6 +108,12 @@ pub enum StoreError {
         /// The database file.
         path: PathBuf,
     },
+    /// A sync has failed, so that nothing says any more what is on disk and what is not.
+    #[error("a sync of {path} has failed: restart, once the disk is well")]
+    SyncFailed {
+        /// The database file.
+        path: PathBuf,
+    },
     /// Anything else that redb reports.
     #[error("{step} {path}: {source}")]
     Database {

@@ -8,6 +8,7 @@
 //! A change collects into an overlay of its own. Only one that returned `Ok` is laid over the group,
 //! which cannot fail, so nothing of a refused or panicked change can be in a commit.
 
+use std::io;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -18,6 +19,7 @@ use redb::StorageBackend;
 use super::changes::Changes;
 use super::database::{Database, Snapshot};
 use super::error::StoreError;
+use super::file;
 use super::overlay::Overlay;
 use super::reader::Reader;
 
@@ -99,15 +101,27 @@ impl Store {
     /// [`StoreError::InUse`] where another process has it open, [`StoreError::NewerSchema`],
     /// [`StoreError::Corrupted`], [`StoreError::DiskFull`]; each names the file.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        file::create_missing(path)?;
         Ok(Self::on(Database::open(path)?))
     }
 
     /// Opens the database on a storage of one's own, such as one that fails on purpose.
     pub fn with_backend(backend: impl StorageBackend) -> Result<Self, StoreError> {
-        Ok(Self::on(Database::with_backend(
-            backend,
-            Path::new("(backend)"),
-        )?))
+        let backend = Mutex::new(Some(backend));
+        Self::with_backends(move || {
+            let mut backend = backend.lock().unwrap_or_else(PoisonError::into_inner);
+            backend
+                .take()
+                .ok_or_else(|| io::Error::other("the storage can be opened once only"))
+        })
+    }
+
+    /// The same with a storage that can be opened again after it has failed.
+    pub fn with_backends<B: StorageBackend>(
+        backend: impl Fn() -> io::Result<B> + Send + Sync + 'static,
+    ) -> Result<Self, StoreError> {
+        let name = Path::new("(backend)");
+        Ok(Self::on(Database::with_backends(backend, name)?))
     }
 
     fn on(database: Database) -> Self {
@@ -176,6 +190,12 @@ impl Store {
         self.database.syncs()
     }
 
+    /// How many callers are on the way.
+    #[cfg(test)]
+    pub(super) fn arriving(&self) -> usize {
+        self.arriving.load(Ordering::SeqCst)
+    }
+
     /// Runs a change in the group that is being gathered, or in a new one.
     fn join<T, E>(
         &self,
@@ -216,7 +236,7 @@ impl Store {
 
     /// Writes a group and tells its members, whatever happens on the way.
     fn lead(&self, changes: Overlay, outcome: &Outcome) -> Result<(), StoreError> {
-        let written = catch_unwind(AssertUnwindSafe(|| self.database.apply(changes)));
+        let written = catch_unwind(AssertUnwindSafe(|| self.database.apply(&changes)));
         let written = written.unwrap_or_else(|_| {
             Err(StoreError::CommitPanicked {
                 path: self.database.path().to_owned(),

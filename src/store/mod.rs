@@ -9,8 +9,10 @@
 //! | `owners` | what a record owns, and nobody else may |
 //! | `reader` | reading: a consistent view of the records |
 //! | `changes` | writing: the operations and the invariants they keep |
+//! | `check` | comparing the indexes with the records |
 //! | `group` | group commit: many callers, one durable write |
-//! | `backend` | what lies under redb, counted |
+//! | `file` | the file under its name |
+//! | `backend` | what lies under redb, watched |
 //! | `database` | redb itself: opening, schema version, applying an overlay |
 //!
 //! The store knows nothing about the kernel, about pools or about gRPC. redb is known to `database`,
@@ -19,8 +21,10 @@
 
 mod backend;
 mod changes;
+mod check;
 mod database;
 mod error;
+mod file;
 mod group;
 mod overlay;
 mod owners;
@@ -29,7 +33,7 @@ mod records;
 mod tables;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use changes::Changes;
 pub use error::StoreError;

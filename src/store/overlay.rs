@@ -62,7 +62,7 @@ impl Overlay {
     }
 
     /// Everything, table by table.
-    pub(super) fn into_tables(self) -> impl Iterator<Item = (Table, BTreeMap<Vec<u8>, Fate>)> {
-        self.tables.into_iter()
+    pub(super) fn tables(&self) -> impl Iterator<Item = (Table, &BTreeMap<Vec<u8>, Fate>)> {
+        self.tables.iter().map(|(table, entries)| (*table, entries))
     }
 }

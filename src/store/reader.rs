@@ -19,7 +19,7 @@ use super::records::{
 };
 use super::tables::{self, meta, Table};
 
-type Entry = (Vec<u8>, Vec<u8>);
+pub(super) type Entry = (Vec<u8>, Vec<u8>);
 
 /// A consistent view of all records.
 pub struct Reader<'a> {
