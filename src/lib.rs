@@ -2,5 +2,6 @@
 //! device-mapper library it stands on.
 
 pub mod block;
+pub mod fs;
 
 pub mod units;
