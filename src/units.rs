@@ -59,7 +59,7 @@ impl Sectors {
     /// # Errors
     /// [`UnitError::NotSectorAligned`] when `bytes` is no multiple of 512.
     pub const fn from_bytes_exact(bytes: u64) -> Result<Sectors, UnitError> {
-        if bytes % SECTOR_SIZE == 0 {
+        if bytes.is_multiple_of(SECTOR_SIZE) {
             Ok(Sectors(bytes / SECTOR_SIZE))
         } else {
             Err(UnitError::NotSectorAligned { bytes })

@@ -237,7 +237,9 @@ impl Dm {
         started.map_err(|error| error.after_rollback(self.remove(name)))
     }
 
-    /// Loads a table into the inactive slot (`DM_TABLE_LOAD`); the next resume puts it in place.
+    /// Loads a table into the inactive slot (`DM_TABLE_LOAD`); the next resume puts it in place. For a device
+    /// that has a live table, that resume is also when the kernel looks whether the devices below are large
+    /// enough.
     ///
     /// # Errors
     /// [`Error::NoSuchDevice`] (ENXIO), and those about tables of [`Dm::activate`].
@@ -305,13 +307,14 @@ impl Dm {
     /// Those of [`Dm::load`] and [`Dm::resume`]; [`Error::Rollback`] when the old table could not be put back.
     pub fn reload(&self, name: &DmName, table: &[Target]) -> Result<DeviceInfo> {
         let old = self.table_lines(name)?;
-        let read_only =
-            self.info(name)?.is_some_and(|info| info.read_only);
+        let read_only = self.info(name)?.is_some_and(|info| info.read_only);
         self.load_into(name, table, read_only, true)?;
         let changed = self
             .suspend(name, SuspendOptions::default())
             .map_err(|error| error.after_rollback(self.clear(name).map(drop)))
-            .and_then(|_| self.resume(name));
+            .and_then(|_| {
+                self.resume(name).map_err(|error| explain::resume_error(self, name, table, error))
+            });
         changed.map_err(|error| error.after_rollback(self.put_back(name, old, read_only)))
     }
 

@@ -410,6 +410,10 @@ fn decode_versions(data: Reader<'_>) -> Result<Vec<TargetVersion>, CodecError> {
 
 /// `struct dm_target_deps`.
 fn decode_deps(data: Reader<'_>) -> Result<Vec<DeviceNumber>, CodecError> {
+    if data.bytes.is_empty() {
+        // There is no live table.
+        return Ok(Vec::new());
+    }
     let count = data.u32("dm_target_deps.count", 0)? as usize;
     let mut deps = Vec::new();
     for index in 0..count {

@@ -282,6 +282,12 @@ pub enum Error {
         /// Why not.
         errno: Errno,
     },
+    /// A fault plan has ended everything ([`Fault`](super::Fault)). No real kernel says so.
+    #[error("{request}: halted by a fault plan")]
+    Halted {
+        /// What was asked.
+        request: String,
+    },
     /// A step failed, and so did undoing what came before it. The cause comes first.
     #[error("{cause}; and it could not be undone: {rollback}")]
     Rollback {
@@ -327,6 +333,7 @@ impl Error {
             | Error::ReplyTooLarge { .. }
             | Error::Codec { .. }
             | Error::Table { .. }
+            | Error::Halted { .. }
             | Error::WrongKind { .. } => return None,
         })
     }
@@ -348,6 +355,8 @@ impl Error {
     pub fn after_rollback(self, rollback: Result<()>) -> Error {
         match rollback {
             Ok(()) => self,
+            // Whoever has been halted undoes nothing.
+            Err(_) if matches!(self, Error::Halted { .. }) => self,
             Err(rollback) => {
                 Error::Rollback { cause: Box::new(self), rollback: Box::new(rollback) }
             }

@@ -35,6 +35,16 @@ pub(super) fn load_error(
     }
 }
 
+/// The error of a resume that was to put `table` in place, with its reason where it can be found out.
+pub(super) fn resume_error(dm: &Dm, name: &DmName, table: &[Target], error: Error) -> Error {
+    match error {
+        Error::Kernel { errno: Errno::EINVAL, .. } => {
+            table.iter().find_map(|target| reason(dm, name, target)).unwrap_or(error)
+        }
+        other => other,
+    }
+}
+
 fn reason(dm: &Dm, name: &DmName, target: &Target) -> Option<Error> {
     if let Err(missing) = dm.require_target(target.kind()) {
         return matches!(missing, Error::TargetMissing { .. }).then_some(missing);

@@ -247,7 +247,7 @@ impl ThinPoolTable {
     /// [`TableError::BlockSize`] when it is not; the kernel would answer EINVAL.
     pub fn check(&self) -> Result<(), TableError> {
         let size = self.block_size;
-        if size < MIN_BLOCK_SIZE || size > MAX_BLOCK_SIZE || size.0 % MIN_BLOCK_SIZE.0 != 0 {
+        if size < MIN_BLOCK_SIZE || size > MAX_BLOCK_SIZE || !size.0.is_multiple_of(MIN_BLOCK_SIZE.0) {
             return Err(TableError::BlockSize { size });
         }
         Ok(())
