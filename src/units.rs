@@ -310,10 +310,7 @@ mod tests {
         assert_eq!(ThinId::new(16_777_215), Ok(ThinId::MAX));
         assert_eq!(ThinId::new(16_777_216), Err(UnitError::ThinIdOutOfRange { id: 16_777_216 }));
         assert_eq!("16777216".parse::<ThinId>(), Err(UnitError::ThinIdOutOfRange { id: 16_777_216 }));
-        assert_eq!(
-            "99999999999".parse::<ThinId>(),
-            Err(UnitError::ThinIdOutOfRange { id: 99_999_999_999 })
-        );
+        assert_eq!("99999999999".parse::<ThinId>(), Err(UnitError::ThinIdOutOfRange { id: 99_999_999_999 }));
         assert!("".parse::<ThinId>().is_err());
         assert!("+1".parse::<ThinId>().is_err());
         assert_eq!(ThinId::MAX.next(), None);

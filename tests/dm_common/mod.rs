@@ -9,8 +9,8 @@ use std::process::Command;
 use std::sync::Arc;
 
 use devmapper_snapshotter::dm::{
-    ActivateOptions, CountingKernel, Dm, Error, NoSpacePolicy, PoolFeatures, RealKernel, Settings,
-    Target, ThinPoolTable,
+    ActivateOptions, CountingKernel, Dm, Error, NoSpacePolicy, PoolFeatures, RealKernel, Settings, Target,
+    ThinPoolTable,
 };
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors, ThinId};
@@ -103,10 +103,7 @@ impl Bench {
     pub fn pool(&mut self, data_bytes: u64) -> (DmName, DeviceNumber) {
         let table = Target::ThinPool(self.pool_table(data_bytes));
         let name = self.name("pool");
-        let info = self
-            .dm
-            .activate(&name, None, &[table], ActivateOptions::default())
-            .expect("a pool");
+        let info = self.dm.activate(&name, None, &[table], ActivateOptions::default()).expect("a pool");
         (name, info.device)
     }
 

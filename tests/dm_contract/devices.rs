@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use devmapper_snapshotter::dm::{
-    Errno, Error, Removal, Selector, StatusOptions, SuspendOptions, Target, Verb,
-};
+use devmapper_snapshotter::dm::{Errno, Error, Removal, Selector, StatusOptions, SuspendOptions, Target, Verb};
 use devmapper_snapshotter::names::{DmName, DmUuid};
 use devmapper_snapshotter::units::Sectors;
 

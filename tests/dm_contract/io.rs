@@ -1,13 +1,9 @@
 //! Cases about what is in the blocks: copy on write, sharing, discards, a full pool.
 
-use devmapper_snapshotter::dm::{
-    ActivateOptions, Errno, Error, PoolMode, Target, ThinStatus, ThinTable,
-};
+use devmapper_snapshotter::dm::{ActivateOptions, Errno, Error, PoolMode, Target, ThinStatus, ThinTable};
 use devmapper_snapshotter::units::Sectors;
 
-use super::{
-    activate, open, pool, pool_table, sectors, thin, thin_id, working, World, BLOCK, MIB,
-};
+use super::{activate, open, pool, pool_table, sectors, thin, thin_id, working, World, BLOCK, MIB};
 
 pub fn unwritten_blocks_read_as_zeros(world: &mut dyn World) {
     let table = pool_table(world, 4 * MIB);
@@ -34,11 +30,7 @@ pub fn a_snapshot_keeps_what_it_was_taken_of(world: &mut dyn World) {
     world.dm().remove(&origin).unwrap();
     world.dm().create_snap(&pool.name, thin_id(2), thin_id(1)).unwrap();
     world.dm().create_snap(&pool.name, thin_id(3), thin_id(2)).unwrap();
-    let (one, two, three) = (
-        thin(world, &pool, 1, MIB),
-        thin(world, &pool, 2, MIB),
-        thin(world, &pool, 3, MIB),
-    );
+    let (one, two, three) = (thin(world, &pool, 1, MIB), thin(world, &pool, 2, MIB), thin(world, &pool, 3, MIB));
     open(world, &one).write(0, &[9; 4096]).unwrap();
     open(world, &two).write(4096, &[8; 4096]).unwrap();
     let read = |name| open(world, name).read(0, 8192).unwrap();
@@ -132,10 +124,7 @@ pub fn a_smaller_activation_hides_blocks(world: &mut dyn World) {
     let name = thin(world, &pool, 1, MIB / 2);
     assert!(open(world, &name).read(MIB - 4096, 4096).is_err());
     assert_eq!(world.dm().thin_status(&name).unwrap().mapped(), Some(Sectors(128)));
-    world
-        .dm()
-        .reload(&name, &[Target::thin(pool.device, thin_id(1), sectors(2 * MIB))])
-        .unwrap();
+    world.dm().reload(&name, &[Target::thin(pool.device, thin_id(1), sectors(2 * MIB))]).unwrap();
     assert_eq!(open(world, &name).read(MIB - 4096, 4096).unwrap(), [1; 4096]);
     assert_eq!(open(world, &name).read(2 * MIB - 4096, 4096).unwrap(), [0; 4096]);
 }

@@ -10,8 +10,7 @@ mod pools;
 mod tables;
 
 use devmapper_snapshotter::dm::{
-    ActivateOptions, DeviceInfo, Dm, NoSpacePolicy, PoolFeatures, Target, ThinPoolStatus,
-    ThinPoolTable, WorkingPool,
+    ActivateOptions, DeviceInfo, Dm, NoSpacePolicy, PoolFeatures, Target, ThinPoolStatus, ThinPoolTable, WorkingPool,
 };
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors, ThinId};

@@ -120,9 +120,7 @@ impl Disk {
         }
         let (at, magic) = MAGIC;
         match self.pools.get(&start) {
-            Some(pool) if bytes[at..at + 8] == magic.to_le_bytes() => {
-                Superblock::Pool(Arc::clone(pool))
-            }
+            Some(pool) if bytes[at..at + 8] == magic.to_le_bytes() => Superblock::Pool(Arc::clone(pool)),
             _ => Superblock::Foreign,
         }
     }

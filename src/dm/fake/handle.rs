@@ -82,8 +82,7 @@ impl FakeHandle {
     /// from a failed pool or an error target.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Io<()> {
         self.kernel.change(|machine| {
-            let aligned = offset.is_multiple_of(SECTOR_SIZE)
-                && (bytes.len() as u64).is_multiple_of(SECTOR_SIZE);
+            let aligned = offset.is_multiple_of(SECTOR_SIZE) && (bytes.len() as u64).is_multiple_of(SECTOR_SIZE);
             if aligned {
                 return machine.write(self.number, offset / SECTOR_SIZE, bytes).map_err(Into::into);
             }
@@ -146,12 +145,7 @@ impl Drop for FakeHandle {
 }
 
 /// The whole sectors around a range of bytes.
-fn read_around(
-    machine: &Machine,
-    number: DeviceNumber,
-    offset: u64,
-    length: usize,
-) -> Outcome<Vec<u8>> {
+fn read_around(machine: &Machine, number: DeviceNumber, offset: u64, length: usize) -> Outcome<Vec<u8>> {
     let first = offset / SECTOR_SIZE;
     let end = (offset + length as u64).div_ceil(SECTOR_SIZE);
     let mut bytes = vec![0; ((end - first) * SECTOR_SIZE) as usize];

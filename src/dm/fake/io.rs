@@ -152,13 +152,7 @@ impl Machine {
     }
 
     /// A data block of its own for a thin's block, with what the block held before.
-    fn provision(
-        &mut self,
-        minor: u32,
-        thin: &ThinTable,
-        piece: &Piece,
-        old: Option<u64>,
-    ) -> Outcome<u64> {
+    fn provision(&mut self, minor: u32, thin: &ThinTable, piece: &Piece, old: Option<u64>) -> Outcome<u64> {
         let data = self.allocate(minor)?;
         let pool = self.pools.get(&minor).ok_or(Errno::EIO)?;
         let (block_size, data_device) = (pool.block_size().0, pool.data_device);
@@ -316,12 +310,7 @@ impl Machine {
     }
 
     /// The live targets of a running device that a range touches: each with its own first sector and count.
-    fn targets_of(
-        &self,
-        device: DeviceNumber,
-        start: u64,
-        length: u64,
-    ) -> Outcome<Vec<(Target, u64, u64)>> {
+    fn targets_of(&self, device: DeviceNumber, start: u64, length: u64) -> Outcome<Vec<(Target, u64, u64)>> {
         if device.major != MAJOR {
             return Err(Errno::ENXIO.into());
         }
@@ -346,9 +335,7 @@ impl Machine {
             return Some((device, sector));
         }
         match self.targets_of(device, sector, 1).ok()?.as_slice() {
-            [(Target::Linear(linear), from, _)] => {
-                self.locate(linear.device.number()?, linear.offset.0 + from)
-            }
+            [(Target::Linear(linear), from, _)] => self.locate(linear.device.number()?, linear.offset.0 + from),
             _ => None,
         }
     }

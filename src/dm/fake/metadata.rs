@@ -113,8 +113,7 @@ impl Metadata {
     }
 
     pub fn is_free(&self, data_block: u64) -> bool {
-        !self.references.contains_key(&data_block)
-            && !self.held.as_ref().is_some_and(|held| held.contains(&data_block))
+        !self.references.contains_key(&data_block) && !self.held.as_ref().is_some_and(|held| held.contains(&data_block))
     }
 
     /// Maps a thin's block to a data block, in place of the one it had.

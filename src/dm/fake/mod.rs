@@ -119,11 +119,7 @@ impl FakeKernel {
     ///
     /// # Errors
     /// [`IoError::Errno`] with ENXIO when there is no such device.
-    pub fn set_read_only(
-        &self,
-        name: &DmName,
-        read_only: bool,
-    ) -> std::result::Result<(), IoError> {
+    pub fn set_read_only(&self, name: &DmName, read_only: bool) -> std::result::Result<(), IoError> {
         let mut machine = self.machine();
         let minor = machine.by_name(name.as_str());
         match minor.and_then(|minor| machine.devices.get_mut(&minor)) {

@@ -6,9 +6,7 @@ use nix::errno::Errno;
 
 use super::metadata::Metadata;
 use crate::dm::message::PoolMessage;
-use crate::dm::{
-    NoSpacePolicy, PoolMode, ThinPoolStatus, ThinPoolTable, Usage, WorkingPool,
-};
+use crate::dm::{NoSpacePolicy, PoolMode, ThinPoolStatus, ThinPoolTable, Usage, WorkingPool};
 use crate::units::{DeviceNumber, Sectors};
 
 /// 4 KiB, the block of metadata, in sectors.

@@ -10,9 +10,7 @@ use super::machine::{is_target, Machine, Outcome, Stop, Table, MAJOR};
 use super::metadata::Metadata;
 use super::pool::{Pool, METADATA_BLOCK};
 use crate::dm::fault::Verdict;
-use crate::dm::{
-    DeviceRef, Flags, Payload, PoolMode, Request, Target, ThinPoolTable, ThinStatus, ThinTable,
-};
+use crate::dm::{DeviceRef, Flags, Payload, PoolMode, Request, Target, ThinPoolTable, ThinStatus, ThinTable};
 use crate::units::{DeviceNumber, Sectors};
 
 impl Machine {
@@ -94,8 +92,7 @@ impl Machine {
         let metadata = self.look_up(&table.metadata)?;
         let data = self.look_up(&table.data)?;
         if let Some(pool) = self.pools.get(&minor) {
-            let same =
-                pool.metadata_device == metadata && pool.block_size() == table.block_size;
+            let same = pool.metadata_device == metadata && pool.block_size() == table.block_size;
             return if same { Ok(()) } else { Err(Errno::EINVAL.into()) };
         }
         if self.pools.values().any(|pool| pool.metadata_device == metadata) {
@@ -110,11 +107,7 @@ impl Machine {
     }
 
     /// Reads a pool's metadata; formats it where there are only zeros.
-    fn open_metadata(
-        &mut self,
-        place: (DeviceNumber, u64),
-        block_size: Sectors,
-    ) -> Outcome<Arc<Metadata>> {
+    fn open_metadata(&mut self, place: (DeviceNumber, u64), block_size: Sectors) -> Outcome<Arc<Metadata>> {
         let disk = self.disks.get(&place.0).ok_or(Errno::EINVAL)?;
         match disk.superblock(place.1) {
             Superblock::Foreign => Err(Errno::ENOTBLK.into()),
@@ -143,9 +136,7 @@ impl Machine {
     fn check_sizes(&self, table: &Table) -> Result<(), Errno> {
         for target in &table.targets {
             let (below, needed) = match target {
-                Target::Linear(linear) => {
-                    (&linear.device, linear.offset.checked_add(linear.length))
-                }
+                Target::Linear(linear) => (&linear.device, linear.offset.checked_add(linear.length)),
                 Target::ThinPool(pool) => (&pool.data, Some(pool.length)),
                 _ => continue,
             };
