@@ -94,14 +94,12 @@ impl StorageBackend for Gated {
     }
 }
 
+/// What a thread does with the store.
+type Caller<'a> = Box<dyn FnOnce(&Store) + Send + 'a>;
+
 /// Lets one commit reach its sync and holds it there while `others` start theirs; they all form the
 /// next group. Returns when every thread has ended.
-fn with_next_group(
-    store: &Store,
-    gated: &Gated,
-    failing: bool,
-    others: Vec<Box<dyn FnOnce(&Store) + Send + '_>>,
-) {
+fn with_next_group(store: &Store, gated: &Gated, failing: bool, others: Vec<Caller<'_>>) {
     gated.set(|gate| gate.closed = true);
     let arrived = AtomicUsize::new(0);
     let count = others.len();
@@ -169,7 +167,7 @@ fn those_who_come_while_a_group_is_written_go_to_disk_together() {
             commit(store, |c| {
                 c.insert_snapshot(&format!("k{n}"), &active(n, None))
             });
-        }) as Box<dyn FnOnce(&Store) + Send>
+        }) as Caller<'_>
     });
     with_next_group(&store, &gated, false, others.collect());
     assert_eq!(
@@ -193,7 +191,7 @@ fn changes_of_one_group_see_each_other() {
                 Err(StoreError::AlreadyExists { .. }) => lost.fetch_add(1, Ordering::SeqCst),
                 Err(error) => panic!("{error}"),
             };
-        }) as Box<dyn FnOnce(&Store) + Send>
+        }) as Caller<'_>
     });
     with_next_group(&store, &gated, false, others.collect());
     assert_eq!((won.into_inner(), lost.into_inner()), (1, 5));
@@ -204,7 +202,7 @@ fn a_refusal_and_a_panic_in_a_group_leave_the_others_alone() {
     let gated = Gated::new();
     let store = Store::with_backend(gated.clone()).unwrap();
     let before = store.commits();
-    let mut others: Vec<Box<dyn FnOnce(&Store) + Send>> = Vec::new();
+    let mut others: Vec<Caller<'_>> = Vec::new();
     for n in 1..=4 {
         others.push(Box::new(move |store| {
             commit(store, |c| {
@@ -250,7 +248,7 @@ fn a_failed_sync_is_reported_to_every_caller_of_the_group_and_to_all_after_it() 
             });
             assert!(error.to_string().contains("the disk is broken"), "{error}");
             failed.fetch_add(1, Ordering::SeqCst);
-        }) as Box<dyn FnOnce(&Store) + Send>
+        }) as Caller<'_>
     });
     with_next_group(&store, &gated, true, others.collect());
     assert_eq!(failed.into_inner(), 5);
@@ -269,7 +267,7 @@ fn a_refusal_that_may_stand_on_a_lost_change_is_not_reported_as_one() {
             // Two of the three are refused, because of one that never reaches the disk.
             let error = refused(store, |c| c.insert_snapshot("same", &active(n, None)));
             assert!(error.to_string().contains("the disk is broken"), "{error}");
-        }) as Box<dyn FnOnce(&Store) + Send>
+        }) as Caller<'_>
     });
     with_next_group(&store, &gated, true, others.collect());
 }
