@@ -89,7 +89,7 @@ pub async fn serve(listener: StdListener, service: Service, stop: impl Future<Ou
         .add_service(health_service)
         .serve_with_incoming_shutdown(UnixListenerStream::new(incoming), async {
             stop.await;
-            drop(stopping.send(()));
+            let _ = stopping.send(());
         });
     tokio::pin!(server);
     tokio::select! {

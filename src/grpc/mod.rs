@@ -8,7 +8,6 @@ mod status;
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use containerd_snapshots::api::types::Mount as ApiMount;
 use containerd_snapshots::{Info as ApiInfo, Kind as ApiKind, Usage as ApiUsage};

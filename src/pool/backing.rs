@@ -11,9 +11,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{DeviceNames, PoolError, Role};
-use crate::block::{self, Access, BlockError, Disk, Disks};
+use crate::block::{create_sparse, find_content, host_space, Access, BlockError, Disk, Disks, LoopDevice, LoopOptions, Loops};
 use crate::config::{Backing, Config};
-use crate::dm::{ActivateOptions, Dm, LinearTable, Target};
+use crate::dm::{ActivateOptions, Dm, Target};
 use crate::store::PoolRecord;
 use crate::units::{DeviceNumber, Sectors};
 
@@ -37,6 +37,8 @@ pub struct Areas {
     pub data_size: Sectors,
     /// The metadata's superblock is all zero: the kernel would format it.
     pub metadata_blank: bool,
+    /// Loop devices detach themselves when nobody has them open: these are kept until the pool has them.
+    pub held: Vec<Arc<LoopDevice>>,
 }
 
 /// Provides a pool's areas.
@@ -50,15 +52,15 @@ pub trait Backer: Send + Sync + Debug {
 }
 
 /// Areas that exist already, as they are: for a pool on a modelled kernel.
-#[derive(Debug)]
-pub struct GivenAreas(pub Box<dyn Fn() -> Areas + Send + Sync>);
+#[derive(Debug, Clone)]
+pub struct GivenAreas(pub Areas);
 
 impl Backer for GivenAreas {
     fn claim(&self) -> Result<(), PoolError> {
         Ok(())
     }
     fn areas(&self, _: &Dm, _: &DeviceNames, _: &PoolRecord) -> Result<Areas, PoolError> {
-        Ok((self.0)())
+        Ok(self.0.clone())
     }
     fn host_space(&self) -> Option<(u64, u64)> {
         None
@@ -108,9 +110,15 @@ impl HostBacker {
         let metadata_size = existing_size(&metadata_file).unwrap_or_else(|| self.metadata_size_for(data_size));
         let data = loop_device("data", &data_file, data_size)?;
         let metadata = loop_device("metadata", &metadata_file, metadata_size)?;
-        let metadata_blank = superblock_blank(self.open("metadata", &metadata_file)?.as_ref(), Sectors(0))
-            .map_err(|source| PoolError::Area { area: "metadata", path: metadata_file, source })?;
-        Ok(Areas { metadata, data, data_size, metadata_blank })
+        let metadata_blank = superblock_blank(self.open("metadata", metadata.path())?.as_ref(), Sectors(0))
+            .map_err(|source| self.area("metadata", &metadata_file, source))?;
+        Ok(Areas {
+            metadata: metadata.number(),
+            data: data.number(),
+            data_size,
+            metadata_blank,
+            held: vec![Arc::new(data), Arc::new(metadata)],
+        })
     }
 
     /// The data file's size: what is configured, else as large as the file system it lies on; never less than it has.
@@ -125,7 +133,7 @@ impl HostBacker {
             (Some(wanted), _) => wanted,
             (None, Some(has)) => has,
             (None, None) => {
-                let space = block::file_system_space(&self.root).map_err(|source| self.area("data", &file, source))?;
+                let space = host_space(&self.root).map_err(|source| self.area("data", &file, source))?;
                 Sectors(space.total / 512)
             }
         };
@@ -154,6 +162,7 @@ impl HostBacker {
             data: device_number("data", data)?,
             data_size,
             metadata_blank,
+            held: Vec::new(),
         })
     }
 
@@ -169,17 +178,18 @@ impl HostBacker {
     fn carved(&self, path: &Path, dm: &Dm, names: &DeviceNames, record: &PoolRecord) -> Result<Areas, PoolError> {
         let size = self.device_size("data", path, Sectors(HEADER.0 + METADATA_LEAST.0 + DATA_LEAST.0))?;
         let header = self.header(path, size, record)?;
-        let data_start = Sectors(HEADER.0 + header.metadata_size.0);
+        let data_start = Sectors(HEADER.0 + header.metadata_sectors);
         let data_size = Sectors((size.0 - data_start.0) / self.block_size.0 * self.block_size.0);
         let device = device_number("data", path)?;
         let disk = self.open("data", path)?;
         let metadata_blank = superblock_blank(disk.as_ref(), HEADER).map_err(|source| self.area("metadata", path, source))?;
         drop(disk);
         Ok(Areas {
-            metadata: carve(dm, names, Role::Metadata, device, HEADER, header.metadata_size)?,
+            metadata: carve(dm, names, Role::Metadata, device, HEADER, Sectors(header.metadata_sectors))?,
             data: carve(dm, names, Role::Data, device, data_start, data_size)?,
             data_size,
             metadata_blank,
+            held: Vec::new(),
         })
     }
 
@@ -198,7 +208,7 @@ impl HostBacker {
                 found: format!("no header of this daemon; pool {} was on it", record.uuid),
             }),
             None => {
-                let header = Header { uuid: record.uuid.clone(), metadata_size: self.metadata_size_for(size) };
+                let header = Header { uuid: record.uuid.clone(), metadata_sectors: self.metadata_size_for(size).0 };
                 header.write(disk.as_ref()).map_err(|source| self.area("data", path, source))?;
                 Ok(header)
             }
@@ -211,7 +221,7 @@ impl HostBacker {
             let found = format!("pool {} of this daemon, whose database is not here; put the database back", header.uuid);
             return Err(PoolError::NotBlank { path: path.into(), found });
         }
-        match block::blankness(disk.as_ref()).map_err(|source| self.area(area, path, source))? {
+        match find_content(disk.as_ref()).map_err(|source| self.area(area, path, source))? {
             None => Ok(()),
             Some(found) => Err(PoolError::NotBlank { path: path.into(), found: found.to_string() }),
         }
@@ -223,10 +233,9 @@ impl Backer for HostBacker {
         match &self.backing {
             Backing::Embedded { .. } => {
                 let path = self.metadata_file();
-                if path.exists() {
-                    self.must_be_blank("metadata", &path)
-                } else {
-                    Ok(())
+                match existing_size(&path) {
+                    Some(size) => self.must_be_blank("metadata", loop_device("metadata", &path, size)?.path()),
+                    None => Ok(()),
                 }
             }
             Backing::Devices { data, metadata } => {
@@ -248,7 +257,7 @@ impl Backer for HostBacker {
 
     fn host_space(&self) -> Option<(u64, u64)> {
         match self.backing {
-            Backing::Embedded { .. } => block::file_system_space(&self.root).ok().map(|space| (space.free, space.total)),
+            Backing::Embedded { .. } => host_space(&self.root).ok().map(|space| (space.free, space.total)),
             _ => None,
         }
     }
@@ -258,7 +267,7 @@ impl Backer for HostBacker {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Header {
     uuid: String,
-    metadata_size: Sectors,
+    metadata_sectors: u64,
 }
 
 impl Header {
@@ -292,12 +301,13 @@ fn existing_size(path: &Path) -> Option<Sectors> {
 }
 
 /// The loop device over `path`, found or attached; the file is made, or lengthened to `size`, first.
-fn loop_device(area: &'static str, path: &Path, size: Sectors) -> Result<DeviceNumber, PoolError> {
+fn loop_device(area: &'static str, path: &Path, size: Sectors) -> Result<LoopDevice, PoolError> {
     let attach = || {
-        block::create_sparse(path, size)?;
-        match block::loops::find(path)? {
-            Some(found) => Ok(found.number()),
-            None => block::loops::attach(path).map(|attached| attached.number()),
+        create_sparse(path, size.0 * 512)?;
+        match Loops::default().find(path)?.pop() {
+            Some(found) => Ok(found),
+            // It goes by itself when the pool is taken away.
+            None => Loops::default().attach(path, LoopOptions { autoclear: true, ..LoopOptions::default() }),
         }
     };
     attach().map_err(|source| PoolError::Area { area, path: path.into(), source })
@@ -305,11 +315,11 @@ fn loop_device(area: &'static str, path: &Path, size: Sectors) -> Result<DeviceN
 
 fn device_number(area: &'static str, path: &Path) -> Result<DeviceNumber, PoolError> {
     let fail = |source| PoolError::Area { area, path: path.into(), source };
-    let metadata = fs::metadata(path).map_err(|e| fail(BlockError::open(path, e)))?;
+    let metadata = fs::metadata(path).map_err(|e| fail(BlockError::Open { path: path.into(), source: e }))?;
     if !metadata.file_type().is_block_device() {
         return Err(fail(BlockError::NotABlockDevice { path: path.into() }));
     }
-    Ok(DeviceNumber::from_dev_t(metadata.rdev()))
+    Ok(DeviceNumber::from_u64(metadata.rdev()))
 }
 
 fn carve(dm: &Dm, names: &DeviceNames, role: Role, device: DeviceNumber, at: Sectors, length: Sectors) -> Result<DeviceNumber, PoolError> {
@@ -318,7 +328,7 @@ fn carve(dm: &Dm, names: &DeviceNames, role: Role, device: DeviceNumber, at: Sec
     if let Some(info) = dm.info(&name).map_err(look)?.filter(|info| info.live_table) {
         return Ok(info.device);
     }
-    let table = [Target::Linear(LinearTable { start: Sectors(0), length, device, offset: at })];
+    let table = [Target::linear(device, at, length)];
     dm.activate(&name, Some(&names.uuid(role)), &table, ActivateOptions::default())
         .map(|info| info.device)
         .map_err(|source| PoolError::Assemble { pool: name.clone(), source })

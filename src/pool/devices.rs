@@ -14,10 +14,10 @@ pub enum Role {
     Data,
     /// The metadata area, likewise.
     Metadata,
-    /// A snapshot, by its thin id.
-    Snapshot(ThinId),
-    /// A read-only activation of somebody else's thin, by an id of its own.
-    View(ThinId),
+    /// A snapshot, by its number, which is also the id of its thin.
+    Snapshot(u64),
+    /// A read-only activation of a committed thin, by a number of its own.
+    View(u64),
     /// A template while it is being made.
     Template(ThinId),
     /// A thin that is being discarded before it is deleted.
@@ -70,8 +70,8 @@ fn suffix(role: Role) -> String {
         Role::Pool => "pool".into(),
         Role::Data => "data".into(),
         Role::Metadata => "metadata".into(),
-        Role::Snapshot(id) => format!("snap-{}", id.get()),
-        Role::View(id) => format!("view-{}", id.get()),
+        Role::Snapshot(number) => format!("snap-{number}"),
+        Role::View(number) => format!("view-{number}"),
         Role::Template(id) => format!("template-{}", id.get()),
         Role::Reclaim(id) => format!("reclaim-{}", id.get()),
     }
@@ -90,8 +90,8 @@ fn parse(suffix: &str) -> Option<Role> {
         return None;
     }
     match what {
-        "snap" => Some(Role::Snapshot(id)),
-        "view" => Some(Role::View(id)),
+        "snap" => Some(Role::Snapshot(id.get().into())),
+        "view" => Some(Role::View(id.get().into())),
         "template" => Some(Role::Template(id)),
         "reclaim" => Some(Role::Reclaim(id)),
         _ => None,
@@ -109,8 +109,8 @@ mod tests {
             0 => Role::Pool,
             1 => Role::Data,
             2 => Role::Metadata,
-            3 => Role::Snapshot(id),
-            4 => Role::View(id),
+            3 => Role::Snapshot(id.get().into()),
+            4 => Role::View(id.get().into()),
             5 => Role::Template(id),
             _ => Role::Reclaim(id),
         })

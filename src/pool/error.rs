@@ -19,7 +19,7 @@ pub enum PoolError {
     Delete { pool: DmName, id: ThinId, source: dm::Error },
     #[error("device {device} cannot be activated on thin {id}: {source}")]
     Activate { device: DmName, id: ThinId, source: dm::Error },
-    #[error("device {device} exists and is not this daemon's, or is half made ({source}); look at it with 'dmsetup info {device}' and remove or rename it")]
+    #[error("device {device} exists and does not belong to this daemon's pool, or is half made ({source}); look at it with 'dmsetup info {device}' and remove or rename it")]
     NameTaken { device: DmName, source: dm::Error },
     #[error("device {device} cannot be removed: {source}")]
     Deactivate { device: DmName, source: dm::Error },
@@ -35,7 +35,7 @@ pub enum PoolError {
     Failed { pool: DmName },
     #[error("no thin id is left below 2^24 in this pool")]
     NoIds,
-    #[error("the kernel's thin-provisioning is not usable: {0}")]
+    #[error("{0}")]
     Kernel(#[source] dm::Error),
     #[error("pool {pool} cannot be assembled: {source}")]
     Assemble { pool: DmName, source: dm::Error },
@@ -55,6 +55,14 @@ pub enum PoolError {
     Store(#[from] StoreError),
 }
 
+/// What went wrong first, where undoing it went wrong as well.
+fn cause(error: &dm::Error) -> &dm::Error {
+    match error {
+        dm::Error::Rollback { cause: first, .. } => cause(first),
+        other => other,
+    }
+}
+
 fn of(origin: &Option<ThinId>) -> String {
     origin.map(|id| format!(" as a snapshot of thin {id}")).unwrap_or_default()
 }
@@ -63,7 +71,7 @@ impl PoolError {
     /// Somebody has the device open or mounted: worth trying again later.
     pub fn is_busy(&self) -> bool {
         match self {
-            PoolError::Deactivate { source, .. } | PoolError::Delete { source, .. } => source.is_busy(),
+            PoolError::Deactivate { source, .. } | PoolError::Delete { source, .. } => source.is_busy() || matches!(source, dm::Error::ThinInUse { .. }),
             _ => false,
         }
     }
@@ -72,7 +80,8 @@ impl PoolError {
     pub fn is_full(&self) -> bool {
         match self {
             PoolError::Full { .. } => true,
-            PoolError::Create { source, .. } | PoolError::Activate { source, .. } => source.is_no_space(),
+            PoolError::Create { source, .. } | PoolError::Activate { source, .. } => matches!(cause(source), dm::Error::PoolFull { .. }),
+            PoolError::Store(source) => source.is_no_space(),
             _ => false,
         }
     }
@@ -80,7 +89,7 @@ impl PoolError {
     /// The thin that was to be snapshotted or activated is gone.
     pub fn is_no_such_thin(&self) -> bool {
         match self {
-            PoolError::Create { source, .. } | PoolError::Activate { source, .. } => source.is_no_such_thin(),
+            PoolError::Create { source, .. } | PoolError::Activate { source, .. } => matches!(cause(source), dm::Error::NoSuchThin { .. }),
             _ => false,
         }
     }

@@ -7,9 +7,9 @@
 use uuid::Uuid;
 
 use super::{Areas, Backer, DeviceNames, PoolError, PoolSettings, Role};
-use crate::dm::{ActivateOptions, Dm, Target, ThinPoolStatus, ThinPoolTable};
+use crate::dm::{ActivateOptions, Dm, NoSpacePolicy, PoolFeatures, Target, ThinPoolTable};
 use crate::names::DmName;
-use crate::store::{PoolRecord, Store};
+use crate::store::{ExternalPool, PoolRecord, Store};
 use crate::units::{DeviceNumber, Sectors};
 
 pub struct Opened {
@@ -28,7 +28,7 @@ pub fn open(settings: &PoolSettings, dm: &Dm, store: &Store, backer: &dyn Backer
             let record = new_record(settings);
             // What the areas hold is somebody's unless they are blank; only then is there a pool to record.
             backer.claim()?;
-            store.commit(|c| c.set_pool(&record))?;
+            store.commit(|c| c.put_pool(&record))?;
             record
         }
     };
@@ -46,8 +46,7 @@ fn new_record(settings: &PoolSettings) -> PoolRecord {
     let uuid = Uuid::new_v4();
     PoolRecord {
         uuid: uuid.simple().to_string(),
-        name: settings.external.as_ref().map(|name| name.to_string()),
-        device_uuid: None,
+        external: None,
         block_size: settings.block_size,
         formatted: false,
         epoch: (uuid.as_u64_pair().1 >> 2) & 0x00ff_ffff_ffff_0000,
@@ -68,6 +67,9 @@ type Found = (DmName, DeviceNumber, Sectors);
 impl Opening<'_> {
     fn owned(&self, mut record: PoolRecord) -> Result<Found, PoolError> {
         let name = self.names.name(Role::Pool);
+        if let Some(external) = &record.external {
+            return Err(self.foreign(&name, &format!("the database belongs to {}; set pool_name again", called(Some(external)))));
+        }
         if record.block_size != self.settings.block_size {
             return Err(PoolError::BlockSize { pool: name, has: record.block_size, wanted: self.settings.block_size });
         }
@@ -119,20 +121,17 @@ impl Opening<'_> {
         }
         let next = record.epoch.max(found) + 1;
         record.epoch_next = Some(next);
-        self.store.commit(|c| c.set_pool(record))?;
+        self.store.commit(|c| c.put_pool(record))?;
         self.dm
             .set_transaction_id(name, found, next)
             .map_err(|source| PoolError::Assemble { pool: name.clone(), source })?;
         *record = PoolRecord { epoch: next, epoch_next: None, formatted: true, ..record.clone() };
-        Ok(self.store.commit(|c| c.set_pool(record))?)
+        Ok(self.store.commit(|c| c.put_pool(record))?)
     }
 
     fn transaction_id(&self, name: &DmName) -> Result<u64, PoolError> {
         let status = self.dm.pool_status(name, true).map_err(|source| PoolError::Look { device: name.clone(), source })?;
-        match status {
-            ThinPoolStatus::Working(status) => Ok(status.transaction_id),
-            _ => Err(PoolError::Failed { pool: name.clone() }),
-        }
+        status.working().map(|pool| pool.transaction_id).ok_or_else(|| PoolError::Failed { pool: name.clone() })
     }
 
     fn same_block_size(&self, name: &DmName, record: &PoolRecord) -> Result<(), PoolError> {
@@ -170,21 +169,16 @@ impl Opening<'_> {
         if info.suspended {
             return Err(refuse("is suspended; resume it ('dmsetup resume')".into()));
         }
-        let uuid = info.uuid.as_ref().map(|uuid| uuid.to_string());
-        if record.formatted && (record.device_uuid != uuid || record.name.as_deref() != Some(name.as_str())) {
-            return Err(self.foreign(name, &format!(
-                "the database knows pool {} with dm uuid {}, this one has {}",
-                record.name.as_deref().unwrap_or("of its own"),
-                record.device_uuid.as_deref().unwrap_or("none"),
-                uuid.as_deref().unwrap_or("none"),
-            )));
+        let found = ExternalPool { name: name.to_string(), uuid: info.uuid.as_ref().map(ToString::to_string) };
+        if record.formatted && record.external.as_ref() != Some(&found) {
+            return Err(self.foreign(name, &format!("the database belongs to {}, this is {}", called(record.external.as_ref()), called(Some(&found)))));
         }
         if record.formatted && record.block_size != block_size {
             return Err(PoolError::BlockSize { pool: name.clone(), has: block_size, wanted: record.block_size });
         }
         self.transaction_id(name)?;
-        record = PoolRecord { name: Some(name.to_string()), device_uuid: uuid, block_size, formatted: true, ..record };
-        self.store.commit(|c| c.set_pool(&record))?;
+        record = PoolRecord { external: Some(found), block_size, formatted: true, ..record };
+        self.store.commit(|c| c.put_pool(&record))?;
         Ok((name.clone(), info.device, block_size))
     }
 
@@ -199,11 +193,18 @@ fn pool_table(areas: &Areas, block_size: Sectors) -> ThinPoolTable {
     ThinPoolTable {
         start: Sectors(0),
         length: Sectors(blocks * block_size.0),
-        metadata: areas.metadata,
-        data: areas.data,
+        metadata: areas.metadata.into(),
+        data: areas.data.into(),
         block_size,
         low_water_blocks: blocks / 20,
-        error_if_no_space: true,
-        ..ThinPoolTable::default()
+        features: PoolFeatures { no_space: NoSpacePolicy::Error, ..PoolFeatures::default() },
+    }
+}
+
+fn called(pool: Option<&ExternalPool>) -> String {
+    match pool {
+        None => "a pool that this daemon made itself".into(),
+        Some(ExternalPool { name, uuid: Some(uuid) }) => format!("pool {name} with dm uuid {uuid}"),
+        Some(ExternalPool { name, uuid: None }) => format!("pool {name} without a dm uuid"),
     }
 }

@@ -67,7 +67,7 @@ impl Ids {
     /// The lock is held while a lease is extended, once in [`LEASE`] ids: those who wait need that very lease.
     pub fn take(&self) -> Result<IdGuard<'_>, PoolError> {
         let mut state = self.state();
-        for _ in 0..=u32::from(ThinId::MAX) {
+        for _ in 0..=ThinId::MAX.get() {
             let id = match state.open.as_mut().and_then(IdRange::take_first) {
                 Some(id) => id,
                 None => {
@@ -75,7 +75,7 @@ impl Ids {
                     continue;
                 }
             };
-            if !state.in_flight.contains(&id) && !self.store.read(|r| r.owns_thin(id))? {
+            if !state.in_flight.contains(&id) && !self.owned(id)? {
                 state.in_flight.insert(id);
                 return Ok(IdGuard { ids: self, id });
             }
@@ -95,14 +95,19 @@ impl Ids {
         let mut leased: Vec<_> = state.leased.iter().copied().filter(busy).collect();
         leased.push(next);
         let all: Vec<_> = state.inherited.iter().chain(&leased).copied().collect();
-        self.store.commit(|c| c.set_leases(&all))?;
+        self.store.commit(|c| c.put_leases(&all))?;
         state.leased = leased;
         state.open = Some(next);
         Ok(())
     }
 
+    /// Whether a record has a thin, or a device, of this number.
+    fn owned(&self, id: ThinId) -> Result<bool, PoolError> {
+        Ok(self.store.read(|r| Ok(r.thin_owner(id)?.is_some() || r.number_owner(id.get().into())?.is_some()))?)
+    }
+
     fn after(&self, end: u32) -> IdRange {
-        let limit = u32::from(ThinId::MAX) + 1;
+        let limit = ThinId::MAX.get() + 1;
         let start = if end >= limit { self.start } else { end };
         IdRange { start, end: limit.min(start + LEASE) }
     }
@@ -111,7 +116,7 @@ impl Ids {
     pub fn set_aside(&self, id: IdGuard<'_>) -> Result<(), PoolError> {
         let taken = id.get();
         tracing::warn!(id = %taken, "the pool holds a thin of this id that is not ours; it is set aside");
-        Ok(self.store.commit(|c| c.add_foreign_thin(taken))?)
+        Ok(self.store.commit(|c| c.put_foreign(taken))?)
     }
 
     /// Ids inside the leases of the last run that nothing on record owns.
@@ -120,7 +125,7 @@ impl Ids {
         self.state().inherited.clone_from(&leases);
         let mut unrecorded = Vec::new();
         for id in leases.iter().flat_map(IdRange::ids) {
-            if !self.store.read(|r| r.owns_thin(id))? {
+            if !self.owned(id)? {
                 unrecorded.push(id);
             }
         }

@@ -19,11 +19,15 @@ pub use devices::{DeviceNames, Role};
 pub use error::PoolError;
 pub use ids::IdGuard;
 
-use crate::dm::{ActivateOptions, Dm, DeviceInfo, Target, ThinPoolStatus, ThinTable};
+pub use crate::dm::DeviceInfo;
+use crate::dm::{self, ActivateOptions, Dm, Target, ThinPoolStatus};
 use crate::names::DmName;
 use crate::store::Store;
 use crate::units::{DeviceNumber, Sectors, ThinId};
 use ids::Ids;
+
+/// dm-thin counts its metadata in blocks of 4 KiB.
+const METADATA_BLOCK: u64 = 4096;
 
 /// What a pool must be told to be opened.
 #[derive(Debug, Clone)]
@@ -45,7 +49,6 @@ pub struct Pool {
     device_name: DmName,
     device: DeviceNumber,
     block_size: Sectors,
-    external: bool,
     min_free_percent: u8,
     ids: Ids,
     backer: Arc<dyn Backer>,
@@ -71,16 +74,11 @@ impl Pool {
             device_name: opened.device_name,
             device: opened.device,
             block_size: opened.block_size,
-            external: settings.external.is_some(),
             min_free_percent: settings.min_free_percent,
             ids: Ids::new(store, settings.external.is_some()),
             backer,
             room: Mutex::new(None),
         })
-    }
-
-    pub fn dm(&self) -> &Dm {
-        &self.dm
     }
 
     pub fn names(&self) -> &DeviceNames {
@@ -123,7 +121,7 @@ impl Pool {
             };
             match made {
                 Ok(()) => return Ok(id),
-                Err(error) if error.is_thin_exists() => self.ids.set_aside(id)?,
+                Err(dm::Error::ThinExists { .. }) => self.ids.set_aside(id)?,
                 Err(source) => return Err(PoolError::Create { pool: self.device_name.clone(), id: id.get(), origin, source }),
             }
         }
@@ -132,10 +130,8 @@ impl Pool {
     /// Deletes a thin; one that is gone already counts as deleted.
     pub fn delete(&self, id: ThinId) -> Result<(), PoolError> {
         match self.dm.delete_thin(&self.device_name, id) {
-            Err(error) if !error.is_no_such_thin() => {
-                Err(PoolError::Delete { pool: self.device_name.clone(), id, source: error })
-            }
-            _ => Ok(()),
+            Ok(()) | Err(dm::Error::NoSuchThin { .. }) => Ok(()),
+            Err(source) => Err(PoolError::Delete { pool: self.device_name.clone(), id, source }),
         }
     }
 
@@ -143,17 +139,17 @@ impl Pool {
     /// it is.
     pub fn activate(&self, role: Role, id: ThinId, size: Sectors, read_only: bool) -> Result<PathBuf, PoolError> {
         let name = self.names.name(role);
-        let table = [Target::Thin(ThinTable::new(size, self.device, id))];
-        let options = ActivateOptions { read_only, ..Default::default() };
+        let table = [Target::thin(self.device, id, size)];
+        let options = ActivateOptions { read_only };
         match self.dm.activate(&name, Some(&self.names.uuid(role)), &table, options) {
             Ok(_) => Ok(self.dm.node(&name)),
-            Err(error) if error.is_name_in_use() => self.already_active(role, name, error),
+            Err(source @ dm::Error::NameOrUuidInUse { .. }) => self.already_active(role, name, source),
             Err(source) => Err(PoolError::Activate { device: name, id, source }),
         }
     }
 
     /// A device of this name exists: fine if it is ours and alive; half made by a crash, it is cleared away.
-    fn already_active(&self, role: Role, name: DmName, error: crate::dm::Error) -> Result<PathBuf, PoolError> {
+    fn already_active(&self, role: Role, name: DmName, error: dm::Error) -> Result<PathBuf, PoolError> {
         match self.info(role)? {
             Some(info) if info.live_table && self.is_ours(&info) => Ok(self.dm.node(&name)),
             _ => Err(PoolError::NameTaken { device: name, source: error }),
@@ -162,6 +158,43 @@ impl Pool {
 
     fn is_ours(&self, info: &DeviceInfo) -> bool {
         info.uuid.as_ref().is_some_and(|uuid| self.names.owns(uuid.as_str()))
+    }
+
+    /// Refuses a device that has one of our names and not our uuid.
+    pub fn must_be_ours(&self, info: &DeviceInfo) -> Result<(), PoolError> {
+        if self.is_ours(info) {
+            return Ok(());
+        }
+        let source = dm::Error::NameOrUuidInUse { verb: dm::Verb::Info, device: info.name.to_string() };
+        Err(PoolError::NameTaken { device: info.name.clone(), source })
+    }
+
+    /// The devices there are under this pool's names, the pool itself and its areas left out.
+    pub fn devices(&self) -> Result<Vec<Role>, PoolError> {
+        let devices = self.dm.list().map_err(PoolError::Kernel)?;
+        let roles = devices.iter().filter_map(|device| self.names.role(device.name.as_str()));
+        Ok(roles.filter(|role| !matches!(role, Role::Pool | Role::Data | Role::Metadata)).collect())
+    }
+
+    /// The thin that the active device `role` shows, and the device's size; `None` when it is no thin.
+    pub fn shown(&self, role: Role) -> Result<Option<(ThinId, Sectors)>, PoolError> {
+        let name = self.names.name(role);
+        let table = self.dm.table(&name).map_err(|source| PoolError::Look { device: name, source })?;
+        Ok(match table.as_slice() {
+            [Target::Thin(thin)] => Some((thin.id, thin.length)),
+            _ => None,
+        })
+    }
+
+    /// Makes the nodes of this pool's devices that are missing, and removes those without a device.
+    pub fn sweep_nodes(&self) -> Result<(), PoolError> {
+        self.dm.sweep_nodes(&format!("{}-", self.names.prefix())).map(drop).map_err(PoolError::Kernel)
+    }
+
+    /// Lets a device go on that was left suspended.
+    pub fn resume(&self, role: Role) -> Result<(), PoolError> {
+        let name = self.names.name(role);
+        self.dm.resume(&name).map(drop).map_err(|source| PoolError::Thaw { device: name, source })
     }
 
     /// Takes the device `role` away; one that is not there counts as done.
@@ -202,7 +235,7 @@ impl Pool {
     pub fn mapped(&self, role: Role) -> Result<u64, PoolError> {
         let name = self.names.name(role);
         match self.dm.thin_status(&name) {
-            Ok(status) => Ok(status.mapped().map_or(0, |sectors| sectors.bytes())),
+            Ok(status) => Ok(status.mapped().map_or(0, |mapped| mapped.0 * 512)),
             Err(source) => Err(PoolError::Look { device: name, source }),
         }
     }
@@ -235,9 +268,10 @@ impl Pool {
             return Some(PoolError::Failed { pool: self.device_name.clone() });
         };
         let low = |free: u64, total: u64| free.saturating_mul(100) < total.saturating_mul(self.min_free_percent.into());
+        let block = self.block_size.0 * 512;
         let checks = [
-            ("data", status.free_data_bytes(self.block_size), status.total_data_bytes(self.block_size)),
-            ("metadata", status.free_metadata_bytes(), status.total_metadata_bytes()),
+            ("data", status.data.free() * block, status.data.total * block),
+            ("metadata", status.metadata.free() * METADATA_BLOCK, status.metadata.total * METADATA_BLOCK),
         ];
         let host = room.host.map(|(free, total)| ("host file system", free, total));
         let (what, free, total) = checks.into_iter().chain(host).find(|&(_, free, total)| low(free, total) || free == 0)?;

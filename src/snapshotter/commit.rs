@@ -4,11 +4,12 @@
 //! frozen for the moment it takes to snapshot it, and the copy becomes the committed one.
 
 use std::path::Path;
+use std::time::SystemTime;
 
 use super::create::reclaim_of;
 use super::error::During;
 use super::labels::{check_key, check_labels};
-use super::{fs_type, now, role, Error, Labels, Shared, Snapshotter};
+use super::{fs_type, role, Error, Labels, Shared, Snapshotter};
 use crate::block::{Access, Disk};
 use crate::fs::FsState;
 use crate::pool::Role;
@@ -50,14 +51,18 @@ impl Snapshotter {
     }
 
     fn commit_own(&self, name: &str, key: &str, record: &SnapshotRecord, labels: Labels, sealed: Sealed) -> Result<(), Error> {
-        let committed = self.shared.committed(record, labels, &sealed.content)?;
+        let committed = Shared::committed(record, labels, &sealed.content);
         let recorded = self.shared.store.commit(|c| {
             c.remove_snapshot(key)?;
             c.insert_snapshot(name, &committed)
         });
-        if let Err(error) = recorded {
-            sealed.disk.set_read_only(false).during(key, "stays read-only")?;
-            return Err(error.into());
+        if let Err(error) = recorded.map_err(Error::from) {
+            // A failed write leaves open whether the change is on disk; only the next start knows, and it makes the
+            // device writable if the snapshot is still an active one.
+            if !matches!(error, Error::Store(_)) {
+                sealed.disk.set_read_only(false).during(key, "stays read-only")?;
+            }
+            return Err(error);
         }
         drop(sealed);
         self.reclaimer.deactivate(role(record));
@@ -70,7 +75,8 @@ impl Snapshotter {
         tracing::info!(key, "committed while it is open: a frozen copy is taken");
         let copy = shared.pool.frozen(role(record), || shared.pool.create(Some(record.thin))).during(key, STEP)?;
         let recorded = shared.copy_content(key, record, copy.get()).and_then(|content| {
-            let committed = SnapshotRecord { number: copy.get(), ..shared.committed(record, labels, &content)? };
+            let number = copy.get().get().into();
+            let committed = SnapshotRecord { number, ..Shared::committed(record, labels, &content) };
             shared.store.commit(|c| {
                 c.remove_snapshot(key)?;
                 c.insert_snapshot(name, &committed)?;
@@ -79,7 +85,7 @@ impl Snapshotter {
             Ok(())
         });
         if recorded.is_err() {
-            shared.pool.deactivate(Role::Snapshot(copy.get())).and_then(|()| shared.pool.delete(copy.get())).during(key, "left its copy behind")?;
+            shared.pool.deactivate(Role::Snapshot(copy.get().get().into())).and_then(|()| shared.pool.delete(copy.get())).during(key, "left its copy behind")?;
         }
         self.reclaimer.kick();
         recorded
@@ -119,7 +125,7 @@ impl Shared {
         Ok(Some(Content { thin: record.thin, mapped, inodes: state.used_inodes }))
     }
 
-    fn others_have_it_open(&self, key: &str, record: &SnapshotRecord, ours: i32) -> Result<bool, Error> {
+    fn others_have_it_open(&self, key: &str, record: &SnapshotRecord, ours: u32) -> Result<bool, Error> {
         let info = self.pool.info(role(record)).during(key, STEP)?;
         Ok(info.is_some_and(|info| info.open_count > ours))
     }
@@ -138,7 +144,7 @@ impl Shared {
 
     /// Makes the copy's file system clean, and takes its device away again.
     fn copy_content(&self, key: &str, record: &SnapshotRecord, copy: ThinId) -> Result<Content, Error> {
-        let role = Role::Snapshot(copy);
+        let role = Role::Snapshot(copy.get().into());
         let node = self.pool.activate(role, copy, record.size, false).during(key, STEP)?;
         let state = self.clean(key, record, &node)?;
         self.disks.open(&node, Access::Read).and_then(|disk| disk.flush()).during(key, STEP)?;
@@ -147,20 +153,17 @@ impl Shared {
         Ok(Content { thin: copy, mapped, inodes: state.used_inodes })
     }
 
-    fn committed(&self, active: &SnapshotRecord, labels: Labels, content: &Content) -> Result<SnapshotRecord, Error> {
-        let below = self.below(active)?;
-        let now = now();
-        Ok(SnapshotRecord {
+    fn committed(active: &SnapshotRecord, labels: Labels, content: &Content) -> SnapshotRecord {
+        let now = SystemTime::now();
+        SnapshotRecord {
             kind: Kind::Committed,
             thin: content.thin,
             labels,
             created_at: now,
             updated_at: now,
             mapped: Some(content.mapped),
-            own: Some(content.mapped.saturating_sub(below.mapped)),
             inodes: Some(content.inodes),
-            own_inodes: Some(content.inodes.saturating_sub(below.inodes)),
             ..active.clone()
-        })
+        }
     }
 }

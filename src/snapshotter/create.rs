@@ -3,9 +3,11 @@
 //! Prepare is one pool message and one database commit, then the activation's three ioctls. A crash before the commit
 //! leaves an unrecorded thin, which the next start deletes; one after it leaves a snapshot that Mounts activates.
 
+use std::time::SystemTime;
+
 use super::error::During;
 use super::labels::{check_key, check_labels, wanted_size};
-use super::{now, templates, Error, Labels, Mount, Shared, Snapshotter};
+use super::{templates, Error, Labels, Mount, Shared, Snapshotter};
 use crate::fs::FsType;
 use crate::store::{Kind, ReclaimKind, ReclaimRecord, SnapshotRecord};
 use crate::units::{Sectors, ThinId};
@@ -34,10 +36,9 @@ impl Snapshotter {
             _ => Error::Pool { key: key.into(), step: "cannot be prepared", source },
         })?;
         let record = SnapshotRecord {
-            number: thin.get(),
             thin: thin.get(),
             size,
-            ..new_record(Kind::Active, parent, &origin, labels)
+            ..new_record(thin.get(), Kind::Active, parent, &origin, labels)
         };
         if let Err(error) = shared.store.commit(|c| c.insert_snapshot(key, &record)) {
             return Err(undone(error.into(), shared.pool.delete(thin.get()).during(key, "was not recorded")));
@@ -59,7 +60,7 @@ impl Snapshotter {
         shared.must_be_new(key)?;
         let origin = shared.origin(parent)?;
         let number = shared.pool.take_id().during(key, "cannot be viewed")?;
-        let record = SnapshotRecord { number: number.get(), ..new_record(Kind::View, parent, &origin, labels) };
+        let record = new_record(number.get(), Kind::View, parent, &origin, labels);
         shared.store.commit(|c| c.insert_snapshot(key, &record))?;
         drop(number);
         shared.activate(key, &record).map_err(|error| undone(error, self.forget(key, &record)))
@@ -110,10 +111,10 @@ fn checked<'a>(key: &str, parent: &'a str, labels: Labels) -> Result<(Labels, Op
     Ok((check_labels(labels)?, Some(parent).filter(|parent| !parent.is_empty())))
 }
 
-fn new_record(kind: Kind, parent: Option<&str>, origin: &Origin, labels: Labels) -> SnapshotRecord {
-    let now = now();
+fn new_record(number: ThinId, kind: Kind, parent: Option<&str>, origin: &Origin, labels: Labels) -> SnapshotRecord {
+    let now = SystemTime::now();
     SnapshotRecord {
-        number: origin.thin,
+        number: number.get().into(),
         kind,
         parent: parent.map(Into::into),
         thin: origin.thin,
@@ -123,9 +124,7 @@ fn new_record(kind: Kind, parent: Option<&str>, origin: &Origin, labels: Labels)
         created_at: now,
         updated_at: now,
         mapped: None,
-        own: None,
         inodes: None,
-        own_inodes: None,
     }
 }
 
@@ -135,7 +134,7 @@ pub(super) fn reclaim_of(key: &str, record: &SnapshotRecord) -> ReclaimRecord {
         Some(thin) => ReclaimKind::Thin(thin),
         None => ReclaimKind::View { of: record.thin },
     };
-    ReclaimRecord { number: record.number, kind, size: record.size, key: key.into(), since: now() }
+    ReclaimRecord { number: record.number, kind, size: record.size, key: key.into(), since: SystemTime::now() }
 }
 
 /// The error, with that of its undoing if that failed too.

@@ -62,8 +62,7 @@ impl From<StoreError> for Error {
         match error {
             StoreError::NotFound { key } => Error::NotFound { key },
             StoreError::AlreadyExists { key } => Error::AlreadyExists { key },
-            StoreError::ParentNotFound { parent } => Error::ParentNotFound { parent },
-            StoreError::ParentNotCommitted { parent } => Error::ParentNotCommitted { parent },
+            StoreError::NotCommitted { key, .. } => Error::ParentNotCommitted { parent: key },
             StoreError::HasChildren { key, child } => Error::HasChildren { key, child },
             other => Error::Store(other),
         }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use super::create::reclaim_of;
 use super::error::During;
 use super::labels::{check_key, check_labels};
-use super::{now, role, templates, Error, Labels, Shared, Snapshotter};
+use super::{role, templates, Error, Labels, Shared, Snapshotter};
 use crate::store::{Kind, SnapshotRecord};
 
 /// A snapshot as its callers see it.
@@ -68,7 +68,7 @@ impl Snapshotter {
             }
         }
         record.labels = check_labels(record.labels)?;
-        record.updated_at = now();
+        record.updated_at = SystemTime::now();
         self.shared.store.commit(|c| c.replace_snapshot(key, &record))?;
         Ok(Info::new(key.into(), record))
     }
@@ -80,7 +80,7 @@ impl Snapshotter {
         let record = self.shared.find(key)?;
         match record.kind {
             Kind::View => Ok(Usage::default()),
-            Kind::Committed => Ok(Usage { bytes: record.own.unwrap_or(0), inodes: record.own_inodes.unwrap_or(0) }),
+            Kind::Committed => self.shared.beyond_parent(&record, record.mapped.unwrap_or(0), record.inodes.unwrap_or(0)),
             Kind::Active => self.shared.active_usage(key, &record),
         }
     }
@@ -98,33 +98,25 @@ impl Snapshotter {
     }
 }
 
-/// What lies below a snapshot: its parent's, or the template's.
-pub(super) struct Below {
-    pub mapped: u64,
-    pub inodes: u64,
-}
-
 impl Shared {
-    pub(super) fn below(&self, record: &SnapshotRecord) -> Result<Below, Error> {
-        Ok(match &record.parent {
+    /// What is left of these figures when the parent's are taken off. The blocks of an empty file system count with the
+    /// layer that was made of it.
+    fn beyond_parent(&self, record: &SnapshotRecord, mapped: u64, inodes: u64) -> Result<Usage, Error> {
+        let (mapped_below, inodes_below) = match &record.parent {
             Some(parent) => {
                 let parent = self.parent(parent)?;
-                Below { mapped: parent.mapped.unwrap_or(0), inodes: parent.inodes.unwrap_or(0) }
+                (parent.mapped.unwrap_or(0), parent.inodes.unwrap_or(0))
             }
-            // An empty file system is part of the layer that is made of it, so its blocks count with the layer.
-            None => Below { mapped: 0, inodes: templates::EMPTY_INODES },
-        })
+            None => (0, templates::EMPTY_INODES),
+        };
+        Ok(Usage { bytes: mapped.saturating_sub(mapped_below), inodes: inodes.saturating_sub(inodes_below) })
     }
 
     fn active_usage(&self, key: &str, record: &SnapshotRecord) -> Result<Usage, Error> {
         self.activate(key, record)?;
-        let below = self.below(record)?;
         let mapped = self.pool.mapped(role(record)).during(key, "cannot be measured")?;
-        let inodes = self
-            .formatter
-            .inspect(&self.pool.node(role(record)), super::fs_type(&record.fs)?)
-            .during(key, "cannot be measured")?
-            .used_inodes;
-        Ok(Usage { bytes: mapped.saturating_sub(below.mapped), inodes: inodes.saturating_sub(below.inodes) })
+        let node = self.pool.node(role(record));
+        let state = self.formatter.inspect(&node, super::fs_type(&record.fs)?).during(key, "cannot be measured")?;
+        self.beyond_parent(record, mapped, state.used_inodes)
     }
 }

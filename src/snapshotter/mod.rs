@@ -17,7 +17,6 @@ mod recover;
 mod templates;
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 pub use error::Error;
 pub use info::{FieldUpdate, Info, Usage};
@@ -149,9 +148,4 @@ fn role(record: &SnapshotRecord) -> Role {
 
 fn fs_type(name: &str) -> Result<FsType, Error> {
     name.parse().map_err(|e: crate::fs::FsError| Error::invalid(format!("file system {name:?}"), e.to_string()))
-}
-
-/// Now, without the monotonic part that a record could not keep.
-fn now() -> SystemTime {
-    SystemTime::now()
 }

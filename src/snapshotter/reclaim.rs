@@ -214,7 +214,7 @@ impl Work {
         }
     }
 
-    fn tick_off(&self, done: &[ThinId]) -> Result<(), Error> {
+    fn tick_off(&self, done: &[u64]) -> Result<(), Error> {
         if done.is_empty() {
             return Ok(());
         }
@@ -226,7 +226,7 @@ impl Work {
 impl Shared {
     /// Discards and deletes a thin that nobody has open.
     fn reclaim_thin(&self, entry: &ReclaimRecord, thin: ThinId) -> Result<(), PoolError> {
-        let own = Role::Snapshot(thin);
+        let own = Role::Snapshot(entry.number);
         let spare = Role::Reclaim(thin);
         let mut discarded = !self.settings.discard || self.discard_unused(own)?;
         self.pool.deactivate(own)?;
@@ -322,6 +322,6 @@ mod tests {
         let items: Vec<u32> = (0..1000).collect();
         assert_eq!(side_by_side(&items, |n| n * 2), items.iter().map(|n| n * 2).collect::<Vec<_>>());
         assert_eq!(side_by_side(&[7], |n| n + 1), [8]);
-        assert_eq!(side_by_side(&[] as &[u32], |n| *n), []);
+        assert!(side_by_side(&[] as &[u32], |n| *n).is_empty());
     }
 }

@@ -5,14 +5,13 @@
 //! device is touched whose uuid is not of this pool.
 
 use std::collections::BTreeSet;
+use std::time::SystemTime;
 
 use super::error::During;
-use super::{now, Error, Shared};
+use super::{Error, Shared};
 use crate::block::Access;
-use crate::dm::{DeviceInfo, Target};
-use crate::pool::{PoolError, Role};
+use crate::pool::{DeviceInfo, Role};
 use crate::store::{Kind, Owner, ReclaimKind, ReclaimRecord};
-use crate::units::ThinId;
 
 /// What is to become of a device that was found.
 enum Fate {
@@ -29,7 +28,7 @@ enum Fate {
 /// Returns the devices that are to go as soon as nobody has them open.
 pub fn recover(shared: &Shared) -> Result<BTreeSet<Role>, Error> {
     let mut idle = BTreeSet::new();
-    for role in found(shared)? {
+    for role in shared.pool.devices().map_err(Error::Start)? {
         let Some(info) = usable(shared, role)? else { continue };
         match fate(shared, role)? {
             Fate::Keep => {}
@@ -43,22 +42,14 @@ pub fn recover(shared: &Shared) -> Result<BTreeSet<Role>, Error> {
     }
     delete_unrecorded(shared)?;
     shared.pool.settle_leases().map_err(Error::Start)?;
-    let prefix = format!("{}-", shared.pool.names().prefix());
-    shared.pool.dm().sweep_nodes(&prefix).map_err(|source| Error::Start(PoolError::Kernel(source)))?;
+    shared.pool.sweep_nodes().map_err(Error::Start)?;
     Ok(idle)
-}
-
-/// The devices of this pool's names, but for the pool itself and what it stands on.
-fn found(shared: &Shared) -> Result<Vec<Role>, Error> {
-    let devices = shared.pool.dm().list().map_err(|source| Error::Start(PoolError::Kernel(source)))?;
-    let roles = devices.iter().filter_map(|device| shared.pool.names().role(device.name.as_str()));
-    Ok(roles.filter(|role| !matches!(role, Role::Pool | Role::Data | Role::Metadata)).collect())
 }
 
 /// Resumes a suspended device and clears away one that never got a table; `None` when it is gone.
 fn usable(shared: &Shared, role: Role) -> Result<Option<DeviceInfo>, Error> {
     let Some(info) = shared.pool.info(role).map_err(Error::Start)? else { return Ok(None) };
-    shared.pool.must_be_ours(role, &info).map_err(Error::Start)?;
+    shared.pool.must_be_ours(&info).map_err(Error::Start)?;
     let name = shared.pool.names().name(role);
     if !info.live_table {
         tracing::warn!(device = %name, "half made by the last run; it is removed");
@@ -74,8 +65,7 @@ fn usable(shared: &Shared, role: Role) -> Result<Option<DeviceInfo>, Error> {
 
 fn fate(shared: &Shared, role: Role) -> Result<Fate, Error> {
     let owner = match role {
-        Role::Snapshot(id) => shared.store.read(|r| r.thin_owner(id))?,
-        Role::View(id) => shared.store.read(|r| r.number_owner(id))?,
+        Role::Snapshot(number) | Role::View(number) => shared.store.read(|r| r.number_owner(number))?,
         _ => None,
     };
     let key = match owner {
@@ -119,12 +109,9 @@ fn remove(shared: &Shared, role: Role, info: &DeviceInfo, idle: &mut BTreeSet<Ro
     }
 }
 
-fn remember_view(shared: &Shared, role: Role, number: ThinId) -> Result<(), Error> {
-    let name = shared.pool.names().name(role);
-    let table = shared.pool.dm().table(&name).map_err(|source| Error::Start(PoolError::Look { device: name.clone(), source }))?;
-    let [Target::Thin(thin)] = table.as_slice() else { return Ok(()) };
-    let kind = ReclaimKind::View { of: thin.id };
-    let entry = ReclaimRecord { number, kind, size: thin.length, key: String::new(), since: now() };
+fn remember_view(shared: &Shared, role: Role, number: u64) -> Result<(), Error> {
+    let Some((of, size)) = shared.pool.shown(role).map_err(Error::Start)? else { return Ok(()) };
+    let entry = ReclaimRecord { number, kind: ReclaimKind::View { of }, size, key: String::new(), since: SystemTime::now() };
     Ok(shared.store.commit(|c| c.put_reclaim(&entry))?)
 }
 
@@ -135,7 +122,7 @@ fn delete_unrecorded(shared: &Shared) -> Result<(), Error> {
             Err(error) if error.is_busy() => {
                 let kind = ReclaimKind::Thin(id);
                 let size = shared.settings.base_image_size;
-                let entry = ReclaimRecord { number: id, kind, size, key: String::new(), since: now() };
+                let entry = ReclaimRecord { number: id.get().into(), kind, size, key: String::new(), since: SystemTime::now() };
                 shared.store.commit(|c| c.put_reclaim(&entry))?;
             }
             Err(error) => return Err(Error::Start(error)),

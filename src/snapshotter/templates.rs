@@ -3,7 +3,7 @@
 //! A template is made on an unrecorded thin and recorded when it is whole and on disk, so a crash leaves nothing half made.
 
 use super::error::During;
-use super::{now, Error, Shared};
+use super::{Error, Shared};
 use crate::block::Access;
 use crate::pool::{IdGuard, Role};
 use crate::store::{TemplateKey, TemplateRecord};
@@ -54,11 +54,11 @@ fn format<'a>(shared: &'a Shared, what: &str) -> Result<(IdGuard<'a>, TemplateRe
         }
     };
     let record = TemplateRecord {
-        number: thin.get(),
+        number: thin.get().get().into(),
         thin: thin.get(),
         size,
         mapped: Some(mapped),
-        created_at: now(),
+        created_at: std::time::SystemTime::now(),
     };
     Ok((thin, record))
 }

@@ -3,7 +3,7 @@
 //! A change collects what it does in an overlay of its own and never touches the database. Checked
 //! here, so that no caller can break it:
 //! - a parent exists and is committed; a snapshot with children stays, and stays committed;
-//! - a thin id and a device number belong to one record at the most;
+//! - a thin id and a device number belong to one record at the most (a view's thin is not its own);
 //! - the indexes (children, owners) say what the records say, because nothing else writes either.
 //!
 //! An operation that is refused has changed nothing: all of it is checked before any of it is done.
@@ -22,7 +22,7 @@ use super::overlay::Overlay;
 use super::owners::{Owned, Owns};
 use super::reader::{not_found, Reader};
 use super::records::{
-    Kind, Lease, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord,
+    IdRange, Kind, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord,
 };
 use super::tables::{self, meta, Table};
 
@@ -58,7 +58,7 @@ impl<'a> Changes<'a> {
     /// # Errors
     /// [`StoreError::AlreadyExists`]; for its parent [`StoreError::NotFound`] or
     /// [`StoreError::NotCommitted`]; [`StoreError::ThinOwned`] and [`StoreError::NumberOwned`] where
-    /// another record has them; [`StoreError::NoThin`]; [`StoreError::EmptyKey`].
+    /// another record has them; [`StoreError::EmptyKey`].
     pub fn insert_snapshot(
         &mut self,
         key: &str,
@@ -106,7 +106,7 @@ impl<'a> Changes<'a> {
         self.write_snapshot(key, Some(&old), record)
     }
 
-    /// Removes a snapshot and returns what it was. Its thin and its number are free afterwards.
+    /// Removes a snapshot and returns what it was. Its number, and the thin it owned, are free afterwards.
     ///
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::HasChildren`].
@@ -183,26 +183,18 @@ impl<'a> Changes<'a> {
         Ok(())
     }
 
-    /// Puts the open lease of thin ids.
+    /// Puts the open leases of thin ids, in place of those there were.
     ///
     /// # Errors
-    /// [`StoreError::BadLease`] where it ends before it starts or beyond 24 bits.
-    pub fn put_lease(&mut self, lease: Lease) -> Result<(), StoreError> {
-        let Lease { first, limit } = lease;
-        if first > limit || limit > THIN_IDS {
-            return Err(StoreError::BadLease { first, limit });
+    /// [`StoreError::BadLease`] where one ends before it starts or beyond 24 bits.
+    pub fn put_leases(&mut self, leases: &[IdRange]) -> Result<(), StoreError> {
+        let bad = |lease: &&IdRange| lease.start > lease.end || lease.end > THIN_IDS;
+        if let Some(&IdRange { start, end }) = leases.iter().find(bad) {
+            return Err(StoreError::BadLease { start, end });
         }
-        let value = encode(Table::Meta, &lease)?;
-        self.put(Table::Meta, meta::LEASE.into(), value);
+        let value = encode(Table::Meta, &leases)?;
+        self.put(Table::Meta, meta::LEASES.into(), value);
         Ok(())
-    }
-
-    /// Takes the next device number. None is given out twice, not even after it became free.
-    pub fn take_number(&mut self) -> Result<u64, StoreError> {
-        let number = self.next_number()?;
-        let next = encode(Table::Meta, &(number + 1))?;
-        self.put(Table::Meta, meta::NEXT_NUMBER.into(), next);
-        Ok(number)
     }
 
     /// Notes that a thin in the pool is not ours.
@@ -253,12 +245,6 @@ impl<'a> Changes<'a> {
         old: Option<&SnapshotRecord>,
         record: &SnapshotRecord,
     ) -> Result<(), StoreError> {
-        if record.thin.is_none() && record.kind != Kind::View {
-            return Err(StoreError::NoThin {
-                key: key.to_owned(),
-                kind: record.kind,
-            });
-        }
         let claim = self.claim(&Owner::Snapshot(key.to_owned()), record)?;
         let value = encode(Table::Snapshots, record)?;
         self.settle(old, claim);

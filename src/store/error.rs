@@ -50,14 +50,6 @@ pub enum StoreError {
         /// The snapshot.
         key: String,
     },
-    /// An active or committed snapshot needs a thin of its own.
-    #[error("{key:?} is {kind} and has no thin")]
-    NoThin {
-        /// The snapshot.
-        key: String,
-        /// Its kind.
-        kind: Kind,
-    },
     /// The thin is another record's.
     #[error("thin {thin} of {wanted_by} belongs to {owner}")]
     ThinOwned {
@@ -79,12 +71,12 @@ pub enum StoreError {
         wanted_by: Owner,
     },
     /// A lease that ends before it starts, or beyond the 24 bits of a thin id.
-    #[error("a lease of thin ids {first} to {limit} makes no sense")]
+    #[error("a lease of thin ids {start} to {end} makes no sense")]
     BadLease {
         /// Its first id.
-        first: u32,
+        start: u32,
         /// The first id beyond it.
-        limit: u32,
+        end: u32,
     },
     /// Another process has the file open.
     #[error("{path} is in use by another process")]
@@ -159,6 +151,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The file system under the database is full.
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, StoreError::DiskFull { .. })
+    }
+
     /// Sorts what redb reports into what somebody can act upon.
     pub(super) fn from_redb(step: &'static str, path: &Path, error: redb::Error) -> Self {
         use std::io::ErrorKind;

@@ -88,6 +88,12 @@ enum Duty {
     Lead(Overlay, Outcome),
 }
 
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("path", &self.path()).finish_non_exhaustive()
+    }
+}
+
 impl Store {
     /// Opens the database file, or makes it where there is none.
     ///
@@ -126,6 +132,12 @@ impl Store {
             arriving: AtomicUsize::new(0),
             commits: AtomicU64::new(0),
         }
+    }
+
+    /// The database file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.database.path()
     }
 
     /// Reads a consistent view of what is on disk. Commits meanwhile neither wait for it nor show in

@@ -40,6 +40,6 @@ pub use error::StoreError;
 pub use group::Store;
 pub use reader::Reader;
 pub use records::{
-    Kind, Lease, Owner, PoolRecord, ReclaimKind, ReclaimRecord, SnapshotRecord, TemplateKey,
+    ExternalPool, IdRange, Kind, Owner, PoolRecord, ReclaimKind, ReclaimRecord, SnapshotRecord, TemplateKey,
     TemplateRecord,
 };

@@ -22,7 +22,7 @@ pub(super) trait Owns {
 
 impl Owns for SnapshotRecord {
     fn owns(&self) -> Vec<Owned> {
-        let thin = self.thin.map(Owned::Thin);
+        let thin = self.owned_thin().map(Owned::Thin);
         thin.into_iter()
             .chain([Owned::Number(self.number)])
             .collect()

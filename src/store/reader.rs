@@ -15,7 +15,7 @@ use super::error::StoreError;
 use super::overlay::{Fate, Overlay};
 use super::owners::Owned;
 use super::records::{
-    Lease, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord,
+    IdRange, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord,
 };
 use super::tables::{self, meta, Table};
 
@@ -144,14 +144,9 @@ impl<'a> Reader<'a> {
         self.record(Table::Meta, meta::POOL)
     }
 
-    /// The open lease of thin ids; none before the first.
-    pub fn lease(&self) -> Result<Option<Lease>, StoreError> {
-        self.record(Table::Meta, meta::LEASE)
-    }
-
-    /// The number that the next device will get.
-    pub fn next_number(&self) -> Result<u64, StoreError> {
-        Ok(self.record(Table::Meta, meta::NEXT_NUMBER)?.unwrap_or(1))
+    /// The open leases of thin ids, in the order they were taken; none before the first.
+    pub fn leases(&self) -> Result<Vec<IdRange>, StoreError> {
+        Ok(self.record(Table::Meta, meta::LEASES)?.unwrap_or_default())
     }
 
     /// Whose a thin id is.

@@ -44,15 +44,17 @@ impl fmt::Display for Kind {
 /// A snapshot; its key is beside it, not in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotRecord {
-    /// The device's number: it is named `<pool>-snap-<number>`. No other record has the same.
+    /// The device's number: it is named `<pool>-snap-<number>`, that of a view `<pool>-view-<number>`.
+    /// No other record has the same.
     pub number: u64,
     /// What the snapshot is.
     pub kind: Kind,
     /// The key of the committed snapshot it stands on.
     pub parent: Option<String>,
-    /// The thin it owns; none for a view that shows its parent's thin.
-    #[serde(with = "optional_thin")]
-    pub thin: Option<ThinId>,
+    /// The thin it shows: its own, or for a view that of its parent (of the template where it has
+    /// none).
+    #[serde(with = "thin")]
+    pub thin: ThinId,
     /// The device's length.
     #[serde(with = "sectors")]
     pub size: Sectors,
@@ -67,12 +69,16 @@ pub struct SnapshotRecord {
     /// Bytes that the thin had mapped when it was committed.
     #[serde(default)]
     pub mapped: Option<u64>,
-    /// Bytes of its own, its parent's excluded, when it was committed.
-    #[serde(default)]
-    pub own: Option<u64>,
-    /// Inodes of its own when it was committed.
+    /// Inodes in use when it was committed, its parent's included.
     #[serde(default)]
     pub inodes: Option<u64>,
+}
+
+impl SnapshotRecord {
+    /// The thin that goes when the snapshot goes; a view has none.
+    pub fn owned_thin(&self) -> Option<ThinId> {
+        (self.kind != Kind::View).then_some(self.thin)
+    }
 }
 
 /// What a template is made for: two base layers that agree in all of it share one template.
@@ -96,7 +102,7 @@ impl fmt::Display for TemplateKey {
 /// A thin with a fresh, empty file system, of which base layers are snapshots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TemplateRecord {
-    /// The device's number, as in [`SnapshotRecord::number`].
+    /// A number that no other record has, as in [`SnapshotRecord::number`].
     pub number: u64,
     /// The thin it owns.
     #[serde(with = "thin")]
@@ -104,9 +110,7 @@ pub struct TemplateRecord {
     /// The device's length.
     #[serde(with = "sectors")]
     pub size: Sectors,
-    /// Whether the file system on it is complete and on disk.
-    pub ready: bool,
-    /// Bytes that the thin had mapped when it became ready.
+    /// Bytes that the thin had mapped when it was made.
     #[serde(default)]
     pub mapped: Option<u64>,
     /// When it was made.
@@ -134,7 +138,10 @@ pub struct ReclaimRecord {
     pub number: u64,
     /// What has to be done.
     pub kind: ReclaimKind,
-    /// The snapshot's key, for messages.
+    /// The device's length.
+    #[serde(with = "sectors")]
+    pub size: Sectors,
+    /// The snapshot's key, for messages; empty where it is not known.
     pub key: String,
     /// When it was removed.
     pub since: SystemTime,
@@ -155,8 +162,9 @@ impl ReclaimRecord {
 pub struct PoolRecord {
     /// The identity that the database and the pool's dm uuid share.
     pub uuid: String,
-    /// The pool's device name.
-    pub name: String,
+    /// The device name and dm uuid of a pool that somebody else assembles; none for one of our own.
+    #[serde(default)]
+    pub external: Option<ExternalPool>,
     /// The pool's block size.
     #[serde(with = "sectors")]
     pub block_size: Sectors,
@@ -167,29 +175,42 @@ pub struct PoolRecord {
     /// The transaction id that it is being moved to, while a start is moving it.
     #[serde(default)]
     pub epoch_next: Option<u64>,
-    /// Where the data and the metadata lie, in the pool's own words.
-    pub backing: String,
-    /// The data device's length.
-    #[serde(with = "sectors")]
-    pub data_size: Sectors,
-    /// The metadata device's length.
-    #[serde(with = "sectors")]
-    pub metadata_size: Sectors,
 }
 
-/// The thin ids that may be in use without being recorded: `first` and up, below `limit`.
+/// What a pool that somebody else assembles is known by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExternalPool {
+    /// Its device-mapper name.
+    pub name: String,
+    /// Its dm uuid, if it has one.
+    pub uuid: Option<String>,
+}
+
+/// Thin ids on lease: from `start` up, below `end`. They may be in use without being recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lease {
-    /// The first id of the lease.
-    pub first: u32,
-    /// The first id beyond the lease; 2²⁴ at the most.
-    pub limit: u32,
+pub struct IdRange {
+    /// The first id.
+    pub start: u32,
+    /// The first id beyond; 2²⁴ at the most.
+    pub end: u32,
 }
 
-impl Lease {
-    /// Whether the lease covers an id.
-    pub fn covers(&self, thin: ThinId) -> bool {
-        (self.first..self.limit).contains(&thin.get())
+impl IdRange {
+    /// Whether the range covers an id.
+    pub fn contains(&self, thin: ThinId) -> bool {
+        (self.start..self.end).contains(&thin.get())
+    }
+
+    /// Its ids, upwards.
+    pub fn ids(&self) -> impl Iterator<Item = ThinId> {
+        (self.start..self.end).filter_map(|id| ThinId::new(id).ok())
+    }
+
+    /// Takes the first id out of the range.
+    pub fn take_first(&mut self) -> Option<ThinId> {
+        let first = self.ids().next()?;
+        self.start += 1;
+        Some(first)
     }
 }
 
@@ -230,22 +251,6 @@ mod thin {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<ThinId, D::Error> {
         ThinId::new(u32::deserialize(from)?).map_err(D::Error::custom)
-    }
-}
-
-/// The same where there may be none.
-mod optional_thin {
-    use serde::{de::Error, Deserialize, Deserializer, Serialize, Serializer};
-
-    use crate::units::ThinId;
-
-    pub fn serialize<S: Serializer>(thin: &Option<ThinId>, to: S) -> Result<S::Ok, S::Error> {
-        thin.map(ThinId::get).serialize(to)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ThinId>, D::Error> {
-        let id = Option::<u32>::deserialize(from)?;
-        id.map(ThinId::new).transpose().map_err(D::Error::custom)
     }
 }
 

@@ -12,7 +12,7 @@ use super::records::TemplateKey;
 /// A table of the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Table {
-    /// Single values: the schema version, the pool, the lease, the counter of device numbers.
+    /// Single values: the schema version, the pool, the leases of thin ids.
     Meta,
     /// Snapshots by key.
     Snapshots,
@@ -58,8 +58,7 @@ impl Table {
 pub(super) mod meta {
     pub const SCHEMA: &[u8] = b"schema";
     pub const POOL: &[u8] = b"pool";
-    pub const LEASE: &[u8] = b"lease";
-    pub const NEXT_NUMBER: &[u8] = b"next_number";
+    pub const LEASES: &[u8] = b"leases";
 }
 
 /// The key of a reclaim entry.
