@@ -71,9 +71,7 @@ impl Filter {
 
     /// Whether all selectors match.
     pub fn matches(&self, fields: &impl Fields) -> bool {
-        self.selectors
-            .iter()
-            .all(|selector| selector.matches(fields))
+        self.selectors.iter().all(|selector| selector.matches(fields))
     }
 }
 
@@ -126,16 +124,9 @@ pub struct FilterError {
 
 impl fmt::Display for FilterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let FilterError {
-            filter,
-            position,
-            reason,
-        } = self;
+        let FilterError { filter, position, reason } = self;
         match filter.get(*position..).and_then(|rest| rest.chars().next()) {
-            Some(found) => write!(
-                f,
-                "filter {filter:?}, at byte {position} ({found:?}): {reason}"
-            ),
+            Some(found) => write!(f, "filter {filter:?}, at byte {position} ({found:?}): {reason}"),
             None => write!(f, "filter {filter:?}, at its end: {reason}"),
         }
     }

@@ -15,16 +15,11 @@ const SIZE_LIMIT: usize = 1 << 20;
 /// Compiles an expression in Go's dialect; the error says what is wrong with it.
 pub(super) fn compile(expression: &str) -> Result<Regex, String> {
     let wrong = || format!("not a regular expression: {expression:?}");
-    let translated = Translator::new(expression)
-        .translate()
-        .map_err(|NoSuchEscape| wrong())?;
-    RegexBuilder::new(&translated)
-        .size_limit(SIZE_LIMIT)
-        .build()
-        .map_err(|error| match error {
-            regex::Error::CompiledTooBig(_) => "this regular expression is too big".to_owned(),
-            _ => wrong(),
-        })
+    let translated = Translator::new(expression).translate().map_err(|NoSuchEscape| wrong())?;
+    RegexBuilder::new(&translated).size_limit(SIZE_LIMIT).build().map_err(|error| match error {
+        regex::Error::CompiledTooBig(_) => "this regular expression is too big".to_owned(),
+        _ => wrong(),
+    })
 }
 
 /// A backslash with something that makes no sense behind it.
@@ -41,10 +36,7 @@ struct Translator<'a> {
 
 impl<'a> Translator<'a> {
     fn new(expression: &'a str) -> Self {
-        Translator {
-            rest: expression,
-            to: String::with_capacity(expression.len() + 16),
-        }
+        Translator { rest: expression, to: String::with_capacity(expression.len() + 16) }
     }
 
     fn translate(mut self) -> Result<String, NoSuchEscape> {

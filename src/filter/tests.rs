@@ -30,41 +30,17 @@ impl Fields for Thing {
 }
 
 const THINGS: &[Thing] = &[
-    Thing {
-        name: "kettle",
-        colour: Some("red"),
-        labels: &[("room", "kitchen")],
-    },
-    Thing {
-        name: "chair",
-        colour: Some("dark red, matt"),
-        labels: &[("room", "hall"), ("legs", "4")],
-    },
-    Thing {
-        name: "mirror",
-        colour: None,
-        labels: &[("on a wall", "yes"), ("a.b/c", "x.y-z")],
-    },
-    Thing {
-        name: "armchair",
-        colour: Some(""),
-        labels: &[("say \"hi\" \\ now", "v"), ("say.so", "v")],
-    },
-    Thing {
-        name: "牛",
-        colour: Some("a/b|c"),
-        labels: &[],
-    },
+    Thing { name: "kettle", colour: Some("red"), labels: &[("room", "kitchen")] },
+    Thing { name: "chair", colour: Some("dark red, matt"), labels: &[("room", "hall"), ("legs", "4")] },
+    Thing { name: "mirror", colour: None, labels: &[("on a wall", "yes"), ("a.b/c", "x.y-z")] },
+    Thing { name: "armchair", colour: Some(""), labels: &[("say \"hi\" \\ now", "v"), ("say.so", "v")] },
+    Thing { name: "牛", colour: Some("a/b|c"), labels: &[] },
 ];
 
 /// The names of the things that a filter lets through.
 fn found(filter: &str) -> Vec<&'static str> {
     let filter = Filter::parse(filter).unwrap_or_else(|error| panic!("{error}"));
-    THINGS
-        .iter()
-        .filter(|thing| filter.matches(*thing))
-        .map(|thing| thing.name)
-        .collect()
+    THINGS.iter().filter(|thing| filter.matches(*thing)).map(|thing| thing.name).collect()
 }
 
 const ALL: [&str; 5] = ["kettle", "chair", "mirror", "armchair", "牛"];
@@ -86,11 +62,7 @@ fn a_field_alone_asks_whether_it_is_there_even_if_empty() {
 fn equality_needs_the_field() {
     assert_eq!(found("name==chair"), ["chair"]);
     assert_eq!(found("labels.room==hall"), ["chair"]);
-    assert_eq!(
-        found(r#"colour=="""#),
-        ["armchair"],
-        "absent is not equal to empty"
-    );
+    assert_eq!(found(r#"colour=="""#), ["armchair"], "absent is not equal to empty");
 }
 
 #[test]
@@ -147,16 +119,8 @@ fn a_regular_expression_may_be_quoted_in_three_ways() {
     assert_eq!(found(r"colour~=/a\/b/"), ["牛"]);
     assert_eq!(found(r"colour~=|a/b[\|]c|"), ["牛"]);
     assert_eq!(found("name~=/^.{5,6}$/"), ["kettle", "chair", "mirror"]);
-    assert_eq!(
-        found(r"labels.legs~=\d"),
-        ["chair"],
-        "plain, backslashes stay"
-    );
-    assert_eq!(
-        found(r"labels.legs~=/\\d/"),
-        ["chair"],
-        "quoted, they are doubled"
-    );
+    assert_eq!(found(r"labels.legs~=\d"), ["chair"], "plain, backslashes stay");
+    assert_eq!(found(r"labels.legs~=/\\d/"), ["chair"], "quoted, they are doubled");
 }
 
 #[test]
@@ -177,10 +141,7 @@ fn several_filters_are_alternatives_and_none_lets_everything_through() {
         found.map(|thing| thing.name).collect::<Vec<_>>()
     };
     assert_eq!(names(&[]), ALL);
-    assert_eq!(
-        names(&["name==chair", "labels.legs==5", "name==mirror"]),
-        ["chair", "mirror"]
-    );
+    assert_eq!(names(&["name==chair", "labels.legs==5", "name==mirror"]), ["chair", "mirror"]);
     assert_eq!(names(&["name==chair", ""]), ALL);
     let error = FilterSet::parse(&["name", "name="]).unwrap_err();
     assert_eq!(error.filter, "name=");
@@ -226,10 +187,7 @@ fn errors_say_where_and_what_was_expected() {
     let expected = r#"filter "name=foo", at byte 4 ('='): expected "==", "!=" or "~=""#;
     assert_eq!(shown, expected);
     let shown = Filter::parse("name==").unwrap_err().to_string();
-    assert!(
-        shown.starts_with(r#"filter "name==", at its end: expected a value"#),
-        "{shown}"
-    );
+    assert!(shown.starts_with(r#"filter "name==", at its end: expected a value"#), "{shown}");
 }
 
 #[test]
@@ -242,9 +200,7 @@ fn a_huge_regular_expression_is_refused_rather_than_built() {
 fn regular_expressions_follow_gos_dialect() {
     let matches = |expression: &str, text: &str| {
         let compiled = super::regexp::compile(expression);
-        compiled
-            .unwrap_or_else(|error| panic!("{error}"))
-            .is_match(text.as_bytes())
+        compiled.unwrap_or_else(|error| panic!("{error}")).is_match(text.as_bytes())
     };
     let cases = [
         // Classes and word boundaries are ASCII.
@@ -295,27 +251,11 @@ fn regular_expressions_follow_gos_dialect() {
         (r"^\.\-\/$", ".-/", true),
     ];
     for (expression, text, expected) in cases {
-        assert_eq!(
-            matches(expression, text),
-            expected,
-            "{expression} in {text:?}"
-        );
+        assert_eq!(matches(expression, text), expected, "{expression} in {text:?}");
     }
-    for broken in [
-        "(",
-        "a)",
-        "[a",
-        r"\",
-        "*",
-        "a**b(",
-        "[z-a]",
-        r"\p{Nobody}",
-        r"\u725b",
-        r"\é",
-        r"[\b]",
-        r"\1",
-        "x{1001}{1001}",
-    ] {
+    for broken in
+        ["(", "a)", "[a", r"\", "*", "a**b(", "[z-a]", r"\p{Nobody}", r"\u725b", r"\é", r"[\b]", r"\1", "x{1001}{1001}"]
+    {
         assert!(super::regexp::compile(broken).is_err(), "{broken}");
     }
 }
@@ -323,9 +263,8 @@ fn regular_expressions_follow_gos_dialect() {
 /// Texts made of what the language is made of, so that they get far into the parser.
 fn almost_filters() -> impl Strategy<Value = String> {
     let pieces = prop::sample::select(vec![
-        "name", "labels", ".", ",", "==", "!=", "~=", "=", "\"", "/", "|", "\\", "x", " ", "\n",
-        "[", "]", "(", "{", "}", "\\x4", "\\u12", "\\Q", "\\p{", "^", "-", "&", "é", "牛", "\0",
-        "12", ":", "\"a b\"", "/a/",
+        "name", "labels", ".", ",", "==", "!=", "~=", "=", "\"", "/", "|", "\\", "x", " ", "\n", "[", "]", "(", "{",
+        "}", "\\x4", "\\u12", "\\Q", "\\p{", "^", "-", "&", "é", "牛", "\0", "12", ":", "\"a b\"", "/a/",
     ]);
     prop::collection::vec(pieces, 0..14).prop_map(|pieces| pieces.concat())
 }
