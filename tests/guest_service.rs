@@ -42,7 +42,12 @@ impl Daemon {
     }
 
     fn prepare_labelled(&mut self, key: &str, parent: &str, labels: &[(&str, &str)]) -> Result<Vec<Mount>, Status> {
-        let request = PrepareSnapshotRequest { key: key.into(), parent: parent.into(), labels: map(labels), ..Default::default() };
+        let request = PrepareSnapshotRequest {
+            key: key.into(),
+            parent: parent.into(),
+            labels: map(labels),
+            ..Default::default()
+        };
         self.runtime.block_on(self.client.prepare(request)).map(|r| r.into_inner().mounts)
     }
 
@@ -56,7 +61,8 @@ impl Daemon {
     }
 
     fn commit_labelled(&mut self, name: &str, key: &str, labels: &[(&str, &str)]) -> Result<(), Status> {
-        let request = CommitSnapshotRequest { name: name.into(), key: key.into(), labels: map(labels), ..Default::default() };
+        let request =
+            CommitSnapshotRequest { name: name.into(), key: key.into(), labels: map(labels), ..Default::default() };
         self.runtime.block_on(self.client.commit(request)).map(drop)
     }
 
@@ -85,13 +91,15 @@ impl Daemon {
     }
 
     fn update(&mut self, info: Info, paths: &[&str]) -> Result<Info, Status> {
-        let mask = (!paths.is_empty()).then(|| prost_types::FieldMask { paths: paths.iter().map(ToString::to_string).collect() });
+        let mask = (!paths.is_empty())
+            .then(|| prost_types::FieldMask { paths: paths.iter().map(ToString::to_string).collect() });
         let request = UpdateSnapshotRequest { info: Some(info), update_mask: mask, ..Default::default() };
         self.runtime.block_on(self.client.update(request)).map(|r| r.into_inner().info.unwrap())
     }
 
     fn list(&mut self, filters: &[&str]) -> Result<Vec<String>, Status> {
-        let request = ListSnapshotsRequest { filters: filters.iter().map(ToString::to_string).collect(), ..Default::default() };
+        let request =
+            ListSnapshotsRequest { filters: filters.iter().map(ToString::to_string).collect(), ..Default::default() };
         self.runtime.block_on(async {
             let mut stream = self.client.list(request).await?.into_inner();
             let mut names = Vec::new();
@@ -135,7 +143,10 @@ impl Drop for Daemon {
         let names = String::from_utf8_lossy(&names.stdout).into_owned();
         let ours = |suffix: bool| {
             let pool = format!("{}-pool", self.name);
-            names.lines().filter_map(|line| line.split_whitespace().next()).filter(move |name| (*name == pool) == suffix)
+            names
+                .lines()
+                .filter_map(|line| line.split_whitespace().next())
+                .filter(move |name| (*name == pool) == suffix)
         };
         for device in ours(false).filter(|name| name.starts_with(&format!("{}-", self.name))).chain(ours(true)) {
             let _ = Command::new("dmsetup").args(["remove", "--noudevsync", device]).stderr(Stdio::null()).status();
@@ -255,7 +266,14 @@ fn keys_may_be_anything_but_empty() {
     refused(d.stat(""), Code::InvalidArgument, &["empty key"]);
     refused(d.remove(""), Code::InvalidArgument, &["empty key"]);
     let long = "k".repeat(4096);
-    let keys = ["default/12/sha256:0a1b", "with spaces and \t tab", "schlüssel/鍵/🔑", "../../etc/passwd", "%s\u{1}\"'\\", &long];
+    let keys = [
+        "default/12/sha256:0a1b",
+        "with spaces and \t tab",
+        "schlüssel/鍵/🔑",
+        "../../etc/passwd",
+        "%s\u{1}\"'\\",
+        &long,
+    ];
     for key in keys {
         d.prepare(key, "").unwrap();
         assert_eq!(d.stat(key).unwrap().name, key);
@@ -273,13 +291,21 @@ fn labels_have_limits() {
     let mut d = Daemon::start("labels");
     refused(d.prepare_labelled("a", "", &[("k", &"v".repeat(4096))]), Code::InvalidArgument, &["\"k\"", "4096"]);
     refused(d.prepare_labelled("a", "", &[("", "v")]), Code::InvalidArgument, &["without a name"]);
-    refused(d.prepare_labelled("a", "", &[("containerd.io/snapshot/max-size", "huge")]), Code::InvalidArgument, &["max-size", "huge"]);
+    refused(
+        d.prepare_labelled("a", "", &[("containerd.io/snapshot/max-size", "huge")]),
+        Code::InvalidArgument,
+        &["max-size", "huge"],
+    );
     refused(d.stat("a"), Code::NotFound, &[]);
     d.prepare_labelled("a", "", &[("k", &"v".repeat(4095)), ("a.b/c", "1")]).unwrap();
     assert_eq!(d.stat("a").unwrap().labels["a.b/c"], "1");
     refused(d.commit_labelled("c", "a", &[("k", &"v".repeat(4096))]), Code::InvalidArgument, &["\"k\""]);
     d.commit_labelled("c", "a", &[("of", "commit")]).unwrap();
-    assert_eq!(d.stat("c").unwrap().labels, map(&[("of", "commit")]), "a commit's labels replace those of the active snapshot");
+    assert_eq!(
+        d.stat("c").unwrap().labels,
+        map(&[("of", "commit")]),
+        "a commit's labels replace those of the active snapshot"
+    );
 }
 
 #[test]
@@ -291,7 +317,10 @@ fn updates_change_labels_and_nothing_else() {
     for field in ["name", "parent", "kind", "created_at", "nonsense"] {
         refused(d.update(info(&[]), &[field]), Code::InvalidArgument, &[field]);
     }
-    assert_eq!(d.update(info(&[("x", "3"), ("z", "9")]), &["labels.x"]).unwrap().labels, map(&[("x", "3"), ("y", "2")]));
+    assert_eq!(
+        d.update(info(&[("x", "3"), ("z", "9")]), &["labels.x"]).unwrap().labels,
+        map(&[("x", "3"), ("y", "2")])
+    );
     assert_eq!(d.update(info(&[]), &["labels.y"]).unwrap().labels, map(&[("x", "3")]));
     let all = d.update(Info { kind: 3, parent: "other".into(), ..info(&[("n", "1")]) }, &[]).unwrap();
     assert_eq!((all.labels, all.kind, all.parent), (map(&[("n", "1")]), before.kind, before.parent));

@@ -172,8 +172,7 @@ impl RealDisk {
 
     fn discard_step(&self, offset: Sectors, length: Sectors) -> Result<(), BlockError> {
         let bytes = |sectors: Sectors| sectors.bytes().map_err(|_| Errno::EINVAL);
-        let discarded = bytes(offset)
-            .and_then(|start| ioctl::discard(self.file.as_fd(), start, bytes(length)?));
+        let discarded = bytes(offset).and_then(|start| ioctl::discard(self.file.as_fd(), start, bytes(length)?));
         discarded.map_err(|errno| match errno {
             Errno::EOPNOTSUPP => BlockError::DiscardUnsupported { path: self.path.clone() },
             errno => BlockError::Discard { path: self.path.clone(), offset, length, source: errno.into() },

@@ -115,8 +115,7 @@ impl Loops {
     /// [`BlockError::Open`] for the file, [`BlockError::LoopPermission`], [`BlockError::Step`] when the kernel's list
     /// cannot be read.
     pub fn find(&self, file: &Path) -> Result<Vec<LoopDevice>, BlockError> {
-        let metadata = std::fs::metadata(file)
-            .map_err(|source| BlockError::Open { path: file.to_owned(), source })?;
+        let metadata = std::fs::metadata(file).map_err(|source| BlockError::Open { path: file.to_owned(), source })?;
         let mut found = Vec::new();
         for index in self.attached()? {
             let (path, device) = self.open_node(index)?;
@@ -220,8 +219,8 @@ impl LoopDevice {
     /// # Errors
     /// [`BlockError::Step`].
     pub fn size(&self) -> Result<Sectors, BlockError> {
-        let bytes = ioctl::size_in_bytes(self.file.as_fd())
-            .map_err(|e| BlockError::step("read the size of", &self.path, e))?;
+        let bytes =
+            ioctl::size_in_bytes(self.file.as_fd()).map_err(|e| BlockError::step("read the size of", &self.path, e))?;
         Ok(Sectors::from_bytes_down(bytes))
     }
 

@@ -53,9 +53,8 @@ where
     E: From<BlockError> + Send,
 {
     thread::scope(|scope| {
-        let spawned = thread::Builder::new()
-            .name("private-mount".to_owned())
-            .spawn_scoped(scope, || mounted(what, work));
+        let spawned =
+            thread::Builder::new().name("private-mount".to_owned()).spawn_scoped(scope, || mounted(what, work));
         match spawned.map_err(|source| namespace_error(what, source))?.join() {
             Ok(result) => result,
             Err(panicked) => panic::resume_unwind(panicked),
@@ -63,10 +62,7 @@ where
     })
 }
 
-fn mounted<T, E: From<BlockError>>(
-    what: &PrivateMount<'_>,
-    work: impl FnOnce(&Path) -> Result<T, E>,
-) -> Result<T, E> {
+fn mounted<T, E: From<BlockError>>(what: &PrivateMount<'_>, work: impl FnOnce(&Path) -> Result<T, E>) -> Result<T, E> {
     let guard = Mounted::new(what)?;
     let done = work(&guard.directory)?;
     guard.finish()?;
@@ -99,10 +95,8 @@ impl<'a> Mounted<'a> {
     fn finish(mut self) -> Result<(), BlockError> {
         self.finished = true;
         let synced = self.sync();
-        let unmounted = umount(&self.directory).map_err(|e| BlockError::Unmount {
-            device: self.what.device.to_owned(),
-            source: e.into(),
-        });
+        let unmounted = umount(&self.directory)
+            .map_err(|e| BlockError::Unmount { device: self.what.device.to_owned(), source: e.into() });
         synced.and(unmounted)
     }
 

@@ -68,10 +68,7 @@ pub struct HostSpace {
 pub fn host_space(path: &Path) -> Result<HostSpace, BlockError> {
     let stat = statvfs(path).map_err(|e| BlockError::step("read the free space of", path, e))?;
     let unit = stat.fragment_size();
-    Ok(HostSpace {
-        total: stat.blocks().saturating_mul(unit),
-        free: stat.blocks_available().saturating_mul(unit),
-    })
+    Ok(HostSpace { total: stat.blocks().saturating_mul(unit), free: stat.blocks_available().saturating_mul(unit) })
 }
 
 fn sync_parent(path: &Path) -> Result<(), BlockError> {

@@ -116,7 +116,9 @@ mod tests {
 
     #[test]
     fn what_mkfs_would_take_for_the_device_is_refused() {
-        for user in [&["/dev/sda"][..], &["-F", "/dev/sda"], &["-m", "1", "x"], &["-"], &["--"], &[""], &["-F /dev/sda"]] {
+        for user in
+            [&["/dev/sda"][..], &["-F", "/dev/sda"], &["-m", "1", "x"], &["-"], &["--"], &[""], &["-F /dev/sda"]]
+        {
             let error = joined(user).unwrap_err();
             assert!(error.contains("is not an mkfs option"), "{user:?}: {error}");
         }

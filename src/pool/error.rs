@@ -71,7 +71,9 @@ impl PoolError {
     /// Somebody has the device open or mounted: worth trying again later.
     pub fn is_busy(&self) -> bool {
         match self {
-            PoolError::Deactivate { source, .. } | PoolError::Delete { source, .. } => source.is_busy() || matches!(source, dm::Error::ThinInUse { .. }),
+            PoolError::Deactivate { source, .. } | PoolError::Delete { source, .. } => {
+                source.is_busy() || matches!(source, dm::Error::ThinInUse { .. })
+            }
             _ => false,
         }
     }
@@ -80,7 +82,9 @@ impl PoolError {
     pub fn is_full(&self) -> bool {
         match self {
             PoolError::Full { .. } => true,
-            PoolError::Create { source, .. } | PoolError::Activate { source, .. } => matches!(cause(source), dm::Error::PoolFull { .. }),
+            PoolError::Create { source, .. } | PoolError::Activate { source, .. } => {
+                matches!(cause(source), dm::Error::PoolFull { .. })
+            }
             PoolError::Store(source) => source.is_no_space(),
             _ => false,
         }
@@ -89,7 +93,9 @@ impl PoolError {
     /// The thin that was to be snapshotted or activated is gone.
     pub fn is_no_such_thin(&self) -> bool {
         match self {
-            PoolError::Create { source, .. } | PoolError::Activate { source, .. } => matches!(cause(source), dm::Error::NoSuchThin { .. }),
+            PoolError::Create { source, .. } | PoolError::Activate { source, .. } => {
+                matches!(cause(source), dm::Error::NoSuchThin { .. })
+            }
             _ => false,
         }
     }

@@ -68,7 +68,8 @@ impl Opening<'_> {
     fn owned(&self, mut record: PoolRecord) -> Result<Found, PoolError> {
         let name = self.names.name(Role::Pool);
         if let Some(external) = &record.external {
-            return Err(self.foreign(&name, &format!("the database belongs to {}; set pool_name again", called(Some(external)))));
+            return Err(self
+                .foreign(&name, &format!("the database belongs to {}; set pool_name again", called(Some(external)))));
         }
         if record.block_size != self.settings.block_size {
             return Err(PoolError::BlockSize { pool: name, has: record.block_size, wanted: self.settings.block_size });
@@ -77,7 +78,13 @@ impl Opening<'_> {
             Some(info) if info.live_table => {
                 let uuid = info.uuid.as_ref().map_or("", |uuid| uuid.as_str());
                 if !self.names.owns(uuid) {
-                    return Err(self.foreign(&name, &format!("its dm uuid is {uuid:?}, the database's is {:?}", self.names.uuid(Role::Pool).as_str())));
+                    return Err(self.foreign(
+                        &name,
+                        &format!(
+                            "its dm uuid is {uuid:?}, the database's is {:?}",
+                            self.names.uuid(Role::Pool).as_str()
+                        ),
+                    ));
                 }
                 self.same_block_size(&name, &record)?;
                 if info.suspended {
@@ -130,7 +137,8 @@ impl Opening<'_> {
     }
 
     fn transaction_id(&self, name: &DmName) -> Result<u64, PoolError> {
-        let status = self.dm.pool_status(name, true).map_err(|source| PoolError::Look { device: name.clone(), source })?;
+        let status =
+            self.dm.pool_status(name, true).map_err(|source| PoolError::Look { device: name.clone(), source })?;
         status.working().map(|pool| pool.transaction_id).ok_or_else(|| PoolError::Failed { pool: name.clone() })
     }
 
@@ -163,15 +171,25 @@ impl Opening<'_> {
         let info = info.filter(|info| info.live_table).ok_or_else(|| {
             refuse("is not there; assemble it first, or take pool_name out of the configuration to let this daemon make one".into())
         })?;
-        let block_size = self
-            .table_block_size(name)?
-            .ok_or_else(|| refuse("is not a thin-pool device; pool_name must name the pool itself (with LVM the one ending in -tpool)".into()))?;
+        let block_size = self.table_block_size(name)?.ok_or_else(|| {
+            refuse(
+                "is not a thin-pool device; pool_name must name the pool itself (with LVM the one ending in -tpool)"
+                    .into(),
+            )
+        })?;
         if info.suspended {
             return Err(refuse("is suspended; resume it ('dmsetup resume')".into()));
         }
         let found = ExternalPool { name: name.to_string(), uuid: info.uuid.as_ref().map(ToString::to_string) };
         if record.formatted && record.external.as_ref() != Some(&found) {
-            return Err(self.foreign(name, &format!("the database belongs to {}, this is {}", called(record.external.as_ref()), called(Some(&found)))));
+            return Err(self.foreign(
+                name,
+                &format!(
+                    "the database belongs to {}, this is {}",
+                    called(record.external.as_ref()),
+                    called(Some(&found))
+                ),
+            ));
         }
         if record.formatted && record.block_size != block_size {
             return Err(PoolError::BlockSize { pool: name.clone(), has: block_size, wanted: record.block_size });

@@ -66,7 +66,12 @@ pub struct Room {
 impl Pool {
     /// Assembles the pool if it is not there yet, makes sure that it is the one the database belongs to, and moves its
     /// epoch on. Leaves the leases of the last run for [`Pool::unrecorded`].
-    pub fn open(settings: &PoolSettings, dm: Dm, store: Arc<Store>, backer: Arc<dyn Backer>) -> Result<Pool, PoolError> {
+    pub fn open(
+        settings: &PoolSettings,
+        dm: Dm,
+        store: Arc<Store>,
+        backer: Arc<dyn Backer>,
+    ) -> Result<Pool, PoolError> {
         let opened = identity::open(settings, &dm, &store, backer.as_ref())?;
         Ok(Pool {
             dm,
@@ -122,7 +127,9 @@ impl Pool {
             match made {
                 Ok(()) => return Ok(id),
                 Err(dm::Error::ThinExists { .. }) => self.ids.set_aside(id)?,
-                Err(source) => return Err(PoolError::Create { pool: self.device_name.clone(), id: id.get(), origin, source }),
+                Err(source) => {
+                    return Err(PoolError::Create { pool: self.device_name.clone(), id: id.get(), origin, source })
+                }
             }
         }
     }
@@ -274,7 +281,8 @@ impl Pool {
             ("metadata", status.metadata.free() * METADATA_BLOCK, status.metadata.total * METADATA_BLOCK),
         ];
         let host = room.host.map(|(free, total)| ("host file system", free, total));
-        let (what, free, total) = checks.into_iter().chain(host).find(|&(_, free, total)| low(free, total) || free == 0)?;
+        let (what, free, total) =
+            checks.into_iter().chain(host).find(|&(_, free, total)| low(free, total) || free == 0)?;
         Some(PoolError::Full { pool: self.device_name.clone(), what, free, total, percent: self.min_free_percent })
     }
 }

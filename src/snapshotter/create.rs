@@ -35,11 +35,8 @@ impl Snapshotter {
             Some(parent) if source.is_no_such_thin() => Error::ParentNotFound { parent: parent.into() },
             _ => Error::Pool { key: key.into(), step: "cannot be prepared", source },
         })?;
-        let record = SnapshotRecord {
-            thin: thin.get(),
-            size,
-            ..new_record(thin.get(), Kind::Active, parent, &origin, labels)
-        };
+        let record =
+            SnapshotRecord { thin: thin.get(), size, ..new_record(thin.get(), Kind::Active, parent, &origin, labels) };
         if let Err(error) = shared.store.commit(|c| c.insert_snapshot(key, &record)) {
             return Err(undone(error.into(), shared.pool.delete(thin.get()).during(key, "was not recorded")));
         }
@@ -144,4 +141,3 @@ fn undone(error: Error, undo: Result<(), Error>) -> Error {
         Err(undo) => Error::Undo { source: Box::new(error), undo: Box::new(undo) },
     }
 }
-

@@ -111,7 +111,8 @@ fn remove(shared: &Shared, role: Role, info: &DeviceInfo, idle: &mut BTreeSet<Ro
 
 fn remember_view(shared: &Shared, role: Role, number: u64) -> Result<(), Error> {
     let Some((of, size)) = shared.pool.shown(role).map_err(Error::Start)? else { return Ok(()) };
-    let entry = ReclaimRecord { number, kind: ReclaimKind::View { of }, size, key: String::new(), since: SystemTime::now() };
+    let entry =
+        ReclaimRecord { number, kind: ReclaimKind::View { of }, size, key: String::new(), since: SystemTime::now() };
     Ok(shared.store.commit(|c| c.put_reclaim(&entry))?)
 }
 
@@ -122,7 +123,8 @@ fn delete_unrecorded(shared: &Shared) -> Result<(), Error> {
             Err(error) if error.is_busy() => {
                 let kind = ReclaimKind::Thin(id);
                 let size = shared.settings.base_image_size;
-                let entry = ReclaimRecord { number: id.get().into(), kind, size, key: String::new(), since: SystemTime::now() };
+                let entry =
+                    ReclaimRecord { number: id.get().into(), kind, size, key: String::new(), since: SystemTime::now() };
                 shared.store.commit(|c| c.put_reclaim(&entry))?;
             }
             Err(error) => return Err(Error::Start(error)),
