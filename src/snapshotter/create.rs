@@ -33,7 +33,7 @@ impl Snapshotter {
         let thin = shared.pool.create(Some(origin.thin)).map_err(|source| match parent {
             // The parent was removed since it was looked up.
             Some(parent) if source.is_no_such_thin() => Error::ParentNotFound { parent: parent.into() },
-            _ => Error::Pool { key: key.into(), step: "cannot be prepared", source },
+            _ => Error::Pool { key: key.into(), step: "cannot be prepared", source: Box::new(source) },
         })?;
         let record =
             SnapshotRecord { thin: thin.get(), size, ..new_record(thin.get(), Kind::Active, parent, &origin, labels) };

@@ -84,7 +84,7 @@ impl Snapshotter {
         let shared = Arc::new(Shared { settings, pool, store, disks, formatter });
         let left = recover::recover(&shared)?;
         templates::template(&shared)?;
-        shared.pool.look().map_err(Error::Start)?;
+        shared.pool.look().map_err(Error::start)?;
         let reclaimer = Reclaimer::start(Arc::clone(&shared), left);
         Ok(Snapshotter { shared, reclaimer, locks: KeyLocks::default() })
     }
