@@ -170,6 +170,12 @@ impl BlockError {
         BlockError::Step { step, path: path.to_owned(), source: source.into() }
     }
 
+    /// The file system or the pool below has no room.
+    #[must_use]
+    pub fn is_no_space(&self) -> bool {
+        self.errno() == Some(nix::libc::ENOSPC)
+    }
+
     /// The kernel's error number, where the failure came from the kernel.
     #[must_use]
     pub fn errno(&self) -> Option<i32> {

@@ -1,0 +1,450 @@
+//! What can go wrong, by situation: told apart by verb and errno, never by text.
+
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+
+use super::codec::CodecError;
+use super::message::PoolMessage;
+use super::request::{DriverVersion, Payload, Request, Verb};
+use super::table::{TableError, Target};
+use crate::units::{DeviceNumber, Sectors, ThinId};
+
+/// The result of everything in this module.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why something could not be done. Variants are situations that a caller can act on; the kernel's
+/// errno is kept ([`Error::errno`]).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The kernel has no device-mapper: it is not built in and the module is not loaded.
+    #[error(
+        "the kernel has no device-mapper: load its module with `modprobe dm_mod` \
+         (looked in {path}: {errno})"
+    )]
+    NoDeviceMapper {
+        /// What was tried.
+        path: PathBuf,
+        /// What it said.
+        errno: Errno,
+    },
+    /// The control node is missing and could not be made, or cannot be opened.
+    #[error("cannot make or open the device-mapper's control node {path}: {errno}")]
+    NoControlNode {
+        /// The node.
+        path: PathBuf,
+        /// Why not.
+        errno: Errno,
+    },
+    /// EACCES or EPERM: device-mapper wants root (`CAP_SYS_ADMIN`).
+    #[error("no permission for device-mapper's {what}: it needs root, or CAP_SYS_ADMIN ({errno})")]
+    NoPermission {
+        /// The node or the request.
+        what: String,
+        /// EACCES or EPERM.
+        errno: Errno,
+    },
+    /// The kernel's interface is older than what is needed.
+    #[error("the kernel's device-mapper interface is version {found}, {needed} is needed")]
+    DriverTooOld {
+        /// The kernel's.
+        found: DriverVersion,
+        /// What is needed.
+        needed: DriverVersion,
+    },
+    /// The kernel does not have this target.
+    #[error(
+        "the kernel has no {target} target: load its module with `modprobe {module}`, \
+         or set {option} in the kernel's configuration"
+    )]
+    TargetMissing {
+        /// The target's type.
+        target: String,
+        /// The module that has it.
+        module: String,
+        /// The kernel's option for it.
+        option: &'static str,
+    },
+    /// ENXIO: there is no device of this name.
+    #[error("{verb}: there is no device {device}")]
+    NoSuchDevice {
+        /// What was asked.
+        verb: Verb,
+        /// Of which device.
+        device: String,
+    },
+    /// EBUSY on create and rename: another device has this name or uuid.
+    #[error("{verb} of {device}: the name or the uuid is in use by another device")]
+    NameOrUuidInUse {
+        /// Create or rename.
+        verb: Verb,
+        /// Name and uuid.
+        device: String,
+    },
+    /// EINVAL on setting a uuid: the device has one, and it cannot be changed.
+    #[error("{device} has a uuid already, and it cannot be changed")]
+    UuidAlreadySet {
+        /// Which device.
+        device: String,
+    },
+    /// EBUSY: the device is open, mounted, or stands below another one.
+    #[error("{verb} of {device}: it is in use (open, mounted, or below another device)")]
+    Busy {
+        /// What was asked.
+        verb: Verb,
+        /// Of which device.
+        device: String,
+    },
+    /// EEXIST: the pool has a thin with this id.
+    #[error("pool {pool} has a thin {id} already")]
+    ThinExists {
+        /// The pool's name.
+        pool: String,
+        /// The id.
+        id: ThinId,
+    },
+    /// ENODATA: the pool has no thin with this id.
+    #[error("{verb}: pool {pool} has no thin {id}")]
+    NoSuchThin {
+        /// What was asked.
+        verb: Verb,
+        /// The pool's name or number.
+        pool: String,
+        /// The id.
+        id: ThinId,
+    },
+    /// EBUSY on delete: a device stands on this thin, or is loaded for it.
+    #[error("thin {id} of pool {pool} cannot be deleted: a device stands on it")]
+    ThinInUse {
+        /// The pool's name.
+        pool: String,
+        /// The id.
+        id: ThinId,
+    },
+    /// EINVAL on `set_transaction_id`: the current one is not what the caller took it for.
+    #[error("the transaction id of pool {pool} is not {expected}, so it does not become {wanted}")]
+    TransactionMismatch {
+        /// The pool's name.
+        pool: String,
+        /// What the caller took it for.
+        expected: u64,
+        /// What it was to become.
+        wanted: u64,
+    },
+    /// EBUSY on `reserve_metadata_snap`: there is one.
+    #[error("pool {pool} holds a metadata snapshot already")]
+    MetadataSnapHeld {
+        /// The pool's name.
+        pool: String,
+    },
+    /// EINVAL on `release_metadata_snap`: there is none.
+    #[error("pool {pool} holds no metadata snapshot")]
+    NoMetadataSnap {
+        /// The pool's name.
+        pool: String,
+    },
+    /// EOPNOTSUPP: the pool has failed or is read-only; its status says more.
+    #[error("pool {pool} takes no messages: it has failed, or is read-only (see its status)")]
+    PoolFailed {
+        /// The pool's name.
+        pool: String,
+    },
+    /// ENOSPC: no room, in the pool's data or metadata.
+    #[error("{verb} of {device}: no space left in the pool")]
+    PoolFull {
+        /// What was asked.
+        verb: Verb,
+        /// Of which device.
+        device: String,
+    },
+    /// A thin on a device that is not a pool.
+    #[error("load of {device}: {pool} is not a thin pool")]
+    WrongPool {
+        /// The device that was to be a thin.
+        device: String,
+        /// What its table called the pool.
+        pool: String,
+    },
+    /// A thin on a pool that is suspended: the kernel refuses it with EINVAL.
+    #[error("load of {device}: its pool {pool} is suspended")]
+    PoolSuspended {
+        /// The device that was to be a thin.
+        device: String,
+        /// Its pool.
+        pool: String,
+    },
+    /// A table that reaches past the end of the device below.
+    #[error("load of {device}: the table needs {needed} of {below}, which has {size}")]
+    TableTooLong {
+        /// The device whose table it is.
+        device: String,
+        /// The device below.
+        below: DeviceNumber,
+        /// How much the table needs.
+        needed: Sectors,
+        /// How much there is.
+        size: Sectors,
+    },
+    /// A device below is not there (ENODEV, ENXIO, ENOENT).
+    #[error("load of {device}: a device that its table names is not there ({errno}): {table}")]
+    BackingDeviceMissing {
+        /// The device whose table it is.
+        device: String,
+        /// The table.
+        table: String,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// EINVAL: the kernel does not take the table. Its log says why.
+    #[error("load of {device}: the kernel refuses the table ({errno}; its log says why): {table}")]
+    TableRefused {
+        /// The device whose table it is.
+        device: String,
+        /// The table.
+        table: String,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// EINVAL: the target does not know this message, or not with these words.
+    #[error("{device} does not take the message {text:?}")]
+    MessageRefused {
+        /// Which device.
+        device: String,
+        /// The message.
+        text: String,
+    },
+    /// EINTR: a signal came before the answer.
+    #[error("{verb} of {device} was interrupted by a signal")]
+    Interrupted {
+        /// What was asked.
+        verb: Verb,
+        /// Of which device.
+        device: String,
+    },
+    /// Any other errno.
+    #[error("{verb} of {device}: {errno}")]
+    Kernel {
+        /// What was asked.
+        verb: Verb,
+        /// Of which device.
+        device: String,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// The answer does not fit in any buffer we give.
+    #[error("{verb} of {device}: the answer does not fit in {limit} bytes")]
+    ReplyTooLarge {
+        /// What was asked.
+        verb: Verb,
+        /// Of which device.
+        device: String,
+        /// The most that was offered.
+        limit: usize,
+    },
+    /// A request that cannot be laid out, or an answer that makes no sense.
+    #[error("{verb} of {device}: {source}")]
+    Codec {
+        /// What was asked.
+        verb: Verb,
+        /// Of which device.
+        device: String,
+        /// What is wrong with it.
+        source: CodecError,
+    },
+    /// A table or status line that makes no sense.
+    #[error("{verb} of {device}: {source}")]
+    Table {
+        /// What was asked.
+        verb: Verb,
+        /// Of which device.
+        device: String,
+        /// What is wrong with it.
+        source: TableError,
+    },
+    /// The device is there, and is not of the kind that was asked for.
+    #[error("{device} is not a {wanted} device, but {found}")]
+    WrongKind {
+        /// Which device.
+        device: String,
+        /// What it was to be.
+        wanted: &'static str,
+        /// What it is: its targets.
+        found: String,
+    },
+    /// A node could not be made, looked at or removed.
+    #[error("cannot {action} the node {path}: {errno}")]
+    Node {
+        /// What was tried.
+        action: &'static str,
+        /// The node.
+        path: PathBuf,
+        /// Why not.
+        errno: Errno,
+    },
+    /// A step failed, and so did undoing what came before it. The cause comes first.
+    #[error("{cause}; and it could not be undone: {rollback}")]
+    Rollback {
+        /// Why it was to be undone.
+        cause: Box<Error>,
+        /// Why it could not.
+        rollback: Box<Error>,
+    },
+}
+
+impl Error {
+    /// The kernel's errno, where there was one. A failed rollback answers with its cause's.
+    #[must_use]
+    pub fn errno(&self) -> Option<Errno> {
+        Some(match self {
+            Error::NoDeviceMapper { errno, .. }
+            | Error::NoControlNode { errno, .. }
+            | Error::NoPermission { errno, .. }
+            | Error::BackingDeviceMissing { errno, .. }
+            | Error::TableRefused { errno, .. }
+            | Error::Node { errno, .. }
+            | Error::Kernel { errno, .. } => *errno,
+            Error::NoSuchDevice { .. } => Errno::ENXIO,
+            Error::NameOrUuidInUse { .. }
+            | Error::Busy { .. }
+            | Error::ThinInUse { .. }
+            | Error::MetadataSnapHeld { .. } => Errno::EBUSY,
+            Error::ThinExists { .. } => Errno::EEXIST,
+            Error::NoSuchThin { .. } => Errno::ENODATA,
+            Error::TransactionMismatch { .. }
+            | Error::UuidAlreadySet { .. }
+            | Error::NoMetadataSnap { .. }
+            | Error::WrongPool { .. }
+            | Error::PoolSuspended { .. }
+            | Error::TableTooLong { .. }
+            | Error::TargetMissing { .. }
+            | Error::MessageRefused { .. } => Errno::EINVAL,
+            Error::PoolFailed { .. } => Errno::EOPNOTSUPP,
+            Error::PoolFull { .. } => Errno::ENOSPC,
+            Error::Interrupted { .. } => Errno::EINTR,
+            Error::Rollback { cause, .. } => return cause.errno(),
+            Error::DriverTooOld { .. }
+            | Error::ReplyTooLarge { .. }
+            | Error::Codec { .. }
+            | Error::Table { .. }
+            | Error::WrongKind { .. } => return None,
+        })
+    }
+
+    /// Whether the device asked for was not there.
+    #[must_use]
+    pub fn is_no_such_device(&self) -> bool {
+        matches!(self, Error::NoSuchDevice { .. })
+    }
+
+    /// Whether trying again later may help, since somebody had the device open.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Error::Busy { .. } | Error::ThinInUse { .. })
+    }
+
+    /// This error as the cause, with what happened when its traces were removed.
+    #[must_use]
+    pub fn after_rollback(self, rollback: Result<()>) -> Error {
+        match rollback {
+            Ok(()) => self,
+            Err(rollback) => {
+                Error::Rollback { cause: Box::new(self), rollback: Box::new(rollback) }
+            }
+        }
+    }
+
+    /// What `errno` means as the answer to `request`. Every kernel, real or modelled, goes through here.
+    #[must_use]
+    pub fn from_errno(request: &Request, errno: Errno) -> Error {
+        let verb = request.verb();
+        let device = request.selector().to_string();
+        match (verb, errno) {
+            (_, Errno::EACCES | Errno::EPERM) => {
+                Error::NoPermission { what: request.to_string(), errno }
+            }
+            (_, Errno::EINTR) => Error::Interrupted { verb, device },
+            (_, Errno::ENXIO) => Error::NoSuchDevice { verb, device },
+            (Verb::Create, Errno::EBUSY) => Error::NameOrUuidInUse {
+                verb,
+                device: match request.new_uuid() {
+                    Some(uuid) => format!("{device} (uuid {uuid})"),
+                    None => device,
+                },
+            },
+            (Verb::Rename, Errno::EBUSY) => Error::NameOrUuidInUse {
+                verb,
+                device: match request.carried() {
+                    Payload::Text(new) => format!("{device} to {new}"),
+                    _ => device,
+                },
+            },
+            (Verb::Rename, Errno::EINVAL) if request.has(super::Flags::UUID) => {
+                Error::UuidAlreadySet { device }
+            }
+            (Verb::Message, _) => from_message(request, device, errno),
+            (Verb::Load, _) => from_load(request, device, errno),
+            (_, Errno::EBUSY) => Error::Busy { verb, device },
+            (_, Errno::ENOSPC) => Error::PoolFull { verb, device },
+            _ => Error::Kernel { verb, device, errno },
+        }
+    }
+}
+
+fn from_message(request: &Request, pool: String, errno: Errno) -> Error {
+    let verb = Verb::Message;
+    let Payload::Message { text, .. } = request.carried() else {
+        return Error::Kernel { verb, device: pool, errno };
+    };
+    match (errno, PoolMessage::parse(text)) {
+        (Errno::EOPNOTSUPP, _) => Error::PoolFailed { pool },
+        (Errno::ENOSPC, _) => Error::PoolFull { verb, device: pool },
+        (Errno::EEXIST, Ok(PoolMessage::CreateThin(id) | PoolMessage::CreateSnap { id, .. })) => {
+            Error::ThinExists { pool, id }
+        }
+        (
+            Errno::ENODATA,
+            Ok(PoolMessage::CreateSnap { origin: id, .. } | PoolMessage::Delete(id)),
+        ) => Error::NoSuchThin { verb, pool, id },
+        (Errno::EBUSY, Ok(PoolMessage::Delete(id))) => Error::ThinInUse { pool, id },
+        (Errno::EBUSY, Ok(PoolMessage::ReserveMetadataSnap)) => Error::MetadataSnapHeld { pool },
+        (Errno::EBUSY, _) => Error::Busy { verb, device: pool },
+        (Errno::EINVAL, Ok(PoolMessage::SetTransactionId { old, new })) => {
+            Error::TransactionMismatch { pool, expected: old, wanted: new }
+        }
+        (Errno::EINVAL, Ok(PoolMessage::ReleaseMetadataSnap)) => Error::NoMetadataSnap { pool },
+        (Errno::EINVAL, _) => Error::MessageRefused { device: pool, text: text.clone() },
+        _ => Error::Kernel { verb, device: pool, errno },
+    }
+}
+
+fn from_load(request: &Request, device: String, errno: Errno) -> Error {
+    let verb = Verb::Load;
+    let Payload::Table(lines) = request.carried() else {
+        return Error::Kernel { verb, device, errno };
+    };
+    let table = || {
+        let lines: Vec<String> = lines
+            .iter()
+            .map(|l| format!("{} {} {} {}", l.start.0, l.length.0, l.kind, l.params))
+            .collect();
+        lines.join("; ")
+    };
+    match errno {
+        Errno::ENODATA => {
+            for line in lines {
+                if let Ok(Target::Thin(thin)) = Target::from_line(line) {
+                    return Error::NoSuchThin { verb, pool: thin.pool.to_string(), id: thin.id };
+                }
+            }
+            Error::Kernel { verb, device, errno }
+        }
+        Errno::ENODEV | Errno::ENOENT => {
+            Error::BackingDeviceMissing { device, table: table(), errno }
+        }
+        Errno::EINVAL | Errno::ERANGE => Error::TableRefused { device, table: table(), errno },
+        Errno::EBUSY => Error::Busy { verb, device },
+        Errno::ENOSPC => Error::PoolFull { verb, device },
+        _ => Error::Kernel { verb, device, errno },
+    }
+}

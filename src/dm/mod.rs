@@ -1,0 +1,87 @@
+//! Device-mapper on raw ioctls: no libdevmapper, no `dmsetup`.
+//!
+//! [`Dm`] has the verbs. It asks a [`Kernel`], which is the running one ([`RealKernel`]) or one that wraps
+//! another ([`CountingKernel`]). Tables and status lines are values with a parser and a printer
+//! ([`Target`], [`TargetStatus`]); errors are situations ([`Error`]).
+//!
+//! Invariants: every request goes through [`Kernel::submit`]; `unsafe` is in `ioctl.rs` alone; replies are
+//! read with bounds checks; nothing is left suspended and nothing half-made when a verb fails. This module
+//! must not know what devices are for: no pool policy, no snapshots, no database.
+
+pub mod codec;
+mod client;
+mod count;
+mod error;
+mod explain;
+mod info;
+mod ioctl;
+pub mod message;
+mod nodes;
+mod real;
+mod request;
+mod status;
+mod table;
+mod thin;
+mod udev;
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+pub use nix::errno::Errno;
+
+pub use client::{ActivateOptions, Dm, NodePolicy, Settings, StatusOptions, SuspendOptions};
+pub use count::CountingKernel;
+pub use error::{Error, Result};
+pub use info::{DeviceInfo, ListedDevice, Removal};
+pub use nodes::{NodeDir, Swept};
+pub use real::{RealKernel, NODE_DIR, OLDEST_DRIVER};
+pub use request::{
+    DriverVersion, Flags, Header, ListEntry, Payload, Reply, ReplyData, Request, Selector,
+    TargetLine, TargetVersion, Verb,
+};
+pub use status::{
+    PoolMode, Status, TargetStatus, ThinPoolStatus, ThinStatus, Usage, WorkingPool,
+};
+pub use table::{
+    DeviceRef, DiscardPolicy, LinearTable, NoSpacePolicy, PoolFeatures, TableError, Target,
+    ThinPoolTable, ThinTable, MAX_BLOCK_SIZE, MIN_BLOCK_SIZE,
+};
+pub use udev::{EventCookie, UdevFlags};
+
+use crate::units::{DeviceNumber, Sectors};
+
+/// Something that answers device-mapper requests. The one door to the kernel: every verb is a
+/// [`Request`] that goes through [`Kernel::submit`].
+pub trait Kernel: Send + Sync + Debug {
+    /// Runs one request.
+    ///
+    /// # Errors
+    /// What [`Error::from_errno`] makes of the kernel's errno, or an answer that makes no sense.
+    fn submit(&self, request: &Request) -> Result<Reply>;
+
+    /// The size of a block device; `None` when it is not known. Used to explain why a table was refused.
+    fn device_size(&self, device: DeviceNumber) -> Option<Sectors>;
+
+    /// A new listener for events, not armed yet.
+    ///
+    /// # Errors
+    /// Those of opening the kernel's device-mapper.
+    fn event_source(&self) -> Result<Box<dyn EventSource>>;
+}
+
+/// Waits for events of any device (`DM_DEV_ARM_POLL` and poll(2), kernel 4.14 and later). Arm first, then
+/// list and compare, then wait: what happens in between is not lost.
+pub trait EventSource: Send + Debug {
+    /// From here on, any event makes [`wait`](EventSource::wait) return.
+    ///
+    /// # Errors
+    /// Those of [`Kernel::submit`].
+    fn arm(&mut self) -> Result<()>;
+
+    /// Waits for an event since the last [`arm`](EventSource::arm); `false` when the time is up. One that
+    /// was never armed hears of the events since it was opened.
+    ///
+    /// # Errors
+    /// [`Error::Node`] when the control node cannot be polled.
+    fn wait(&mut self, limit: Duration) -> Result<bool>;
+}

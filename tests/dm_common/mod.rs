@@ -1,0 +1,191 @@
+//! What the guest's device-mapper tests share: a workbench with loop devices, whose devices carry the test's
+//! name and are swept before and after.
+#![allow(dead_code)]
+
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use devmapper_snapshotter::dm::{
+    ActivateOptions, CountingKernel, Dm, Error, NoSpacePolicy, PoolFeatures, RealKernel, Settings,
+    Target, ThinPoolTable,
+};
+use devmapper_snapshotter::names::DmName;
+use devmapper_snapshotter::units::{DeviceNumber, Sectors, ThinId};
+
+pub const MIB: u64 = 1 << 20;
+
+/// 64 KiB, the pools' block size in these tests.
+pub const BLOCK: Sectors = Sectors(128);
+
+/// O_DIRECT, so that a test reads what the device has and not what the page cache had.
+const O_DIRECT: i32 = 0o40000;
+
+pub struct Bench {
+    pub dm: Dm,
+    pub counter: Arc<CountingKernel>,
+    prefix: String,
+    dir: tempfile::TempDir,
+    loops: Vec<PathBuf>,
+}
+
+impl Bench {
+    /// A bench whose devices are all named after `test`.
+    pub fn new(test: &str) -> Bench {
+        Bench::with_settings(test, Settings::default())
+    }
+
+    pub fn with_settings(test: &str, settings: Settings) -> Bench {
+        assert!(std::env::var_os("GUEST").is_some(), "run this in a guest: tests/rig/guest");
+        let kernel = RealKernel::open().expect("device-mapper");
+        let counter = Arc::new(CountingKernel::new(Arc::new(kernel)));
+        let bench = Bench {
+            dm: Dm::new(counter.clone(), settings),
+            counter,
+            prefix: format!("t-{test}-"),
+            dir: tempfile::tempdir().expect("a directory for disks"),
+            loops: Vec::new(),
+        };
+        bench.sweep();
+        bench
+    }
+
+    pub fn name(&self, short: &str) -> DmName {
+        DmName::new(format!("{}{short}", self.prefix)).expect("a name")
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A loop device on a sparse file.
+    pub fn disk(&mut self, bytes: u64) -> DeviceNumber {
+        let file = self.dir.path().join(format!("disk{}", self.loops.len()));
+        File::create(&file).and_then(|f| f.set_len(bytes)).expect("a sparse file");
+        let node = run("losetup", &["--find", "--show", &file.to_string_lossy()]);
+        let node = PathBuf::from(node.trim());
+        let number = DeviceNumber::from_u64(std::fs::metadata(&node).expect("a loop device").rdev());
+        self.loops.push(node);
+        number
+    }
+
+    /// The table of a pool on two new loop devices.
+    pub fn pool_table(&mut self, data_bytes: u64) -> ThinPoolTable {
+        let metadata = self.disk(4 * MIB).into();
+        let data = self.disk(data_bytes).into();
+        let features = PoolFeatures { no_space: NoSpacePolicy::Error, ..PoolFeatures::default() };
+        ThinPoolTable {
+            start: Sectors::ZERO,
+            length: Sectors(data_bytes / 512),
+            metadata,
+            data,
+            block_size: BLOCK,
+            low_water_blocks: 8,
+            features,
+        }
+    }
+
+    /// An active pool.
+    pub fn pool(&mut self, data_bytes: u64) -> (DmName, DeviceNumber) {
+        let table = Target::ThinPool(self.pool_table(data_bytes));
+        let name = self.name("pool");
+        let info = self
+            .dm
+            .activate(&name, None, &[table], ActivateOptions::default())
+            .expect("a pool");
+        (name, info.device)
+    }
+
+    /// An active thin.
+    pub fn thin(&self, pool: DeviceNumber, id: u32, bytes: u64) -> DmName {
+        let name = self.name(&format!("thin{id}"));
+        let table = Target::thin(pool, thin_id(id), Sectors(bytes / 512));
+        self.dm.activate(&name, None, &[table], ActivateOptions::default()).expect("a thin");
+        name
+    }
+
+    /// Writes `len` bytes of `tag` at `offset`, past the page cache.
+    pub fn write(&self, name: &DmName, offset: u64, len: usize, tag: u8) -> std::io::Result<()> {
+        let file =
+            File::options().write(true).custom_flags(O_DIRECT).open(self.dm.node(name))?;
+        let buffer = Aligned::new(len, tag);
+        file.write_all_at(buffer.bytes(), offset)?;
+        file.sync_all()
+    }
+
+    /// Reads `len` bytes at `offset`, past the page cache.
+    pub fn read(&self, name: &DmName, offset: u64, len: usize) -> std::io::Result<Vec<u8>> {
+        let file = File::options().read(true).custom_flags(O_DIRECT).open(self.dm.node(name))?;
+        let mut buffer = Aligned::new(len, 0);
+        file.read_exact_at(buffer.bytes_mut(), offset)?;
+        Ok(buffer.bytes().to_vec())
+    }
+
+    /// Removes all devices of this test, however they depend on each other.
+    fn sweep(&self) {
+        for _ in 0..100 {
+            let Ok(devices) = self.dm.list() else { return };
+            let mut left = 0;
+            for device in devices.iter().filter(|d| d.name.as_str().starts_with(&self.prefix)) {
+                let _ = self.dm.resume(&device.name);
+                if matches!(self.dm.remove(&device.name), Err(Error::Busy { .. })) {
+                    left += 1;
+                }
+            }
+            if left == 0 {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.sweep();
+        for node in &self.loops {
+            let _ = Command::new("losetup").arg("--detach").arg(node).status();
+        }
+    }
+}
+
+/// A buffer that O_DIRECT takes.
+struct Aligned {
+    memory: Vec<u8>,
+    start: usize,
+    len: usize,
+}
+
+impl Aligned {
+    fn new(len: usize, tag: u8) -> Aligned {
+        let memory = vec![tag; len + 4096];
+        let start = memory.as_ptr().align_offset(4096);
+        Aligned { memory, start, len }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.memory[self.start..self.start + self.len]
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + self.len]
+    }
+}
+
+pub fn thin_id(id: u32) -> ThinId {
+    ThinId::new(id).expect("a thin id")
+}
+
+/// Runs a program that must succeed; returns what it printed.
+pub fn run(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().expect(program);
+    assert!(
+        output.status.success(),
+        "{program} {args:?}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
