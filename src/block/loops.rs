@@ -5,7 +5,7 @@
 //!
 //! Invariant: a device handed out here was seen, after it was attached or found, to be bound to that very file.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -13,19 +13,17 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::libc;
-use nix::sys::stat::{makedev, mknod, Mode, SFlag};
 
 use crate::units::{DeviceNumber, Sectors};
 
 use super::error::BlockError;
-use super::ioctl::{self, LoopConfig, LoopInfo, LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO, LO_FLAGS_READ_ONLY};
+use super::ioctl::{
+    self, LoopConfig, LoopInfo, LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO, LO_FLAGS_READ_ONLY,
+};
+use super::loop_nodes::LoopNodes;
 
 /// How often a free device is looked for again when somebody else took the last one in between.
 const ATTACH_TRIES: u32 = 64;
-
-/// The loop driver's number (Documentation/admin-guide/devices.txt).
-const LOOP_MAJOR: u32 = 7;
 
 /// How to attach a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +41,12 @@ pub struct LoopOptions {
 
 impl Default for LoopOptions {
     fn default() -> Self {
-        LoopOptions { block_size: 512, direct_io: true, autoclear: false, read_only: false }
+        LoopOptions {
+            block_size: 512,
+            direct_io: true,
+            autoclear: false,
+            read_only: false,
+        }
     }
 }
 
@@ -56,17 +59,10 @@ impl LoopOptions {
     }
 }
 
-/// The loop driver of this machine: where its nodes are and where the kernel lists its devices.
-#[derive(Debug, Clone)]
+/// The loop driver of this machine.
+#[derive(Debug, Clone, Default)]
 pub struct Loops {
-    dev: PathBuf,
-    sys_block: PathBuf,
-}
-
-impl Default for Loops {
-    fn default() -> Self {
-        Loops { dev: "/dev".into(), sys_block: "/sys/block".into() }
-    }
+    nodes: LoopNodes,
 }
 
 /// An attached loop device, open. Dropping it closes it; without [`LoopOptions::autoclear`] it stays attached.
@@ -92,21 +88,28 @@ impl Loops {
             .read(true)
             .write(!options.read_only)
             .open(file)
-            .map_err(|source| BlockError::Open { path: file.to_owned(), source })?;
-        let control = self.control()?;
+            .map_err(|source| BlockError::Open {
+                path: file.to_owned(),
+                source,
+            })?;
         for _ in 0..ATTACH_TRIES {
-            let index = ioctl::loop_get_free(control.as_fd())
-                .map_err(|errno| driver_error(&self.dev.join("loop-control"), errno.into()))?;
-            let (path, device) = self.open_node(index)?;
+            let (path, device) = self.nodes.open(self.nodes.free()?, true)?;
             match bind(&device, &backing, file, options) {
                 Ok(()) => return bound(path, device, options.direct_io, &backing),
                 Err(Errno::EBUSY) => continue,
                 Err(errno) => {
-                    return Err(BlockError::LoopAttach { file: file.to_owned(), device: path, source: errno.into() })
+                    return Err(BlockError::LoopAttach {
+                        file: file.to_owned(),
+                        device: path,
+                        source: errno.into(),
+                    })
                 }
             }
         }
-        Err(BlockError::LoopNoneFree { file: file.to_owned(), tries: ATTACH_TRIES })
+        Err(BlockError::LoopNoneFree {
+            file: file.to_owned(),
+            tries: ATTACH_TRIES,
+        })
     }
 
     /// All loop devices that hold the whole of `file`, by number. (A device over a part of it is not listed.)
@@ -115,16 +118,22 @@ impl Loops {
     /// [`BlockError::Open`] for the file, [`BlockError::LoopPermission`], [`BlockError::Step`] when the kernel's list
     /// cannot be read.
     pub fn find(&self, file: &Path) -> Result<Vec<LoopDevice>, BlockError> {
-        let metadata = std::fs::metadata(file)
-            .map_err(|source| BlockError::Open { path: file.to_owned(), source })?;
+        let metadata = std::fs::metadata(file).map_err(|source| BlockError::Open {
+            path: file.to_owned(),
+            source,
+        })?;
         let mut found = Vec::new();
-        for index in self.attached()? {
-            let (path, device) = self.open_node(index)?;
+        for index in self.nodes.attached()? {
+            let (path, device) = self.nodes.open(index, false)?;
             match ioctl::loop_status(device.as_fd()) {
-                Ok(info) if is_whole(&info, &metadata) => found.push(LoopDevice::new(path, device, &info)?),
+                Ok(info) if is_whole(&info, &metadata) => {
+                    found.push(LoopDevice::new(path, device, &info)?)
+                }
                 // Another file's, or detached since it was listed.
                 Ok(_) | Err(Errno::ENXIO) => {}
-                Err(errno) => return Err(BlockError::step("read the loop status of", &path, errno)),
+                Err(errno) => {
+                    return Err(BlockError::step("read the loop status of", &path, errno))
+                }
             }
         }
         Ok(found)
@@ -140,61 +149,20 @@ impl Loops {
         found.into_iter().try_for_each(LoopDevice::detach)?;
         Ok(count)
     }
-
-    fn control(&self) -> Result<File, BlockError> {
-        let path = self.dev.join("loop-control");
-        OpenOptions::new().read(true).write(true).open(&path).map_err(|source| driver_error(&path, source))
-    }
-
-    /// The numbers of the devices that are bound to something: those for which sysfs has a `loop` directory.
-    fn attached(&self) -> Result<Vec<u32>, BlockError> {
-        let unreadable = |source| BlockError::step("list the block devices in", &self.sys_block, source);
-        let mut indices = Vec::new();
-        for entry in std::fs::read_dir(&self.sys_block).map_err(unreadable)? {
-            let entry = entry.map_err(unreadable)?;
-            let name = entry.file_name();
-            let index = name.to_str().and_then(|name| name.strip_prefix("loop")?.parse().ok());
-            if let Some(index) = index.filter(|_| entry.path().join("loop").is_dir()) {
-                indices.push(index);
-            }
-        }
-        indices.sort_unstable();
-        Ok(indices)
-    }
-
-    /// Opens `/dev/loopN`, making the node where nobody else (udev, devtmpfs) has made it.
-    fn open_node(&self, index: u32) -> Result<(PathBuf, File), BlockError> {
-        let path = self.dev.join(format!("loop{index}"));
-        let number = self.number_of(index);
-        let device = match open_device(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                make_node(&path, number)?;
-                open_device(&path)
-            }
-            opened => opened,
-        };
-        let device = device.map_err(|source| driver_error(&path, source))?;
-        let actual = device_number(&path, &device)?;
-        if actual == number {
-            Ok((path, device))
-        } else {
-            let message = format!("the node is device {actual}, it should be {number}: remove it");
-            Err(BlockError::Open { path, source: io::Error::other(message) })
-        }
-    }
-
-    /// A loop device's number as sysfs has it; the minor is not the index where `loop.max_part` is set.
-    fn number_of(&self, index: u32) -> DeviceNumber {
-        let listed = std::fs::read_to_string(self.sys_block.join(format!("loop{index}/dev")));
-        let number = listed.ok().and_then(|text| text.trim().parse().ok());
-        number.unwrap_or(DeviceNumber { major: LOOP_MAJOR, minor: index })
-    }
 }
 
 impl LoopDevice {
     fn new(path: PathBuf, file: File, info: &LoopInfo) -> Result<Self, BlockError> {
-        let number = device_number(&path, &file)?;
-        Ok(LoopDevice { path, file, number, direct_io: info.flags & LO_FLAGS_DIRECT_IO != 0 })
+        let metadata = file
+            .metadata()
+            .map_err(|e| BlockError::step("look up", &path, e))?;
+        let number = DeviceNumber::from_u64(metadata.rdev());
+        Ok(LoopDevice {
+            path,
+            file,
+            number,
+            direct_io: info.flags & LO_FLAGS_DIRECT_IO != 0,
+        })
     }
 
     /// Its node, `/dev/loopN`.
@@ -250,8 +218,17 @@ impl LoopDevice {
 /// Binds the file, by LOOP_CONFIGURE or, on kernels before 5.8, by the older pair of calls.
 fn bind(device: &File, backing: &File, name: &Path, options: LoopOptions) -> Result<(), Errno> {
     let fd = u32::try_from(backing.as_raw_fd()).map_err(|_| Errno::EBADF)?;
-    let info = LoopInfo { flags: options.flags(), file_name: status_name(name), ..LoopInfo::zeroed() };
-    let config = LoopConfig { fd, block_size: options.block_size, info, reserved: [0; 8] };
+    let info = LoopInfo {
+        flags: options.flags(),
+        file_name: status_name(name),
+        ..LoopInfo::zeroed()
+    };
+    let config = LoopConfig {
+        fd,
+        block_size: options.block_size,
+        info,
+        reserved: [0; 8],
+    };
     match ioctl::loop_configure(device.as_fd(), &config) {
         // What kernels that do not know the call answer (drivers/block/loop.c, lo_ioctl: -EINVAL or -ENOTTY).
         Err(Errno::EINVAL | Errno::ENOTTY) => bind_in_steps(device, backing, &config),
@@ -263,7 +240,13 @@ fn bind_in_steps(device: &File, backing: &File, config: &LoopConfig) -> Result<(
     ioctl::loop_set_fd(device.as_fd(), backing.as_fd())?;
     let set_up = || {
         let flags = config.info.flags & LO_FLAGS_AUTOCLEAR;
-        ioctl::loop_set_status(device.as_fd(), &LoopInfo { flags, ..config.info })?;
+        ioctl::loop_set_status(
+            device.as_fd(),
+            &LoopInfo {
+                flags,
+                ..config.info
+            },
+        )?;
         ioctl::loop_set_block_size(device.as_fd(), config.block_size)?;
         if config.info.flags & LO_FLAGS_DIRECT_IO != 0 {
             // Not every file system has it; whether it came on is read back later.
@@ -278,7 +261,12 @@ fn bind_in_steps(device: &File, backing: &File, config: &LoopConfig) -> Result<(
 }
 
 /// Checks a device just bound: it is this file's, and it can be read the way it is set up.
-fn bound(path: PathBuf, device: File, direct_io: bool, backing: &File) -> Result<LoopDevice, BlockError> {
+fn bound(
+    path: PathBuf,
+    device: File,
+    direct_io: bool,
+    backing: &File,
+) -> Result<LoopDevice, BlockError> {
     let failed = |source: io::Error| BlockError::step("check the newly attached", &path, source);
     if direct_io && device.read_at(&mut [0; 512], 0).is_err() {
         // The file system took the flag and then could not do it.
@@ -292,7 +280,7 @@ fn bound(path: PathBuf, device: File, direct_io: bool, backing: &File) -> Result
     LoopDevice::new(path, device, &info)
 }
 
-fn is_whole(info: &LoopInfo, file: &std::fs::Metadata) -> bool {
+fn is_whole(info: &LoopInfo, file: &Metadata) -> bool {
     let same = info.device == file.dev() && info.inode == file.ino();
     same && info.offset == 0 && info.size_limit == 0
 }
@@ -306,34 +294,55 @@ fn status_name(file: &Path) -> [u8; 64] {
     name
 }
 
-fn open_device(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).open(path)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn make_node(path: &Path, number: DeviceNumber) -> Result<(), BlockError> {
-    let device = makedev(u64::from(number.major), u64::from(number.minor));
-    match mknod(path, SFlag::S_IFBLK, Mode::S_IRUSR | Mode::S_IWUSR, device) {
-        // Somebody else made it a moment ago.
-        Ok(()) | Err(Errno::EEXIST) => Ok(()),
-        Err(Errno::EPERM | Errno::EACCES) => {
-            let source = io::Error::from(io::ErrorKind::PermissionDenied);
-            Err(BlockError::LoopPermission { path: path.to_owned(), source })
-        }
-        Err(errno) => Err(BlockError::step("make the device node", path, errno)),
+    #[test]
+    fn the_name_in_the_status_is_cut_and_ends_in_zero() {
+        assert_eq!(&status_name(Path::new("/a/b"))[..5], b"/a/b\0");
+        let long = status_name(Path::new(&"x".repeat(80)));
+        assert_eq!(&long[..63], "x".repeat(63).as_bytes());
+        assert_eq!(long[63], 0);
     }
-}
 
-fn device_number(path: &Path, device: &File) -> Result<DeviceNumber, BlockError> {
-    let metadata = device.metadata().map_err(|e| BlockError::step("look up", path, e))?;
-    Ok(DeviceNumber::from_u64(metadata.rdev()))
-}
-
-/// A failure to reach the driver, told apart by what the user can do about it.
-fn driver_error(path: &Path, source: io::Error) -> BlockError {
-    let path = path.to_owned();
-    match source.raw_os_error() {
-        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => BlockError::LoopModuleMissing { path, source },
-        Some(libc::EPERM | libc::EACCES) => BlockError::LoopPermission { path, source },
-        _ => BlockError::Open { path, source },
+    #[test]
+    fn a_device_with_an_offset_or_a_limit_or_of_another_file_does_not_hold_the_whole_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().metadata().unwrap();
+        let whole = LoopInfo {
+            device: file.dev(),
+            inode: file.ino(),
+            ..LoopInfo::zeroed()
+        };
+        assert!(is_whole(&whole, &file));
+        assert!(!is_whole(
+            &LoopInfo {
+                offset: 512,
+                ..whole
+            },
+            &file
+        ));
+        assert!(!is_whole(
+            &LoopInfo {
+                size_limit: 512,
+                ..whole
+            },
+            &file
+        ));
+        assert!(!is_whole(
+            &LoopInfo {
+                inode: file.ino() + 1,
+                ..whole
+            },
+            &file
+        ));
+        assert!(!is_whole(
+            &LoopInfo {
+                device: file.dev() + 1,
+                ..whole
+            },
+            &file
+        ));
     }
 }
