@@ -49,7 +49,7 @@ pub struct Config {
     pub base_image_size: Sectors,
     /// `ext4` or `xfs`, checked by the `fs` room.
     pub fs_type: String,
-    /// Options for mkfs in place of the built-in ones; empty means the built-in ones.
+    /// More arguments for mkfs, behind the built-in ones.
     pub fs_options: Vec<String>,
     /// Whether removed snapshots are discarded; `None` means yes on the embedded pool only.
     pub discard: Option<bool>,
@@ -338,5 +338,100 @@ fn kind(value: &Value) -> &'static str {
         Value::Datetime(_) => "a date",
         Value::Array(_) => "a list",
         Value::Table(_) => "a table",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHIPPED: &str = include_str!("../config/config.toml");
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, Path::new("test.toml"), &Overrides::default()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_shipped_file_says_the_defaults_and_names_every_key() {
+        assert_eq!(parse(SHIPPED).unwrap(), Config::default());
+        for key in KNOWN {
+            let named = SHIPPED.lines().any(|line| line.trim_start_matches('#').trim_start().starts_with(&format!("{key} =")));
+            assert!(named, "{key} is not in config/config.toml");
+        }
+        let uncommented: String = SHIPPED
+            .lines()
+            .filter_map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')))
+            .filter(|line| !line.starts_with("pool_name") && !line.starts_with("data_size"))
+            .fold(String::new(), |text, line| text + line + "\n");
+        parse(&uncommented).unwrap();
+    }
+
+    #[test]
+    fn every_known_key_is_read() {
+        for key in KNOWN {
+            let error = parse(&format!("{key} = 1979-05-27")).unwrap_err();
+            assert!(error.contains(&format!("\n  {key}: is a date")), "{error}");
+        }
+    }
+
+    #[test]
+    fn all_problems_are_reported_together_each_with_its_key() {
+        let error = parse("root = \"var\"\nbase_image_size = \"10 potatoes\"\nblok_size = \"64KiB\"\nfs_type = \"fat\"\nmin_free_percent = 91\n").unwrap_err();
+        assert!(error.starts_with("configuration test.toml: 5 things are wrong:"), "{error}");
+        for part in ["\n  root: ", "\n  base_image_size: \"10 potatoes\"", "\n  blok_size: unknown key", "\n  fs_type: ", "\n  min_free_percent: "] {
+            assert!(error.contains(part), "{part:?} is not in {error}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units_and_limits() {
+        for (text, what) in [
+            ("block_size = \"65KiB\"", "block_size: is not a multiple of 64KiB"),
+            ("block_size = \"32KiB\"", "block_size: \"32KiB\" is too small"),
+            ("block_size = \"2GiB\"", "block_size: \"2GiB\" is too large"),
+            ("base_image_size = \"10Gigs\"", "base_image_size: \"10Gigs\" is not a size"),
+            ("base_image_size = \"100000001B\"", "not a whole number of 512-byte sectors"),
+            ("base_image_size = 10", "base_image_size: is an integer where a size is needed"),
+            ("metadata_size = \"17GiB\"", "metadata_size: \"17GiB\" is too large"),
+            ("data_size = \"1MiB\"", "data_size: \"1MiB\" is too small"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(what), "{what:?} is not in {error}");
+        }
+        assert_eq!(parse("base_image_size = \"64MiB\"").unwrap().base_image_size, Sectors(131_072));
+        assert_eq!(parse("base_image_size = \"100GB\"").unwrap().base_image_size, Sectors(195_312_500));
+    }
+
+    #[test]
+    fn the_ways_to_a_pool_exclude_each_other() {
+        for (text, key) in [
+            ("pool_name = \"p\"\ndata_device = \"/dev/a\"", "pool_name"),
+            ("metadata_device = \"/dev/a\"", "metadata_device"),
+            ("pool_name = \"p\"\ndata_size = \"1GiB\"", "data_size"),
+            ("data_device = \"/dev/a\"\ndata_size = \"1GiB\"", "data_size"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(&format!("\n  {key}: ")), "{error}");
+        }
+        assert_eq!(parse("pool_name = \"p\"").unwrap().backing, Backing::External { pool_name: "p".into() });
+        let carved = Backing::Devices { data: "/dev/a".into(), metadata: None };
+        assert_eq!(parse("data_device = \"/dev/a\"").unwrap().backing, carved);
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_are_checked_too() {
+        let over = Overrides { root: Some("/r".into()), address: None, log_level: Some("debug".into()) };
+        let config = Config::parse("root = \"/file\"\naddress = \"/a\"\nlog_level = \"warn\"", Path::new("t"), &over).unwrap();
+        assert_eq!((config.root, config.address, config.log_level), ("/r".into(), "/a".into(), "debug".into()));
+        let over = Overrides { root: Some("relative".into()), ..Overrides::default() };
+        let error = Config::parse("", Path::new("t"), &over).unwrap_err().to_string();
+        assert!(error.contains("--root: \"relative\" is not an absolute path"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_not_toml_or_not_there_is_named() {
+        assert!(parse("root = ").unwrap_err().starts_with("configuration test.toml: not TOML"));
+        let error = Config::load(Some(Path::new("/no/such.toml")), &Overrides::default()).unwrap_err().to_string();
+        assert!(error.contains("/no/such.toml"), "{error}");
     }
 }

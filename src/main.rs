@@ -1,5 +1,6 @@
 //! The daemon `devmapper-snapshotter`: reads its configuration, opens its pool, serves, and stops cleanly.
 
+use std::io::IsTerminal;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -56,15 +57,21 @@ fn run(flags: Flags) -> Result<(), AnyError> {
     let overrides = Overrides { root: flags.root, address: flags.address, log_level: flags.log_level };
     let config = Config::load(flags.config.as_deref(), &overrides)?;
     let filter = EnvFilter::try_new(&config.log_level).map_err(|e| format!("log_level {:?}: {e}", config.log_level))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     let _state = own_state_directory(&config.root)?;
     let listener = server::listen(&config.address)?;
-    let snapshotter = Arc::new(open(&config)?);
+    let result = open(&config).and_then(|snapshotter| run_until_stopped(listener, snapshotter, &config.address));
+    // Nobody waits for it: a socket that is left behind is replaced by the next start.
+    let _ = std::fs::remove_file(&config.address);
+    result
+}
+
+fn run_until_stopped(listener: std::os::unix::net::UnixListener, snapshotter: Snapshotter, address: &Path) -> Result<(), AnyError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let served = runtime.block_on(serve(listener, Arc::clone(&snapshotter), &config.address));
+    let served = runtime.block_on(serve(listener, Arc::new(snapshotter), address));
     // Blocking calls that outlast the drain are cut off with the process: each is safe to cut anywhere.
     runtime.shutdown_background();
-    drop(std::fs::remove_file(&config.address));
     served
 }
 

@@ -114,6 +114,14 @@ pub enum FsError {
     Block(#[from] BlockError),
 }
 
+impl FsError {
+    /// The file system or the pool below the device has no room.
+    #[must_use]
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, FsError::Block(source) if source.is_no_space())
+    }
+}
+
 fn said(stderr: &str) -> String {
     if stderr.is_empty() {
         String::new()

@@ -37,6 +37,8 @@ pub struct Areas {
     pub data_size: Sectors,
     /// The metadata's superblock is all zero: the kernel would format it.
     pub metadata_blank: bool,
+    /// Loop devices detach themselves when nobody has them open: these are kept until the pool has them.
+    pub held: Vec<Arc<LoopDevice>>,
 }
 
 /// Provides a pool's areas.
@@ -110,7 +112,13 @@ impl HostBacker {
         let metadata = loop_device("metadata", &metadata_file, metadata_size)?;
         let metadata_blank = superblock_blank(self.open("metadata", metadata.path())?.as_ref(), Sectors(0))
             .map_err(|source| self.area("metadata", &metadata_file, source))?;
-        Ok(Areas { metadata: metadata.number(), data: data.number(), data_size, metadata_blank })
+        Ok(Areas {
+            metadata: metadata.number(),
+            data: data.number(),
+            data_size,
+            metadata_blank,
+            held: vec![Arc::new(data), Arc::new(metadata)],
+        })
     }
 
     /// The data file's size: what is configured, else as large as the file system it lies on; never less than it has.
@@ -154,6 +162,7 @@ impl HostBacker {
             data: device_number("data", data)?,
             data_size,
             metadata_blank,
+            held: Vec::new(),
         })
     }
 
@@ -180,6 +189,7 @@ impl HostBacker {
             data: carve(dm, names, Role::Data, device, data_start, data_size)?,
             data_size,
             metadata_blank,
+            held: Vec::new(),
         })
     }
 

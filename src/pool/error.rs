@@ -35,7 +35,7 @@ pub enum PoolError {
     Failed { pool: DmName },
     #[error("no thin id is left below 2^24 in this pool")]
     NoIds,
-    #[error("the kernel's thin-provisioning is not usable: {0}")]
+    #[error("{0}")]
     Kernel(#[source] dm::Error),
     #[error("pool {pool} cannot be assembled: {source}")]
     Assemble { pool: DmName, source: dm::Error },

@@ -19,7 +19,8 @@ pub use devices::{DeviceNames, Role};
 pub use error::PoolError;
 pub use ids::IdGuard;
 
-use crate::dm::{self, ActivateOptions, DeviceInfo, Dm, Target, ThinPoolStatus};
+pub use crate::dm::DeviceInfo;
+use crate::dm::{self, ActivateOptions, Dm, Target, ThinPoolStatus};
 use crate::names::DmName;
 use crate::store::Store;
 use crate::units::{DeviceNumber, Sectors, ThinId};
@@ -78,10 +79,6 @@ impl Pool {
             backer,
             room: Mutex::new(None),
         })
-    }
-
-    pub fn dm(&self) -> &Dm {
-        &self.dm
     }
 
     pub fn names(&self) -> &DeviceNames {
@@ -170,6 +167,28 @@ impl Pool {
         }
         let source = dm::Error::NameOrUuidInUse { verb: dm::Verb::Info, device: info.name.to_string() };
         Err(PoolError::NameTaken { device: info.name.clone(), source })
+    }
+
+    /// The devices there are under this pool's names, the pool itself and its areas left out.
+    pub fn devices(&self) -> Result<Vec<Role>, PoolError> {
+        let devices = self.dm.list().map_err(PoolError::Kernel)?;
+        let roles = devices.iter().filter_map(|device| self.names.role(device.name.as_str()));
+        Ok(roles.filter(|role| !matches!(role, Role::Pool | Role::Data | Role::Metadata)).collect())
+    }
+
+    /// The thin that the active device `role` shows, and the device's size; `None` when it is no thin.
+    pub fn shown(&self, role: Role) -> Result<Option<(ThinId, Sectors)>, PoolError> {
+        let name = self.names.name(role);
+        let table = self.dm.table(&name).map_err(|source| PoolError::Look { device: name, source })?;
+        Ok(match table.as_slice() {
+            [Target::Thin(thin)] => Some((thin.id, thin.length)),
+            _ => None,
+        })
+    }
+
+    /// Makes the nodes of this pool's devices that are missing, and removes those without a device.
+    pub fn sweep_nodes(&self) -> Result<(), PoolError> {
+        self.dm.sweep_nodes(&format!("{}-", self.names.prefix())).map(drop).map_err(PoolError::Kernel)
     }
 
     /// Lets a device go on that was left suspended.

@@ -56,9 +56,13 @@ impl Snapshotter {
             c.remove_snapshot(key)?;
             c.insert_snapshot(name, &committed)
         });
-        if let Err(error) = recorded {
-            sealed.disk.set_read_only(false).during(key, "stays read-only")?;
-            return Err(error.into());
+        if let Err(error) = recorded.map_err(Error::from) {
+            // A failed write leaves open whether the change is on disk; only the next start knows, and it makes the
+            // device writable if the snapshot is still an active one.
+            if !matches!(error, Error::Store(_)) {
+                sealed.disk.set_read_only(false).during(key, "stays read-only")?;
+            }
+            return Err(error);
         }
         drop(sealed);
         self.reclaimer.deactivate(role(record));

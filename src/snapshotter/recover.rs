@@ -10,8 +10,7 @@ use std::time::SystemTime;
 use super::error::During;
 use super::{Error, Shared};
 use crate::block::Access;
-use crate::dm::{DeviceInfo, Target};
-use crate::pool::{PoolError, Role};
+use crate::pool::{DeviceInfo, Role};
 use crate::store::{Kind, Owner, ReclaimKind, ReclaimRecord};
 
 /// What is to become of a device that was found.
@@ -29,7 +28,7 @@ enum Fate {
 /// Returns the devices that are to go as soon as nobody has them open.
 pub fn recover(shared: &Shared) -> Result<BTreeSet<Role>, Error> {
     let mut idle = BTreeSet::new();
-    for role in found(shared)? {
+    for role in shared.pool.devices().map_err(Error::Start)? {
         let Some(info) = usable(shared, role)? else { continue };
         match fate(shared, role)? {
             Fate::Keep => {}
@@ -43,16 +42,8 @@ pub fn recover(shared: &Shared) -> Result<BTreeSet<Role>, Error> {
     }
     delete_unrecorded(shared)?;
     shared.pool.settle_leases().map_err(Error::Start)?;
-    let prefix = format!("{}-", shared.pool.names().prefix());
-    shared.pool.dm().sweep_nodes(&prefix).map_err(|source| Error::Start(PoolError::Kernel(source)))?;
+    shared.pool.sweep_nodes().map_err(Error::Start)?;
     Ok(idle)
-}
-
-/// The devices of this pool's names, but for the pool itself and what it stands on.
-fn found(shared: &Shared) -> Result<Vec<Role>, Error> {
-    let devices = shared.pool.dm().list().map_err(|source| Error::Start(PoolError::Kernel(source)))?;
-    let roles = devices.iter().filter_map(|device| shared.pool.names().role(device.name.as_str()));
-    Ok(roles.filter(|role| !matches!(role, Role::Pool | Role::Data | Role::Metadata)).collect())
 }
 
 /// Resumes a suspended device and clears away one that never got a table; `None` when it is gone.
@@ -119,11 +110,8 @@ fn remove(shared: &Shared, role: Role, info: &DeviceInfo, idle: &mut BTreeSet<Ro
 }
 
 fn remember_view(shared: &Shared, role: Role, number: u64) -> Result<(), Error> {
-    let name = shared.pool.names().name(role);
-    let table = shared.pool.dm().table(&name).map_err(|source| Error::Start(PoolError::Look { device: name.clone(), source }))?;
-    let [Target::Thin(thin)] = table.as_slice() else { return Ok(()) };
-    let kind = ReclaimKind::View { of: thin.id };
-    let entry = ReclaimRecord { number, kind, size: thin.length, key: String::new(), since: SystemTime::now() };
+    let Some((of, size)) = shared.pool.shown(role).map_err(Error::Start)? else { return Ok(()) };
+    let entry = ReclaimRecord { number, kind: ReclaimKind::View { of }, size, key: String::new(), since: SystemTime::now() };
     Ok(shared.store.commit(|c| c.put_reclaim(&entry))?)
 }
 

@@ -3,7 +3,7 @@
 //! A change collects what it does in an overlay of its own and never touches the database. Checked
 //! here, so that no caller can break it:
 //! - a parent exists and is committed; a snapshot with children stays, and stays committed;
-//! - a thin id and a device number belong to one record at the most;
+//! - a thin id and a device number belong to one record at the most (a view's thin is not its own);
 //! - the indexes (children, owners) say what the records say, because nothing else writes either.
 //!
 //! An operation that is refused has changed nothing: all of it is checked before any of it is done.
@@ -22,7 +22,7 @@ use super::overlay::Overlay;
 use super::owners::{Owned, Owns};
 use super::reader::{not_found, Reader};
 use super::records::{
-    Kind, IdRange, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord,
+    IdRange, Kind, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord,
 };
 use super::tables::{self, meta, Table};
 
@@ -106,7 +106,7 @@ impl<'a> Changes<'a> {
         self.write_snapshot(key, Some(&old), record)
     }
 
-    /// Removes a snapshot and returns what it was. Its thin and its number are free afterwards.
+    /// Removes a snapshot and returns what it was. Its number, and the thin it owned, are free afterwards.
     ///
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::HasChildren`].
@@ -188,7 +188,8 @@ impl<'a> Changes<'a> {
     /// # Errors
     /// [`StoreError::BadLease`] where one ends before it starts or beyond 24 bits.
     pub fn put_leases(&mut self, leases: &[IdRange]) -> Result<(), StoreError> {
-        if let Some(&IdRange { start, end }) = leases.iter().find(|l| l.start > l.end || l.end > THIN_IDS) {
+        let bad = |lease: &&IdRange| lease.start > lease.end || lease.end > THIN_IDS;
+        if let Some(&IdRange { start, end }) = leases.iter().find(bad) {
             return Err(StoreError::BadLease { start, end });
         }
         let value = encode(Table::Meta, &leases)?;

@@ -44,13 +44,15 @@ impl fmt::Display for Kind {
 /// A snapshot; its key is beside it, not in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotRecord {
-    /// The device's number: it is named `<pool>-snap-<number>`. No other record has the same.
+    /// The device's number: it is named `<pool>-snap-<number>`, that of a view `<pool>-view-<number>`.
+    /// No other record has the same.
     pub number: u64,
     /// What the snapshot is.
     pub kind: Kind,
     /// The key of the committed snapshot it stands on.
     pub parent: Option<String>,
-    /// The thin it shows: its own, or for a view that of its parent (of the template where it has none).
+    /// The thin it shows: its own, or for a view that of its parent (of the template where it has
+    /// none).
     #[serde(with = "thin")]
     pub thin: ThinId,
     /// The device's length.
@@ -100,7 +102,7 @@ impl fmt::Display for TemplateKey {
 /// A thin with a fresh, empty file system, of which base layers are snapshots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TemplateRecord {
-    /// The device's number, as in [`SnapshotRecord::number`].
+    /// A number that no other record has, as in [`SnapshotRecord::number`].
     pub number: u64,
     /// The thin it owns.
     #[serde(with = "thin")]
@@ -139,7 +141,7 @@ pub struct ReclaimRecord {
     /// The device's length.
     #[serde(with = "sectors")]
     pub size: Sectors,
-    /// The snapshot's key, for messages.
+    /// The snapshot's key, for messages; empty where it is not known.
     pub key: String,
     /// When it was removed.
     pub since: SystemTime,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::disk::{Disk, Power, Survivors};
 use super::fixture::*;
-use crate::store::{Changes, SnapshotRecord, Store, StoreError};
+use crate::store::{Changes, IdRange, SnapshotRecord, Store, StoreError};
 
 type State = BTreeMap<String, SnapshotRecord>;
 type Change = fn(&mut Changes<'_>) -> Result<(), StoreError>;
@@ -22,7 +22,7 @@ const WORKLOAD: &[Change] = &[
     |c| c.insert_snapshot("container", &active(4, Some("layer-2"))),
     |c| {
         c.put_template(&template_key("ext4", 2048), &template(5))?;
-        c.take_number().map(drop)
+        c.put_leases(&[IdRange { start: 0, end: 256 }])
     },
     |c| {
         let record = c.remove_snapshot("container")?;

@@ -55,20 +55,22 @@ pub fn time(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::new(1_700_000_000 + seconds, 123_456_789)
 }
 
-/// A snapshot whose number and thin id are the same.
+/// The thin that every view shows.
+pub const SHOWN: u32 = 1;
+
+/// A snapshot whose number and thin id are the same; a view shows [`SHOWN`].
 pub fn snapshot(number: u32, kind: Kind, parent: Option<&str>) -> SnapshotRecord {
     SnapshotRecord {
         number: number.into(),
         kind,
         parent: parent.map(str::to_owned),
-        thin: (kind != Kind::View).then(|| thin(number)),
+        thin: thin(if kind == Kind::View { SHOWN } else { number }),
         size: Sectors(20_971_520),
         fs: "ext4".to_owned(),
         labels: BTreeMap::from([("a.b/c".to_owned(), "with \"quotes\"".to_owned())]),
         created_at: time(1),
         updated_at: time(2),
         mapped: None,
-        own: None,
         inodes: None,
     }
 }
@@ -94,7 +96,6 @@ pub fn template(number: u32) -> TemplateRecord {
         number: number.into(),
         thin: thin(number),
         size: Sectors(2048),
-        ready: false,
         mapped: None,
         created_at: time(3),
     }
@@ -104,6 +105,7 @@ pub fn reclaim(number: u32) -> ReclaimRecord {
     ReclaimRecord {
         number: number.into(),
         kind: ReclaimKind::Thin(thin(number)),
+        size: Sectors(4096),
         key: format!("gone-{number}"),
         since: time(4),
     }

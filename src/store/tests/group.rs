@@ -106,7 +106,7 @@ fn with_next_group(
     let arrived = AtomicUsize::new(0);
     let count = others.len();
     std::thread::scope(|scope| {
-        let first = scope.spawn(|| store.commit(|c| c.take_number()));
+        let first = scope.spawn(|| store.commit(|c| c.put_foreign(thin(999))));
         gated.wait_for_sync();
         for other in others {
             scope.spawn(|| {
@@ -254,9 +254,9 @@ fn a_failed_sync_is_reported_to_every_caller_of_the_group_and_to_all_after_it() 
     });
     with_next_group(&store, &gated, true, others.collect());
     assert_eq!(failed.into_inner(), 5);
-    let error = refused(&store, |c| c.take_number());
+    let error = refused(&store, |c| c.put_foreign(thin(998)));
     assert!(matches!(error, StoreError::SyncFailed { .. }), "{error}");
-    let error = store.read(|r| r.next_number()).unwrap_err();
+    let error = store.read(|r| r.leases()).unwrap_err();
     assert!(matches!(error, StoreError::SyncFailed { .. }), "{error}");
 }
 
@@ -296,7 +296,7 @@ fn a_lone_panic_leaves_the_store_usable() {
 fn a_change_that_only_reads_costs_no_commit() {
     let fixture = Fixture::new();
     let commits = fixture.store.commits();
-    assert_eq!(commit(&fixture.store, |c| c.next_number()), 1);
+    assert_eq!(commit(&fixture.store, |c| c.leases()), []);
     assert_eq!(fixture.store.commits(), commits);
 }
 

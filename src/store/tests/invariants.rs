@@ -2,7 +2,7 @@
 //! no trace.
 
 use super::fixture::*;
-use crate::store::{Kind, Owner, Store, StoreError};
+use crate::store::{IdRange, Kind, Owner, Store, StoreError};
 
 /// Everything there is, to compare before and after.
 fn everything(store: &Store) -> String {
@@ -15,8 +15,8 @@ fn everything(store: &Store) -> String {
                 r.templates()?,
                 r.reclaims(None, usize::MAX)?,
                 r.recorded_thins()?,
-                r.next_number()?,
-                r.lease()?,
+                r.pool()?,
+                r.leases()?,
             ))
         })
         .unwrap()
@@ -85,18 +85,37 @@ fn a_snapshot_with_children_stays_and_stays_committed() {
 }
 
 #[test]
-fn a_view_is_a_child_too_and_needs_no_thin() {
+fn a_view_is_a_child_too_and_shows_a_thin_that_is_not_its_own() {
     let fixture = family();
     let view = snapshot(9, Kind::View, Some("base"));
     commit(&fixture.store, |c| c.insert_snapshot("view", &view));
     let children = fixture.store.read(|r| r.children_of("base")).unwrap();
     assert_eq!(children, ["layer", "view"]);
+    let base = Some(Owner::Snapshot("base".to_owned()));
+    let owner = || fixture.store.read(|r| r.thin_owner(view.thin)).unwrap();
+    assert_eq!((view.owned_thin(), owner()), (None, base.clone()));
+    let removed = commit(&fixture.store, |c| c.remove_snapshot("view"));
+    assert_eq!((removed, owner()), (view.clone(), base));
     for kind in [Kind::Active, Kind::Committed] {
         let mut record = snapshot(10, kind, None);
-        record.thin = None;
-        let error = refused(&fixture.store, |c| c.insert_snapshot("thinless", &record));
-        assert!(matches!(error, StoreError::NoThin { .. }), "{error}");
+        assert_eq!(record.owned_thin(), Some(thin(10)));
+        record.thin = view.thin;
+        let error = refused(&fixture.store, |c| c.insert_snapshot("thief", &record));
+        assert!(matches!(error, StoreError::ThinOwned { .. }), "{error}");
     }
+}
+
+#[test]
+fn a_thin_is_owned_while_its_snapshot_is_no_view() {
+    let fixture = family();
+    let owner = || fixture.store.read(|r| r.thin_owner(thin(3))).unwrap();
+    let mut record = active(3, Some("layer"));
+    record.kind = Kind::View;
+    commit(&fixture.store, |c| c.replace_snapshot("box", &record));
+    assert_eq!(owner(), None);
+    record.kind = Kind::Active;
+    commit(&fixture.store, |c| c.replace_snapshot("box", &record));
+    assert_eq!(owner(), Some(Owner::Snapshot("box".to_owned())));
 }
 
 #[test]
@@ -120,7 +139,7 @@ fn replacing_keeps_the_parent_and_needs_the_snapshot() {
 fn a_thin_has_one_owner_and_the_refusal_names_both() {
     let fixture = family();
     let mut thief = active(9, None);
-    thief.thin = Some(thin(2));
+    thief.thin = thin(2);
     let error = refused(&fixture.store, |c| c.insert_snapshot("thief", &thief));
     let expected = "thin 2 of snapshot \"thief\" belongs to snapshot \"layer\"";
     assert_eq!(error.to_string(), expected);
@@ -235,7 +254,8 @@ fn a_change_that_is_refused_late_leaves_nothing_behind() {
     let error = refused(&fixture.store, |c| {
         c.insert_snapshot("new", &active(10, Some("layer")))?;
         c.put_template(&template_key("xfs", 1), &template(11))?;
-        c.take_number()?;
+        c.put_leases(&[IdRange { start: 0, end: 256 }])?;
+        c.put_foreign(thin(20))?;
         c.remove_snapshot("box")?;
         c.put_reclaim(&reclaim(3))?;
         c.insert_snapshot("layer", &active(12, None))
@@ -256,13 +276,15 @@ fn an_operation_that_is_refused_has_done_nothing_even_if_the_change_goes_on() {
     let before = everything(&fixture.store);
     commit(&fixture.store, |c| {
         let mut thief = active(3, Some("layer"));
-        thief.thin = Some(thin(1));
+        thief.thin = thin(1);
         c.replace_snapshot("box", &thief).unwrap_err();
-        thief.thin = Some(thin(50));
+        thief.thin = thin(50);
         thief.number = 1;
         c.replace_snapshot("box", &thief).unwrap_err();
         c.insert_snapshot("thief", &thief).unwrap_err();
         c.put_reclaim(&reclaim(1)).unwrap_err();
+        let (good, bad) = (IdRange { start: 0, end: 1 }, IdRange { start: 2, end: 1 });
+        c.put_leases(&[good, bad]).unwrap_err();
         let mut unwritable = active(60, Some("layer"));
         unwritable.created_at = std::time::UNIX_EPOCH - std::time::Duration::from_secs(1);
         let error = c.insert_snapshot("unwritable", &unwritable).unwrap_err();

@@ -54,7 +54,8 @@ impl Model {
     fn thin_taken(&self, id: u32, but: Option<&str>) -> bool {
         self.snapshots
             .iter()
-            .any(|(key, record)| record.thin == Some(thin(id)) && but != Some(key))
+            .filter(|(key, record)| record.kind != Kind::View && but != Some(key))
+            .any(|(_, record)| record.thin == thin(id))
             || self.reclaim.values().any(|taken| *taken == id)
             || self.templates.values().any(|taken| *taken == id)
             || self.foreign.contains(&id)
@@ -70,7 +71,7 @@ impl Model {
 
     fn free(&self, record: &SnapshotRecord, but: Option<&str>) -> bool {
         let id = record.number as u32;
-        let thin_free = record.thin.is_none() || !self.thin_taken(id, but);
+        let thin_free = record.kind == Kind::View || !self.thin_taken(id, but);
         thin_free && !self.number_taken(id, but)
     }
 
@@ -120,7 +121,7 @@ impl Model {
                 let Some(old) = self.snapshots.get(&key) else {
                     return false;
                 };
-                let fits = old.thin.is_some() && !self.has_children(&key);
+                let fits = old.kind != Kind::View && !self.has_children(&key);
                 if fits {
                     self.reclaim.insert(old.number, old.number as u32);
                     self.snapshots.remove(&key);
@@ -163,7 +164,7 @@ fn apply(c: &mut Changes<'_>, operation: &Operation) -> Result<(), StoreError> {
         Operation::Remove(key) => c.remove_snapshot(&name(key)).map(drop),
         Operation::Retire(key) => {
             let old = c.remove_snapshot(&name(key))?;
-            let Some(_) = old.thin else {
+            let Some(_) = old.owned_thin() else {
                 return Err(StoreError::EmptyKey);
             };
             c.put_reclaim(&reclaim(old.number as u32))

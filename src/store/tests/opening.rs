@@ -11,7 +11,8 @@ use redb::{Database, StorageBackend, TableDefinition};
 
 use super::disk::{Disk, Power, Survivors};
 use super::fixture::*;
-use crate::store::{Store, StoreError};
+use crate::store::{IdRange, PoolRecord, SnapshotRecord, Store, StoreError};
+use crate::units::Sectors;
 
 fn refusal(path: &Path) -> StoreError {
     match Store::open(path) {
@@ -276,11 +277,22 @@ fn a_record_of_the_first_schema_still_reads() {
     let text = br#"{"number":3,"kind":"committed","parent":null,"thin":3,"size":2048,"fs":"ext4",
         "labels":{},"created_at":{"secs_since_epoch":1700000000,"nanos_since_epoch":5},
         "updated_at":{"secs_since_epoch":1700000000,"nanos_since_epoch":5}}"#;
-    let record: crate::store::SnapshotRecord = serde_json::from_slice(text).unwrap();
+    let record: SnapshotRecord = serde_json::from_slice(text).unwrap();
     assert_eq!(
-        (record.number, record.thin, record.own),
-        (3, Some(thin(3)), None)
+        (record.number, record.thin, record.mapped, record.inodes),
+        (3, thin(3), None, None)
     );
-    let beyond = br#"{"first":0,"limit":1,"unknown":true}"#;
-    serde_json::from_slice::<crate::store::Lease>(beyond).unwrap();
+    let text = br#"{"uuid":"6f0c0d4e","block_size":128,"formatted":true,"epoch":3}"#;
+    let pool = PoolRecord {
+        uuid: "6f0c0d4e".to_owned(),
+        external: None,
+        block_size: Sectors(128),
+        formatted: true,
+        epoch: 3,
+        epoch_next: None,
+    };
+    assert_eq!(serde_json::from_slice::<PoolRecord>(text).unwrap(), pool);
+    let beyond = br#"{"start":0,"end":1,"unknown":true}"#;
+    let range = serde_json::from_slice::<IdRange>(beyond).unwrap();
+    assert_eq!((range.start, range.end), (0, 1));
 }
