@@ -14,8 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use devmapper_snapshotter::block::{
-    allocated, create_sparse, discard_all, find_content, with_private_mount, Access, BlockError,
-    Disks, LoopDevice, LoopOptions, Loops, PrivateMount, RealDisks,
+    allocated, create_sparse, discard_all, find_content, with_private_mount, Access, BlockError, Disks, LoopDevice,
+    LoopOptions, Loops, PrivateMount, RealDisks,
 };
 use devmapper_snapshotter::dm::{ActivateOptions, Target, ThinStatus};
 use devmapper_snapshotter::units::Sectors;
@@ -41,14 +41,8 @@ impl OnLoop {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("file");
         create_sparse(&file, bytes).unwrap();
-        let device = Loops::default()
-            .attach(&file, LoopOptions::default())
-            .unwrap();
-        OnLoop {
-            directory,
-            file,
-            device,
-        }
+        let device = Loops::default().attach(&file, LoopOptions::default()).unwrap();
+        OnLoop { directory, file, device }
     }
 
     fn ext4(bytes: u64) -> OnLoop {
@@ -99,27 +93,17 @@ fn a_mounted_or_claimed_device_is_busy_for_those_who_want_it_alone() {
     let place = disk.mount();
     for access in [Access::ReadExclusive, Access::WriteExclusive] {
         let error = RealDisks.open(disk.path(), access).unwrap_err();
-        assert!(
-            matches!(error, BlockError::Busy { .. }),
-            "{access:?} while mounted: {error}"
-        );
+        assert!(matches!(error, BlockError::Busy { .. }), "{access:?} while mounted: {error}");
         assert!(error.to_string().contains(text(disk.path())), "{error}");
     }
     RealDisks.open(disk.path(), Access::Read).unwrap();
     run("umount", &[text(&place)]);
 
     let claimed = RealDisks.open(disk.path(), Access::ReadExclusive).unwrap();
-    let error = RealDisks
-        .open(disk.path(), Access::WriteExclusive)
-        .unwrap_err();
+    let error = RealDisks.open(disk.path(), Access::WriteExclusive).unwrap_err();
     assert!(matches!(error, BlockError::Busy { .. }), "{error}");
     RealDisks.open(disk.path(), Access::Write).unwrap();
-    let mount = PrivateMount {
-        device: disk.path(),
-        fs_type: "ext4",
-        read_only: true,
-        options: "",
-    };
+    let mount = PrivateMount { device: disk.path(), fs_type: "ext4", read_only: true, options: "" };
     let error = with_private_mount(&mount, |_| Ok::<_, BlockError>(())).unwrap_err();
     assert!(matches!(error, BlockError::Mount { .. }), "{error}");
     assert_eq!(error.errno(), Some(nix::libc::EBUSY), "{error}");
@@ -140,27 +124,15 @@ fn a_sealed_device_takes_no_write_from_whoever_opens_it_until_it_is_unsealed() {
 
     let refused = |path: &Path| {
         let opened = OpenOptions::new().read(true).write(true).open(path);
-        opened
-            .and_then(|file| {
-                file.write_all_at(&[1; 4096], 0)
-                    .and_then(|()| file.sync_all())
-            })
-            .is_err()
+        opened.and_then(|file| file.write_all_at(&[1; 4096], 0).and_then(|()| file.sync_all())).is_err()
     };
     let again = RealDisks.open(&path, Access::Read).unwrap();
-    assert!(
-        again.is_read_only().unwrap(),
-        "the seal went with its maker"
-    );
+    assert!(again.is_read_only().unwrap(), "the seal went with its maker");
     assert!(refused(&path), "a new opener could write");
     let mut content = [7; 4096];
     again.read_at(&mut content, 0).unwrap();
     assert_eq!(content, [0; 4096], "the refused write is there");
-    let mounted = Command::new("mke2fs")
-        .args(["-q", "-F"])
-        .arg(&path)
-        .status()
-        .unwrap();
+    let mounted = Command::new("mke2fs").args(["-q", "-F"]).arg(&path).status().unwrap();
     assert!(!mounted.success(), "mke2fs wrote to it");
 
     again.set_read_only(false).unwrap();
@@ -173,9 +145,7 @@ fn a_discard_gives_the_blocks_of_a_thin_back() {
     let (pool, number) = bench.pool(3 << 30);
     bench.dm.create_thin(&pool, thin_id(1)).unwrap();
     let name = bench.thin(number, 1, (2 << 30) + MIB);
-    let disk = RealDisks
-        .open(&bench.dm.node(&name), Access::Write)
-        .unwrap();
+    let disk = RealDisks.open(&bench.dm.node(&name), Access::Write).unwrap();
     assert_eq!(disk.size().unwrap(), sectors((2 << 30) + MIB));
     let mapped = || match bench.dm.thin_status(&name).unwrap() {
         ThinStatus::Working { mapped, .. } => mapped.0 / 128,
@@ -192,10 +162,7 @@ fn a_discard_gives_the_blocks_of_a_thin_back() {
     assert_eq!(mapped(), 3);
     let mut content = vec![1; 65536];
     disk.read_at(&mut content, 1 << 30).unwrap();
-    assert!(
-        content.iter().all(|byte| *byte == 0),
-        "the discarded block still reads as before"
-    );
+    assert!(content.iter().all(|byte| *byte == 0), "the discarded block still reads as before");
 
     let mut asked = 0;
     let done = discard_all(disk.as_ref(), || {
@@ -203,16 +170,10 @@ fn a_discard_gives_the_blocks_of_a_thin_back() {
         asked < 3
     })
     .unwrap();
-    assert_eq!(
-        (done, mapped()),
-        (false, 1),
-        "stopped before the third step"
-    );
+    assert_eq!((done, mapped()), (false, 1), "stopped before the third step");
     assert!(discard_all(disk.as_ref(), || true).unwrap());
     assert_eq!(mapped(), 0);
-    let beyond = disk
-        .discard(sectors(2 << 30), sectors(64 * MIB))
-        .unwrap_err();
+    let beyond = disk.discard(sectors(2 << 30), sectors(64 * MIB)).unwrap_err();
     assert!(matches!(beyond, BlockError::Discard { .. }), "{beyond}");
     let beyond = disk.read_at(&mut content, (2 << 30) + MIB).unwrap_err();
     assert!(matches!(beyond, BlockError::Transfer { .. }), "{beyond}");
@@ -227,80 +188,46 @@ fn a_flush_that_loses_data_says_so() {
         .activate(
             &name,
             None,
-            &[Target::Error {
-                start: Sectors::ZERO,
-                length: Sectors(2048),
-            }],
+            &[Target::Error { start: Sectors::ZERO, length: Sectors(2048) }],
             ActivateOptions::default(),
         )
         .unwrap();
-    let disk = RealDisks
-        .open(&bench.dm.node(&name), Access::Write)
-        .unwrap();
+    let disk = RealDisks.open(&bench.dm.node(&name), Access::Write).unwrap();
     disk.write_at(&[1; 4096], 0).unwrap();
     let error = disk.flush().unwrap_err();
     assert_eq!(error.errno(), Some(nix::libc::EIO), "{error}");
     let error = discard_all(disk.as_ref(), || true).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            BlockError::DiscardUnsupported { .. } | BlockError::Discard { .. }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, BlockError::DiscardUnsupported { .. } | BlockError::Discard { .. }), "{error}");
 }
 
 #[test]
 fn what_is_on_a_device_is_recognised() {
     let make: [(&str, &[&str], &str); 3] = [
-        (
-            "mke2fs",
-            &["-q", "-t", "ext4"],
-            "an ext2, ext3 or ext4 file system",
-        ),
+        ("mke2fs", &["-q", "-t", "ext4"], "an ext2, ext3 or ext4 file system"),
         ("mkfs.xfs", &["-q"], "an xfs file system"),
         ("mkswap", &["-q"], "swap space"),
     ];
     for (program, arguments, kind) in make {
         let disk = OnLoop::new(320 * MIB);
-        let look =
-            || find_content(RealDisks.open(disk.path(), Access::Read).unwrap().as_ref()).unwrap();
+        let look = || find_content(RealDisks.open(disk.path(), Access::Read).unwrap().as_ref()).unwrap();
         assert_eq!(look(), None);
         run(program, &[arguments, &[text(disk.path())]].concat());
         assert_eq!(look().and_then(|found| found.kind), Some(kind));
         run("wipefs", &["-q", "-a", text(disk.path())]);
         let left = look().map(|found| found.kind);
-        assert!(
-            matches!(left, None | Some(None)),
-            "{program}: {left:?} after wipefs"
-        );
+        assert!(matches!(left, None | Some(None)), "{program}: {left:?} after wipefs");
     }
     let mut bench = Bench::new("content");
     let metadata = bench.disk(4 * MIB);
     let mut table = bench.pool_table(64 * MIB);
     table.metadata = metadata.into();
     let pool = bench.name("pool");
-    bench
-        .dm
-        .activate(
-            &pool,
-            None,
-            &[Target::ThinPool(table)],
-            ActivateOptions::default(),
-        )
-        .unwrap();
+    bench.dm.activate(&pool, None, &[Target::ThinPool(table)], ActivateOptions::default()).unwrap();
     bench.dm.remove(&pool).unwrap();
     let node = PathBuf::from(format!("/dev/block/{metadata}"));
-    let node = if node.exists() {
-        node
-    } else {
-        PathBuf::from(format!("/dev/loop{}", metadata.minor))
-    };
+    let node = if node.exists() { node } else { PathBuf::from(format!("/dev/loop{}", metadata.minor)) };
     let found = find_content(RealDisks.open(&node, Access::Read).unwrap().as_ref()).unwrap();
-    assert_eq!(
-        found.unwrap().kind,
-        Some("the metadata of a device-mapper thin pool")
-    );
+    assert_eq!(found.unwrap().kind, Some("the metadata of a device-mapper thin pool"));
 }
 
 // --- loop devices ---
@@ -309,23 +236,14 @@ fn what_is_on_a_device_is_recognised() {
 fn a_file_is_attached_found_by_what_it_is_detached_and_attached_again() {
     let loops = Loops::default();
     let directory = tempfile::tempdir().unwrap();
-    let (file, other) = (
-        directory.path().join("file"),
-        directory.path().join("other"),
-    );
+    let (file, other) = (directory.path().join("file"), directory.path().join("other"));
     create_sparse(&file, 8 * MIB).unwrap();
     create_sparse(&other, 8 * MIB).unwrap();
     assert!(!is_attached(&file));
     let device = loops.attach(&file, LoopOptions::default()).unwrap();
     assert_eq!(device.size().unwrap(), sectors(8 * MIB));
-    assert!(std::fs::metadata(device.path())
-        .unwrap()
-        .file_type()
-        .is_block_device());
-    let listed = run(
-        "losetup",
-        &["--noheadings", "--output", "BACK-FILE", text(device.path())],
-    );
+    assert!(std::fs::metadata(device.path()).unwrap().file_type().is_block_device());
+    let listed = run("losetup", &["--noheadings", "--output", "BACK-FILE", text(device.path())]);
     assert_eq!(listed.trim(), text(&file));
 
     // By another name it is the same file; another file under its old name is not.
@@ -334,10 +252,7 @@ fn a_file_is_attached_found_by_what_it_is_detached_and_attached_again() {
     std::fs::rename(&other, &file).unwrap();
     assert!(!is_attached(&file), "found by its name");
     let found = loops.find(&renamed).unwrap();
-    assert_eq!(
-        found.iter().map(LoopDevice::number).collect::<Vec<_>>(),
-        [device.number()]
-    );
+    assert_eq!(found.iter().map(LoopDevice::number).collect::<Vec<_>>(), [device.number()]);
 
     let disk = RealDisks.open(device.path(), Access::Write).unwrap();
     disk.write_at(b"kept", 4096).unwrap();
@@ -347,11 +262,7 @@ fn a_file_is_attached_found_by_what_it_is_detached_and_attached_again() {
     assert!(!is_attached(&renamed));
     let again = loops.attach(&renamed, LoopOptions::default()).unwrap();
     let mut content = [0; 4];
-    RealDisks
-        .open(again.path(), Access::Read)
-        .unwrap()
-        .read_at(&mut content, 4096)
-        .unwrap();
+    RealDisks.open(again.path(), Access::Read).unwrap().read_at(&mut content, 4096).unwrap();
     assert_eq!(&content, b"kept");
     drop(again);
     assert_eq!(loops.detach_all(&renamed).unwrap(), 1);
@@ -364,9 +275,7 @@ fn a_device_that_is_open_elsewhere_is_detached_when_that_ends() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");
     create_sparse(&file, 8 * MIB).unwrap();
-    let device = Loops::default()
-        .attach(&file, LoopOptions::default())
-        .unwrap();
+    let device = Loops::default().attach(&file, LoopOptions::default()).unwrap();
     let opener = RealDisks.open(device.path(), Access::Write).unwrap();
     let backing = backing_file(&device);
     device.detach().unwrap();
@@ -381,9 +290,7 @@ fn a_device_that_is_open_elsewhere_is_detached_when_that_ends() {
 /// What sysfs has for as long as the device is attached.
 fn backing_file(device: &LoopDevice) -> PathBuf {
     let name = device.path().file_name().unwrap();
-    PathBuf::from("/sys/block")
-        .join(name)
-        .join("loop/backing_file")
+    PathBuf::from("/sys/block").join(name).join("loop/backing_file")
 }
 
 #[test]
@@ -391,10 +298,7 @@ fn a_device_over_a_part_of_the_file_is_not_the_files() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");
     create_sparse(&file, 8 * MIB).unwrap();
-    let part = run(
-        "losetup",
-        &["--find", "--show", "--offset", "4096", text(&file)],
-    );
+    let part = run("losetup", &["--find", "--show", "--offset", "4096", text(&file)]);
     assert!(!is_attached(&file));
     run("losetup", &["--detach", part.trim()]);
 }
@@ -403,20 +307,9 @@ fn a_device_over_a_part_of_the_file_is_not_the_files() {
 fn a_device_follows_its_file_when_that_grows() {
     let disk = OnLoop::new(8 * MIB);
     assert_eq!(create_sparse(&disk.file, 24 * MIB).unwrap(), 24 * MIB);
-    assert_eq!(
-        disk.device.size().unwrap(),
-        sectors(8 * MIB),
-        "grown without being told"
-    );
+    assert_eq!(disk.device.size().unwrap(), sectors(8 * MIB), "grown without being told");
     assert_eq!(disk.device.set_capacity().unwrap(), sectors(24 * MIB));
-    assert_eq!(
-        RealDisks
-            .open(disk.path(), Access::Read)
-            .unwrap()
-            .size()
-            .unwrap(),
-        sectors(24 * MIB)
-    );
+    assert_eq!(RealDisks.open(disk.path(), Access::Read).unwrap().size().unwrap(), sectors(24 * MIB));
 }
 
 #[test]
@@ -426,10 +319,7 @@ fn a_missing_node_is_made_and_a_wrong_one_is_refused() {
     std::fs::remove_file(&node).unwrap();
     let found = Loops::default().find(&disk.file).unwrap();
     assert_eq!(found[0].path(), node);
-    assert!(std::fs::metadata(&node)
-        .unwrap()
-        .file_type()
-        .is_block_device());
+    assert!(std::fs::metadata(&node).unwrap().file_type().is_block_device());
 
     std::fs::remove_file(&node).unwrap();
     run("mknod", &[text(&node), "b", "7", "200"]);
@@ -445,10 +335,7 @@ fn with_autoclear_a_device_goes_with_its_last_opener() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");
     create_sparse(&file, 8 * MIB).unwrap();
-    let options = LoopOptions {
-        autoclear: true,
-        ..LoopOptions::default()
-    };
+    let options = LoopOptions { autoclear: true, ..LoopOptions::default() };
     let device = Loops::default().attach(&file, options).unwrap();
     let opener = RealDisks.open(device.path(), Access::Read).unwrap();
     let backing = backing_file(&device);
@@ -463,38 +350,16 @@ fn options_are_what_the_device_has() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");
     create_sparse(&file, 8 * MIB).unwrap();
-    let options = LoopOptions {
-        block_size: 4096,
-        read_only: true,
-        direct_io: false,
-        ..LoopOptions::default()
-    };
+    let options = LoopOptions { block_size: 4096, read_only: true, direct_io: false, ..LoopOptions::default() };
     let device = Loops::default().attach(&file, options).unwrap();
     assert!(!device.direct_io());
-    assert!(RealDisks
-        .open(device.path(), Access::Read)
-        .unwrap()
-        .is_read_only()
-        .unwrap());
-    assert_eq!(
-        run("blockdev", &["--getss", text(device.path())]).trim(),
-        "4096"
-    );
+    assert!(RealDisks.open(device.path(), Access::Read).unwrap().is_read_only().unwrap());
+    assert_eq!(run("blockdev", &["--getss", text(device.path())]).trim(), "4096");
     device.detach().unwrap();
-    let error = Loops::default()
-        .attach(
-            &file,
-            LoopOptions {
-                block_size: 777,
-                ..options
-            },
-        )
-        .unwrap_err();
+    let error = Loops::default().attach(&file, LoopOptions { block_size: 777, ..options }).unwrap_err();
     assert!(matches!(error, BlockError::LoopAttach { .. }), "{error}");
     assert!(!is_attached(&file), "left attached after failing");
-    let error = Loops::default()
-        .attach(&directory.path().join("missing"), options)
-        .unwrap_err();
+    let error = Loops::default().attach(&directory.path().join("missing"), options).unwrap_err();
     assert!(matches!(error, BlockError::Open { .. }), "{error}");
 }
 
@@ -506,29 +371,18 @@ fn direct_io_is_used_where_the_file_system_has_it_and_done_without_elsewhere() {
     let on_proc = PathBuf::from("/dev/shm/file");
     for (file, direct) in [(&on_ext4, Some(true)), (&on_proc, None)] {
         create_sparse(file, 8 * MIB).unwrap();
-        let device = Loops::default()
-            .attach(file, LoopOptions::default())
-            .unwrap();
-        let flag = PathBuf::from("/sys/block")
-            .join(device.path().file_name().unwrap())
-            .join("loop/dio");
+        let device = Loops::default().attach(file, LoopOptions::default()).unwrap();
+        let flag = PathBuf::from("/sys/block").join(device.path().file_name().unwrap()).join("loop/dio");
         let flag = std::fs::read_to_string(flag).unwrap().trim() == "1";
         assert_eq!(device.direct_io(), flag);
-        assert!(
-            direct.is_none_or(|direct| direct == flag),
-            "{}: direct I/O {flag}",
-            file.display()
-        );
+        assert!(direct.is_none_or(|direct| direct == flag), "{}: direct I/O {flag}", file.display());
         let disk = RealDisks.open(device.path(), Access::Write).unwrap();
         disk.write_at(b"content", 8192).unwrap();
         disk.flush().unwrap();
         drop(disk);
         device.detach().unwrap();
         let mut content = [0; 7];
-        File::open(file)
-            .unwrap()
-            .read_exact_at(&mut content, 8192)
-            .unwrap();
+        File::open(file).unwrap().read_exact_at(&mut content, 8192).unwrap();
         assert_eq!(&content, b"content");
         std::fs::remove_file(file).unwrap();
     }
@@ -543,16 +397,8 @@ fn a_discard_through_the_loop_device_shrinks_the_file() {
     device.flush().unwrap();
     assert!(allocated(&disk.file).unwrap() >= 16 * MIB);
     assert!(discard_all(device.as_ref(), || true).unwrap());
-    assert!(
-        allocated(&disk.file).unwrap() < MIB,
-        "{} bytes left",
-        allocated(&disk.file).unwrap()
-    );
-    assert_eq!(
-        std::fs::metadata(&disk.file).unwrap().len(),
-        64 * MIB,
-        "the file was cut"
-    );
+    assert!(allocated(&disk.file).unwrap() < MIB, "{} bytes left", allocated(&disk.file).unwrap());
+    assert_eq!(std::fs::metadata(&disk.file).unwrap().len(), 64 * MIB, "the file was cut");
 }
 
 #[test]
@@ -564,41 +410,23 @@ fn many_at_once_each_get_a_device_of_their_own() {
                 let file = directory.path().join(index.to_string());
                 scope.spawn(move || {
                     create_sparse(&file, MIB).unwrap();
-                    let device = Loops::default()
-                        .attach(&file, LoopOptions::default())
-                        .unwrap();
+                    let device = Loops::default().attach(&file, LoopOptions::default()).unwrap();
                     device.number().minor
                 })
             })
             .collect();
-        attaching
-            .into_iter()
-            .map(|thread| thread.join().unwrap())
-            .collect()
+        attaching.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     assert_eq!(numbers.len(), 24);
     for index in 0..24 {
-        assert_eq!(
-            Loops::default()
-                .detach_all(&directory.path().join(index.to_string()))
-                .unwrap(),
-            1
-        );
+        assert_eq!(Loops::default().detach_all(&directory.path().join(index.to_string())).unwrap(), 1);
     }
 }
 
 // --- private mounts ---
 
-fn private<T: Send>(
-    device: &Path,
-    work: impl FnOnce(&Path) -> Result<T, BlockError> + Send,
-) -> Result<T, BlockError> {
-    let mount = PrivateMount {
-        device,
-        fs_type: "ext4",
-        read_only: false,
-        options: "",
-    };
+fn private<T: Send>(device: &Path, work: impl FnOnce(&Path) -> Result<T, BlockError> + Send) -> Result<T, BlockError> {
+    let mount = PrivateMount { device, fs_type: "ext4", read_only: false, options: "" };
     with_private_mount(&mount, work)
 }
 
@@ -614,12 +442,7 @@ fn seen_in(device: &Path) -> Vec<String> {
         for task in std::fs::read_dir(tasks).into_iter().flatten().flatten() {
             let table = std::fs::read_to_string(task.path().join("mountinfo")).unwrap_or_default();
             if table.contains(&format!(" {} ", text(device))) {
-                seen.push(
-                    std::fs::read_to_string(task.path().join("comm"))
-                        .unwrap_or_default()
-                        .trim()
-                        .to_owned(),
-                );
+                seen.push(std::fs::read_to_string(task.path().join("comm")).unwrap_or_default().trim().to_owned());
             }
         }
     }
@@ -638,17 +461,11 @@ fn a_private_mount_is_seen_by_its_own_thread_alone_and_what_is_written_stays() {
     })
     .unwrap();
     assert_eq!(seen_in(disk.path()), [""; 0]);
-    assert_eq!(
-        std::fs::read_to_string("/proc/self/mountinfo").unwrap(),
-        before
-    );
+    assert_eq!(std::fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
     RealDisks.open(disk.path(), Access::WriteExclusive).unwrap();
     run("e2fsck", &["-fn", text(disk.path())]);
     let place = disk.mount();
-    assert_eq!(
-        std::fs::read_to_string(place.join("written")).unwrap(),
-        "inside"
-    );
+    assert_eq!(std::fs::read_to_string(place.join("written")).unwrap(), "inside");
     assert!(!place.join("lost+found").exists());
     run("umount", &[text(&place)]);
 }
@@ -656,19 +473,12 @@ fn a_private_mount_is_seen_by_its_own_thread_alone_and_what_is_written_stays() {
 #[test]
 fn whatever_becomes_of_the_work_the_device_is_free_afterwards() {
     let disk = OnLoop::ext4(16 * MIB);
-    let error = private(disk.path(), |place| {
-        create_sparse(&place.join("no/such/place"), 1)
-    })
-    .unwrap_err();
+    let error = private(disk.path(), |place| create_sparse(&place.join("no/such/place"), 1)).unwrap_err();
     assert!(matches!(error, BlockError::Open { .. }), "{error}");
     RealDisks.open(disk.path(), Access::WriteExclusive).unwrap();
 
-    let panicked =
-        std::panic::catch_unwind(|| private::<()>(disk.path(), |_| panic!("in the middle")));
-    assert_eq!(
-        panicked.unwrap_err().downcast_ref::<&str>(),
-        Some(&"in the middle")
-    );
+    let panicked = std::panic::catch_unwind(|| private::<()>(disk.path(), |_| panic!("in the middle")));
+    assert_eq!(panicked.unwrap_err().downcast_ref::<&str>(), Some(&"in the middle"));
     RealDisks.open(disk.path(), Access::WriteExclusive).unwrap();
 
     // A descriptor that outlives the work: unmounting says so, and with the descriptor the mount goes.
@@ -681,9 +491,7 @@ fn whatever_becomes_of_the_work_the_device_is_free_afterwards() {
     assert!(matches!(error, BlockError::Unmount { .. }), "{error}");
     assert_eq!(seen_in(disk.path()), [""; 0]);
     drop(kept);
-    assert!(soon(|| RealDisks
-        .open(disk.path(), Access::WriteExclusive)
-        .is_ok()));
+    assert!(soon(|| RealDisks.open(disk.path(), Access::WriteExclusive).is_ok()));
 }
 
 #[test]
@@ -692,12 +500,7 @@ fn what_cannot_be_mounted_is_named_with_the_kernels_answer() {
     let error = private(disk.path(), |_| Ok(())).unwrap_err();
     assert_eq!(error.errno(), Some(nix::libc::EINVAL), "{error}");
     assert!(error.to_string().contains(text(disk.path())), "{error}");
-    let mount = PrivateMount {
-        device: disk.path(),
-        fs_type: "nosuchfs",
-        read_only: true,
-        options: "",
-    };
+    let mount = PrivateMount { device: disk.path(), fs_type: "nosuchfs", read_only: true, options: "" };
     let error = with_private_mount(&mount, |_| Ok::<_, BlockError>(())).unwrap_err();
     assert!(error.to_string().contains("nosuchfs"), "{error}");
     assert_eq!(error.errno(), Some(nix::libc::ENODEV), "{error}");
@@ -718,17 +521,8 @@ fn a_private_mount_keeps_nobody_elses_device_busy() {
         // The work's own thread is in the private namespace; they are not.
         thread::scope(|scope| {
             scope.spawn(|| {
-                run(
-                    "nsenter",
-                    &["--mount=/proc/1/ns/mnt", "umount", text(&place)],
-                );
-                sender
-                    .send(
-                        RealDisks
-                            .open(theirs.path(), Access::WriteExclusive)
-                            .is_ok(),
-                    )
-                    .unwrap();
+                run("nsenter", &["--mount=/proc/1/ns/mnt", "umount", text(&place)]);
+                sender.send(RealDisks.open(theirs.path(), Access::WriteExclusive).is_ok()).unwrap();
             });
         });
         assert!(receiver.recv().unwrap(), "unmounted, and still in use");
@@ -753,20 +547,13 @@ fn mount_and_wait(device: &Path) {
 /// The helper in a process of its own, once it has mounted the device.
 fn helper(device: &Path) -> Child {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "a_process_killed_in_the_middle_leaves_nothing_mounted",
-            "--nocapture",
-        ])
+        .args(["--exact", "a_process_killed_in_the_middle_leaves_nothing_mounted", "--nocapture"])
         .env("HELPER_DEVICE", device)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let output = BufReader::new(child.stdout.take().unwrap());
-    let mounted = output
-        .lines()
-        .map_while(Result::ok)
-        .any(|line| line == "mounted");
+    let mounted = output.lines().map_while(Result::ok).any(|line| line == "mounted");
     assert!(mounted, "the helper ended early");
     child
 }
@@ -779,16 +566,11 @@ fn a_process_killed_in_the_middle_leaves_nothing_mounted() {
     let disk = OnLoop::ext4(16 * MIB);
     let mut child = helper(disk.path());
     assert_eq!(seen_in(disk.path()), ["private-mount"]);
-    let busy = RealDisks
-        .open(disk.path(), Access::WriteExclusive)
-        .unwrap_err();
+    let busy = RealDisks.open(disk.path(), Access::WriteExclusive).unwrap_err();
     assert!(matches!(busy, BlockError::Busy { .. }), "{busy}");
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(
-        soon(|| RealDisks.open(disk.path(), Access::WriteExclusive).is_ok()),
-        "still in use"
-    );
+    assert!(soon(|| RealDisks.open(disk.path(), Access::WriteExclusive).is_ok()), "still in use");
     assert_eq!(seen_in(disk.path()), [""; 0]);
     run("e2fsck", &["-fp", text(disk.path())]);
 }

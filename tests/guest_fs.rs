@@ -36,12 +36,7 @@ impl Lab {
         let (pool, number) = bench.pool(40 * GIB);
         bench.dm.create_thin(&pool, thin_id(1)).unwrap();
         let directory = tempfile::tempdir().unwrap();
-        Lab {
-            bench,
-            pool,
-            number,
-            directory,
-        }
+        Lab { bench, pool, number, directory }
     }
 
     /// Activates a thin; its node.
@@ -51,27 +46,16 @@ impl Lab {
     }
 
     fn close(&self, id: u32) {
-        self.bench
-            .dm
-            .remove(&self.bench.name(&format!("thin{id}")))
-            .unwrap();
+        self.bench.dm.remove(&self.bench.name(&format!("thin{id}"))).unwrap();
     }
 
     fn snapshot(&self, of: u32, id: u32) {
-        self.bench
-            .dm
-            .create_snap(&self.pool, thin_id(id), thin_id(of))
-            .unwrap();
+        self.bench.dm.create_snap(&self.pool, thin_id(id), thin_id(of)).unwrap();
     }
 
     /// Pool blocks that an active thin maps.
     fn mapped(&self, id: u32) -> u64 {
-        match self
-            .bench
-            .dm
-            .thin_status(&self.bench.name(&format!("thin{id}")))
-            .unwrap()
-        {
+        match self.bench.dm.thin_status(&self.bench.name(&format!("thin{id}"))).unwrap() {
             ThinStatus::Working { mapped, .. } => mapped.blocks_up(BLOCK).unwrap(),
             other => panic!("thin {id}: {other:?}"),
         }
@@ -80,10 +64,7 @@ impl Lab {
     fn mount(&self, device: &Path, fs_type: &str, options: &str) -> PathBuf {
         let place = self.directory.path().join(device.file_name().unwrap());
         std::fs::create_dir_all(&place).unwrap();
-        run(
-            "mount",
-            &["-t", fs_type, "-o", options, text(device), text(&place)],
-        );
+        run("mount", &["-t", fs_type, "-o", options, text(device), text(&place)]);
         place
     }
 }
@@ -101,10 +82,7 @@ fn sectors(bytes: u64) -> Sectors {
 }
 
 fn spec(fs_type: FsType, options: &[&str]) -> FsSpec {
-    FsSpec {
-        fs_type,
-        options: options.iter().map(ToString::to_string).collect(),
-    }
+    FsSpec { fs_type, options: options.iter().map(ToString::to_string).collect() }
 }
 
 /// The file system's own checker finds nothing to say.
@@ -117,9 +95,7 @@ fn assert_sound(device: &Path, fs_type: FsType) {
 
 fn names_in(place: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(place).unwrap();
-    entries
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect()
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 /// A program in a directory of its own, put there under another's name.
@@ -143,13 +119,9 @@ fn a_new_ext4_maps_few_blocks_is_clean_and_empty_and_does_not_grow_by_itself() {
     let device = lab.open(1, 10 * GIB);
     let mkfs = Mkfs::new();
     let began = Instant::now();
-    mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(10 * GIB))
-        .unwrap();
+    mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(10 * GIB)).unwrap();
     let (took, mapped) = (began.elapsed(), lab.mapped(1));
-    println!(
-        "ext4 of 10 GiB: {mapped} blocks of 64 KiB in {} ms",
-        took.as_millis()
-    );
+    println!("ext4 of 10 GiB: {mapped} blocks of 64 KiB in {} ms", took.as_millis());
     assert!(mapped <= 20, "{mapped} blocks mapped");
     assert_free(&device);
     assert_sound(&device, FsType::Ext4);
@@ -163,19 +135,13 @@ fn a_new_ext4_maps_few_blocks_is_clean_and_empty_and_does_not_grow_by_itself() {
     let place = lab.mount(&device, "ext4", "noatime");
     assert_eq!(names_in(&place), [""; 0], "a new file system is empty");
     sleep(LAZY);
-    assert!(
-        !mkfs.inspect(&device, FsType::Ext4).unwrap().clean,
-        "clean while it is mounted"
-    );
+    assert!(!mkfs.inspect(&device, FsType::Ext4).unwrap().clean, "clean while it is mounted");
     for name in ["a", "b", "c"] {
         std::fs::write(place.join(name), name).unwrap();
     }
     unmount(&place);
     let later = lab.mapped(1);
-    assert!(
-        later <= mapped + 8,
-        "{later} blocks after a while, {mapped} before"
-    );
+    assert!(later <= mapped + 8, "{later} blocks after a while, {mapped} before");
     let after = mkfs.inspect(&device, FsType::Ext4).unwrap();
     assert_eq!(after.used_inodes, state.used_inodes + 3);
     assert!(after.clean);
@@ -186,8 +152,7 @@ fn ext4_grows_to_ten_times_and_a_hundred_times_without_filling_the_pool() {
     let lab = Lab::new("grow");
     let device = lab.open(1, 10 * GIB);
     let mkfs = Mkfs::new();
-    mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(10 * GIB))
-        .unwrap();
+    mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(10 * GIB)).unwrap();
     lab.close(1);
     for (id, size) in [(2, 100 * GIB), (3, 1000 * GIB)] {
         lab.snapshot(1, id);
@@ -196,15 +161,8 @@ fn ext4_grows_to_ten_times_and_a_hundred_times_without_filling_the_pool() {
         let began = Instant::now();
         mkfs.grow(&device, FsType::Ext4, sectors(size)).unwrap();
         let (took, mapped) = (began.elapsed(), lab.mapped(id));
-        println!(
-            "ext4 from 10 to {} GiB: {before} to {mapped} blocks in {} ms",
-            size / GIB,
-            took.as_millis()
-        );
-        assert_eq!(
-            mkfs.inspect(&device, FsType::Ext4).unwrap().size,
-            sectors(size)
-        );
+        println!("ext4 from 10 to {} GiB: {before} to {mapped} blocks in {} ms", size / GIB, took.as_millis());
+        assert_eq!(mkfs.inspect(&device, FsType::Ext4).unwrap().size, sectors(size));
         assert_sound(&device, FsType::Ext4);
         mkfs.grow(&device, FsType::Ext4, sectors(10 * GIB)).unwrap();
         assert_eq!(
@@ -218,10 +176,7 @@ fn ext4_grows_to_ten_times_and_a_hundred_times_without_filling_the_pool() {
         std::fs::write(place.join("file"), vec![7; 8 << 20]).unwrap();
         unmount(&place);
         let later = lab.mapped(id);
-        assert!(
-            later <= mapped + 128 + 16,
-            "{later} blocks after writing 128, {mapped} before"
-        );
+        assert!(later <= mapped + 128 + 16, "{later} blocks after writing 128, {mapped} before");
         assert_sound(&device, FsType::Ext4);
         lab.close(id);
     }
@@ -232,14 +187,10 @@ fn ext4_grows_while_somebody_has_it_mounted() {
     let lab = Lab::new("online");
     let device = lab.open(1, 2 * GIB);
     let mkfs = Mkfs::new();
-    mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(GIB))
-        .unwrap();
+    mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(GIB)).unwrap();
     let place = lab.mount(&device, "ext4", "noatime");
     mkfs.grow(&device, FsType::Ext4, sectors(2 * GIB)).unwrap();
-    let blocks = run("stat", &["-f", "-c", "%b", text(&place)])
-        .trim()
-        .parse::<u64>()
-        .unwrap();
+    let blocks = run("stat", &["-f", "-c", "%b", text(&place)]).trim().parse::<u64>().unwrap();
     assert!(blocks * 4096 > GIB + GIB / 2, "still {blocks} blocks");
     unmount(&place);
     assert_sound(&device, FsType::Ext4);
@@ -256,35 +207,21 @@ fn an_older_mke2fs_is_noticed_and_its_zeros_are_given_back() {
     ));
     let mkfs = Mkfs::new().with_directories(directories);
     let began = Instant::now();
-    mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(10 * GIB))
-        .unwrap();
+    mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(10 * GIB)).unwrap();
     let (took, mapped) = (began.elapsed(), lab.mapped(1));
-    println!(
-        "ext4 of 10 GiB by an older mke2fs: {mapped} blocks of 64 KiB in {} ms",
-        took.as_millis()
-    );
+    println!("ext4 of 10 GiB by an older mke2fs: {mapped} blocks of 64 KiB in {} ms", took.as_millis());
     assert!(mapped <= 40, "{mapped} blocks mapped");
     assert_sound(&device, FsType::Ext4);
     let place = lab.mount(&device, "ext4", "noatime");
     sleep(LAZY);
     unmount(&place);
-    assert!(
-        lab.mapped(1) <= mapped + 4,
-        "{} blocks after a while, {mapped} before",
-        lab.mapped(1)
-    );
+    assert!(lab.mapped(1) <= mapped + 4, "{} blocks after a while, {mapped} before", lab.mapped(1));
 
-    let asked = |log: &Path| {
-        std::fs::read_to_string(log)
-            .unwrap()
-            .matches("assume_storage_prezeroed")
-            .count()
-    };
+    let asked = |log: &Path| std::fs::read_to_string(log).unwrap().matches("assume_storage_prezeroed").count();
     assert_eq!(asked(&log), 1);
     lab.bench.dm.create_thin(&lab.pool, thin_id(2)).unwrap();
     let second = lab.open(2, GIB);
-    mkfs.format(&second, &FsSpec::plain(FsType::Ext4), sectors(GIB))
-        .unwrap();
+    mkfs.format(&second, &FsSpec::plain(FsType::Ext4), sectors(GIB)).unwrap();
     assert_eq!(asked(&log), 1, "asked again although the answer was known");
 }
 
@@ -294,13 +231,9 @@ fn a_new_xfs_maps_few_blocks_grows_and_two_snapshots_mount_side_by_side() {
     let device = lab.open(1, 10 * GIB);
     let mkfs = Mkfs::new();
     let began = Instant::now();
-    mkfs.format(&device, &FsSpec::plain(FsType::Xfs), sectors(10 * GIB))
-        .unwrap();
+    mkfs.format(&device, &FsSpec::plain(FsType::Xfs), sectors(10 * GIB)).unwrap();
     let (took, mapped) = (began.elapsed(), lab.mapped(1));
-    println!(
-        "xfs of 10 GiB: {mapped} blocks of 64 KiB in {} ms",
-        took.as_millis()
-    );
+    println!("xfs of 10 GiB: {mapped} blocks of 64 KiB in {} ms", took.as_millis());
     assert!(mapped <= 40, "{mapped} blocks mapped");
     assert_sound(&device, FsType::Xfs);
     let state = mkfs.inspect(&device, FsType::Xfs).unwrap();
@@ -315,18 +248,11 @@ fn a_new_xfs_maps_few_blocks_grows_and_two_snapshots_mount_side_by_side() {
             let device = lab.open(id, gib * GIB);
             let began = Instant::now();
             mkfs.grow(&device, FsType::Xfs, sectors(gib * GIB)).unwrap();
-            println!(
-                "xfs grown from 10 to {gib} GiB: {} blocks in {} ms",
-                lab.mapped(id),
-                began.elapsed().as_millis()
-            );
+            println!("xfs grown from 10 to {gib} GiB: {} blocks in {} ms", lab.mapped(id), began.elapsed().as_millis());
             let grown = mkfs.inspect(&device, FsType::Xfs).unwrap();
             assert_eq!((grown.size, grown.clean), (sectors(gib * GIB), true));
             assert_sound(&device, FsType::Xfs);
-            (
-                lab.mount(&device, "xfs", &FsType::Xfs.mount_options().join(",")),
-                device,
-            )
+            (lab.mount(&device, "xfs", &FsType::Xfs.mount_options().join(",")), device)
         })
         .into();
     for (place, device) in &places {
@@ -346,8 +272,7 @@ fn a_file_system_that_was_not_unmounted_is_seen_and_made_clean() {
         let lab = Lab::new("replay");
         let device = lab.open(1, GIB);
         let mkfs = Mkfs::new();
-        mkfs.format(&device, &FsSpec::plain(fs_type), sectors(GIB))
-            .unwrap();
+        mkfs.format(&device, &FsSpec::plain(fs_type), sectors(GIB)).unwrap();
         let options = fs_type.mount_options().join(",");
         let place = lab.mount(&device, fs_type.name(), &format!("defaults,{options}"));
         std::fs::create_dir(place.join("directory")).unwrap();
@@ -357,26 +282,14 @@ fn a_file_system_that_was_not_unmounted_is_seen_and_made_clean() {
         lab.snapshot(1, 2);
         unmount(&place);
         let copy = lab.open(2, GIB);
-        assert!(
-            mkfs.inspect(&device, fs_type).unwrap().clean,
-            "{fs_type}: not clean after unmounting"
-        );
-        assert!(
-            !mkfs.inspect(&copy, fs_type).unwrap().clean,
-            "{fs_type}: clean without unmounting"
-        );
+        assert!(mkfs.inspect(&device, fs_type).unwrap().clean, "{fs_type}: not clean after unmounting");
+        assert!(!mkfs.inspect(&copy, fs_type).unwrap().clean, "{fs_type}: clean without unmounting");
         mkfs.replay(&copy, fs_type).unwrap();
-        assert!(
-            mkfs.inspect(&copy, fs_type).unwrap().clean,
-            "{fs_type}: not clean after replaying"
-        );
+        assert!(mkfs.inspect(&copy, fs_type).unwrap().clean, "{fs_type}: not clean after replaying");
         assert_free(&copy);
         assert_sound(&copy, fs_type);
         let place = lab.mount(&copy, fs_type.name(), &format!("ro,{options}"));
-        assert_eq!(
-            std::fs::read_to_string(place.join("directory/file")).unwrap(),
-            "content"
-        );
+        assert_eq!(std::fs::read_to_string(place.join("directory/file")).unwrap(), "content");
         unmount(&place);
     }
 }
@@ -387,8 +300,7 @@ fn a_frozen_ext4_counts_as_clean_and_a_frozen_xfs_does_not() {
         let lab = Lab::new("frozen");
         let device = lab.open(1, GIB);
         let mkfs = Mkfs::new();
-        mkfs.format(&device, &FsSpec::plain(fs_type), sectors(GIB))
-            .unwrap();
+        mkfs.format(&device, &FsSpec::plain(fs_type), sectors(GIB)).unwrap();
         let place = lab.mount(&device, fs_type.name(), "noatime");
         std::fs::write(place.join("file"), "content").unwrap();
         run("fsfreeze", &["--freeze", text(&place)]);
@@ -396,11 +308,7 @@ fn a_frozen_ext4_counts_as_clean_and_a_frozen_xfs_does_not() {
         run("fsfreeze", &["--unfreeze", text(&place)]);
         unmount(&place);
         let copy = lab.open(2, GIB);
-        assert_eq!(
-            mkfs.inspect(&copy, fs_type).unwrap().clean,
-            clean,
-            "{fs_type}"
-        );
+        assert_eq!(mkfs.inspect(&copy, fs_type).unwrap().clean, clean, "{fs_type}");
         mkfs.replay(&copy, fs_type).unwrap();
         assert_sound(&copy, fs_type);
     }
@@ -411,8 +319,7 @@ fn a_damaged_file_system_is_not_called_clean() {
     let lab = Lab::new("damaged");
     let device = lab.open(1, GIB);
     let mkfs = Mkfs::new();
-    mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(GIB))
-        .unwrap();
+    mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(GIB)).unwrap();
     run("debugfs", &["-w", "-R", "ssv state 2", text(&device)]);
     let error = mkfs.replay(&device, FsType::Ext4).unwrap_err();
     assert!(matches!(error, FsError::NotClean { .. }), "{error}");
@@ -426,25 +333,13 @@ fn a_mkfs_that_hangs_is_killed_with_its_children_and_lets_go_of_the_device() {
     let device = lab.open(1, GIB);
     let (_keep, directories) =
         program("mke2fs", "exec 3>\"$(for last in \"$@\"; do case $last in /dev/*) echo $last;; esac; done)\"; echo working >&2; sleep 1000");
-    let mkfs = Mkfs::new()
-        .with_directories(directories)
-        .with_time_limit(Duration::from_secs(2));
-    let error = mkfs
-        .format(&device, &FsSpec::plain(FsType::Ext4), sectors(GIB))
-        .unwrap_err();
-    let FsError::MkfsTimedOut { stderr, .. } = &error else {
-        panic!("{error}")
-    };
+    let mkfs = Mkfs::new().with_directories(directories).with_time_limit(Duration::from_secs(2));
+    let error = mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(GIB)).unwrap_err();
+    let FsError::MkfsTimedOut { stderr, .. } = &error else { panic!("{error}") };
     assert_eq!(stderr, "working");
     assert!(error.to_string().contains(text(&device)), "{error}");
     // The last reference to the device goes when the kernel has buried the killed ones.
-    let info = || {
-        lab.bench
-            .dm
-            .info(&lab.bench.name("thin1"))
-            .unwrap()
-            .unwrap()
-    };
+    let info = || lab.bench.dm.info(&lab.bench.name("thin1")).unwrap().unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
     while info().open_count > 0 && Instant::now() < deadline {
         sleep(Duration::from_millis(10));
@@ -457,13 +352,8 @@ fn a_missing_mkfs_and_its_package_are_named() {
     let lab = Lab::new("missing");
     let device = lab.open(1, GIB);
     let mkfs = Mkfs::new().with_directories(vec!["/no/such/place".into()]);
-    for (fs_type, names) in [
-        (FsType::Ext4, ["mke2fs", "e2fsprogs"]),
-        (FsType::Xfs, ["mkfs.xfs", "xfsprogs"]),
-    ] {
-        let error = mkfs
-            .format(&device, &FsSpec::plain(fs_type), sectors(GIB))
-            .unwrap_err();
+    for (fs_type, names) in [(FsType::Ext4, ["mke2fs", "e2fsprogs"]), (FsType::Xfs, ["mkfs.xfs", "xfsprogs"])] {
+        let error = mkfs.format(&device, &FsSpec::plain(fs_type), sectors(GIB)).unwrap_err();
         assert!(matches!(error, FsError::MkfsMissing { .. }), "{error}");
         for name in names.iter().chain(&["/no/such/place"]) {
             assert!(error.to_string().contains(name), "{error}");
@@ -477,32 +367,15 @@ fn users_options_reach_mkfs_and_bad_ones_come_back_in_its_own_words() {
     let lab = Lab::new("options");
     let device = lab.open(1, GIB);
     let mkfs = Mkfs::new();
-    let error = mkfs
-        .format(&device, &spec(FsType::Ext4, &["-I", "7"]), sectors(GIB))
-        .unwrap_err();
+    let error = mkfs.format(&device, &spec(FsType::Ext4, &["-I", "7"]), sectors(GIB)).unwrap_err();
     assert!(error.to_string().contains("invalid inode size"), "{error}");
-    let error = mkfs
-        .format(&device, &spec(FsType::Xfs, &["-i", "size=7"]), sectors(GIB))
-        .unwrap_err();
-    assert!(
-        error.to_string().contains("size") && !error.to_string().contains("Usage"),
-        "{error}"
-    );
-    let error = mkfs
-        .format(&device, &spec(FsType::Ext4, &["/dev/null"]), sectors(GIB))
-        .unwrap_err();
+    let error = mkfs.format(&device, &spec(FsType::Xfs, &["-i", "size=7"]), sectors(GIB)).unwrap_err();
+    assert!(error.to_string().contains("size") && !error.to_string().contains("Usage"), "{error}");
+    let error = mkfs.format(&device, &spec(FsType::Ext4, &["/dev/null"]), sectors(GIB)).unwrap_err();
     assert!(matches!(error, FsError::StrayArgument { .. }), "{error}");
 
-    let options = [
-        "-N",
-        "4096",
-        "-L",
-        "a label; $(touch /tmp/shell)",
-        "-E",
-        "root_owner=7:8",
-    ];
-    mkfs.format(&device, &spec(FsType::Ext4, &options), sectors(GIB))
-        .unwrap();
+    let options = ["-N", "4096", "-L", "a label; $(touch /tmp/shell)", "-E", "root_owner=7:8"];
+    mkfs.format(&device, &spec(FsType::Ext4, &options), sectors(GIB)).unwrap();
     assert!(!Path::new("/tmp/shell").exists());
     let shown = run("dumpe2fs", &["-h", text(&device)]);
     assert!(shown.contains("Inode count:              4096"), "{shown}");
@@ -510,11 +383,7 @@ fn users_options_reach_mkfs_and_bad_ones_come_back_in_its_own_words() {
     let place = lab.mount(&device, "ext4", "ro");
     assert_eq!(run("stat", &["-c", "%u:%g", text(&place)]).trim(), "7:8");
     unmount(&place);
-    assert!(
-        lab.mapped(1) <= 20,
-        "this crate's own extended options were lost: {} blocks",
-        lab.mapped(1)
-    );
+    assert!(lab.mapped(1) <= 20, "this crate's own extended options were lost: {} blocks", lab.mapped(1));
 }
 
 #[test]
@@ -522,37 +391,22 @@ fn a_device_with_something_on_it_or_mounted_or_too_small_is_left_alone() {
     let lab = Lab::new("refuse");
     let device = lab.open(1, GIB);
     let mkfs = Mkfs::new();
-    mkfs.format(&device, &FsSpec::plain(FsType::Xfs), sectors(GIB))
-        .unwrap();
+    mkfs.format(&device, &FsSpec::plain(FsType::Xfs), sectors(GIB)).unwrap();
     let before = mkfs.inspect(&device, FsType::Xfs).unwrap();
-    let error = mkfs
-        .format(&device, &FsSpec::plain(FsType::Ext4), sectors(GIB))
-        .unwrap_err();
-    assert!(
-        error.to_string().contains("an xfs file system (at byte 0)"),
-        "{error}"
-    );
+    let error = mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(GIB)).unwrap_err();
+    assert!(error.to_string().contains("an xfs file system (at byte 0)"), "{error}");
     assert_eq!(mkfs.inspect(&device, FsType::Xfs).unwrap(), before);
 
     let place = lab.mount(&device, "xfs", "ro,norecovery");
-    let error = mkfs
-        .format(&device, &FsSpec::plain(FsType::Ext4), sectors(GIB))
-        .unwrap_err();
-    assert!(
-        matches!(error, FsError::Block(BlockError::Busy { .. })),
-        "{error}"
-    );
+    let error = mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(GIB)).unwrap_err();
+    assert!(matches!(error, FsError::Block(BlockError::Busy { .. })), "{error}");
     unmount(&place);
 
     lab.bench.dm.create_thin(&lab.pool, thin_id(2)).unwrap();
     let small = lab.open(2, 64 * MIB);
-    let error = mkfs
-        .format(&small, &FsSpec::plain(FsType::Ext4), sectors(GIB))
-        .unwrap_err();
+    let error = mkfs.format(&small, &FsSpec::plain(FsType::Ext4), sectors(GIB)).unwrap_err();
     assert!(matches!(error, FsError::DeviceTooSmall { .. }), "{error}");
-    let error = mkfs
-        .grow(&device, FsType::Xfs, sectors(2 * GIB))
-        .unwrap_err();
+    let error = mkfs.grow(&device, FsType::Xfs, sectors(2 * GIB)).unwrap_err();
     assert!(matches!(error, FsError::DeviceTooSmall { .. }), "{error}");
     assert_eq!(lab.mapped(2), 0);
 }
@@ -562,24 +416,13 @@ fn an_ext4_smaller_than_its_device_stays_so() {
     let lab = Lab::new("smaller");
     let device = lab.open(1, 10 * GIB);
     let mkfs = Mkfs::new();
-    mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(64 * MIB))
-        .unwrap();
-    assert_eq!(
-        mkfs.inspect(&device, FsType::Ext4).unwrap().size,
-        sectors(64 * MIB)
-    );
+    mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(64 * MIB)).unwrap();
+    assert_eq!(mkfs.inspect(&device, FsType::Ext4).unwrap().size, sectors(64 * MIB));
     assert_sound(&device, FsType::Ext4);
     mkfs.grow(&device, FsType::Ext4, sectors(10 * GIB)).unwrap();
-    assert_eq!(
-        mkfs.inspect(&device, FsType::Ext4).unwrap().size,
-        sectors(10 * GIB)
-    );
+    assert_eq!(mkfs.inspect(&device, FsType::Ext4).unwrap().size, sectors(10 * GIB));
     assert_sound(&device, FsType::Ext4);
-    let status = Command::new("mount")
-        .args(["-t", "ext4", "-o", "ro"])
-        .arg(&device)
-        .arg(lab.directory.path())
-        .status();
+    let status = Command::new("mount").args(["-t", "ext4", "-o", "ro"]).arg(&device).arg(lab.directory.path()).status();
     assert!(status.unwrap().success());
     unmount(lab.directory.path());
 }

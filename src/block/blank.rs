@@ -61,11 +61,7 @@ struct Signature {
 }
 
 const fn signature(offset: u64, magic: &'static [u8], kind: &'static str) -> Signature {
-    Signature {
-        offset,
-        magic,
-        kind,
-    }
+    Signature { offset, magic, kind }
 }
 
 const LVM: &str = "an LVM physical volume";
@@ -77,16 +73,8 @@ const MD_MAGIC: [u8; 4] = 0xa92b_4efc_u32.to_le_bytes();
 /// protective boot record stands behind the table itself.
 const SIGNATURES: &[Signature] = &[
     // drivers/md/dm-thin-metadata.c: THIN_SUPERBLOCK_MAGIC 27022010, little-endian, behind csum, flags, blocknr, uuid.
-    signature(
-        32,
-        &27_022_010_u64.to_le_bytes(),
-        "the metadata of a device-mapper thin pool",
-    ),
-    signature(
-        1024 + 56,
-        &[0x53, 0xEF],
-        "an ext2, ext3 or ext4 file system",
-    ),
+    signature(32, &27_022_010_u64.to_le_bytes(), "the metadata of a device-mapper thin pool"),
+    signature(1024 + 56, &[0x53, 0xEF], "an ext2, ext3 or ext4 file system"),
     signature(0, b"XFSB", "an xfs file system"),
     signature(65536 + 64, b"_BHRfS_M", "a btrfs file system"),
     signature(0, b"LUKS\xba\xbe", "a LUKS encrypted volume"),
@@ -111,13 +99,9 @@ const SIGNATURES: &[Signature] = &[
 fn recognise(bytes: &[u8], signatures: &[Signature], start: u64) -> Option<Found> {
     let matching = signatures.iter().find(|signature| {
         let from = usize::try_from(signature.offset).ok();
-        from.and_then(|from| bytes.get(from..))
-            .is_some_and(|rest| rest.starts_with(signature.magic))
+        from.and_then(|from| bytes.get(from..)).is_some_and(|rest| rest.starts_with(signature.magic))
     })?;
-    Some(Found {
-        offset: start + matching.offset,
-        kind: Some(matching.kind),
-    })
+    Some(Found { offset: start + matching.offset, kind: Some(matching.kind) })
 }
 
 /// Labels that count from the end: the second GPT in the last sector, and old RAID superblocks.
@@ -135,19 +119,13 @@ fn recognise_at_end(tail: &[u8], start: u64) -> Option<Found> {
     labels.into_iter().find_map(|(offset, magic, kind)| {
         let offset = offset?;
         let rest = tail.get(usize::try_from(offset).ok()?..)?;
-        rest.starts_with(magic).then_some(Found {
-            offset: start + offset,
-            kind: Some(kind),
-        })
+        rest.starts_with(magic).then_some(Found { offset: start + offset, kind: Some(kind) })
     })
 }
 
 fn first_nonzero(bytes: &[u8], start: u64) -> Option<Found> {
     let position = bytes.iter().position(|byte| *byte != 0)?;
-    Some(Found {
-        offset: start + position as u64,
-        kind: None,
-    })
+    Some(Found { offset: start + position as u64, kind: None })
 }
 
 #[cfg(test)]
@@ -165,10 +143,7 @@ mod tests {
     }
 
     fn kind_at(offset: u64, bytes: &[u8]) -> Option<&'static str> {
-        find_content(&disk_with(offset, bytes))
-            .unwrap()
-            .unwrap()
-            .kind
+        find_content(&disk_with(offset, bytes)).unwrap().unwrap().kind
     }
 
     #[test]
@@ -177,11 +152,7 @@ mod tests {
             let disk = MemoryDisk::new(Sectors(sectors));
             assert_eq!(find_content(&disk).unwrap(), None, "{sectors} sectors");
         }
-        assert_eq!(
-            find_content(&disk_with(SIZE / 2, b"x")).unwrap(),
-            None,
-            "the middle is not looked at"
-        );
+        assert_eq!(find_content(&disk_with(SIZE / 2, b"x")).unwrap(), None, "the middle is not looked at");
     }
 
     #[test]
@@ -195,16 +166,8 @@ mod tests {
     #[test]
     fn every_signature_is_recognised_where_it_belongs_and_not_beside_it() {
         for signature in SIGNATURES {
-            assert_eq!(
-                kind_at(signature.offset, signature.magic),
-                Some(signature.kind)
-            );
-            assert_eq!(
-                kind_at(signature.offset + 3, signature.magic),
-                None,
-                "{} moved",
-                signature.kind
-            );
+            assert_eq!(kind_at(signature.offset, signature.magic), Some(signature.kind));
+            assert_eq!(kind_at(signature.offset + 3, signature.magic), None, "{} moved", signature.kind);
         }
     }
 

@@ -110,10 +110,7 @@ pub trait Disk: Send + Debug {
 ///
 /// # Errors
 /// As [`Disk::size`] and [`Disk::discard`].
-pub fn discard_all(
-    disk: &dyn Disk,
-    mut keep_going: impl FnMut() -> bool,
-) -> Result<bool, BlockError> {
+pub fn discard_all(disk: &dyn Disk, mut keep_going: impl FnMut() -> bool) -> Result<bool, BlockError> {
     let size = disk.size()?;
     for (offset, length) in steps(Sectors(0), size) {
         if !keep_going() {
@@ -157,9 +154,7 @@ impl RealDisk {
         // What O_EXCL does to other kinds of file is undefined (open(2)), and opening a FIFO would wait.
         let metadata = std::fs::metadata(path).map_err(|source| open_error(path, source))?;
         if !metadata.file_type().is_block_device() {
-            return Err(BlockError::NotABlockDevice {
-                path: path.to_owned(),
-            });
+            return Err(BlockError::NotABlockDevice { path: path.to_owned() });
         }
         let exclusive = if access.claims() { libc::O_EXCL } else { 0 };
         let file = OpenOptions::new()
@@ -168,10 +163,7 @@ impl RealDisk {
             .custom_flags(libc::O_CLOEXEC | exclusive)
             .open(path)
             .map_err(|source| open_error(path, source))?;
-        Ok(RealDisk {
-            path: path.to_owned(),
-            file,
-        })
+        Ok(RealDisk { path: path.to_owned(), file })
     }
 
     fn step(&self, step: &'static str, source: impl Into<std::io::Error>) -> BlockError {
@@ -180,31 +172,18 @@ impl RealDisk {
 
     fn discard_step(&self, offset: Sectors, length: Sectors) -> Result<(), BlockError> {
         let bytes = |sectors: Sectors| sectors.bytes().map_err(|_| Errno::EINVAL);
-        let discarded = bytes(offset)
-            .and_then(|start| ioctl::discard(self.file.as_fd(), start, bytes(length)?));
+        let discarded = bytes(offset).and_then(|start| ioctl::discard(self.file.as_fd(), start, bytes(length)?));
         discarded.map_err(|errno| match errno {
-            Errno::EOPNOTSUPP => BlockError::DiscardUnsupported {
-                path: self.path.clone(),
-            },
-            errno => BlockError::Discard {
-                path: self.path.clone(),
-                offset,
-                length,
-                source: errno.into(),
-            },
+            Errno::EOPNOTSUPP => BlockError::DiscardUnsupported { path: self.path.clone() },
+            errno => BlockError::Discard { path: self.path.clone(), offset, length, source: errno.into() },
         })
     }
 }
 
 fn open_error(path: &Path, source: std::io::Error) -> BlockError {
     match source.raw_os_error() {
-        Some(libc::EBUSY) => BlockError::Busy {
-            path: path.to_owned(),
-        },
-        _ => BlockError::Open {
-            path: path.to_owned(),
-            source,
-        },
+        Some(libc::EBUSY) => BlockError::Busy { path: path.to_owned() },
+        _ => BlockError::Open { path: path.to_owned(), source },
     }
 }
 
@@ -214,8 +193,7 @@ impl Disk for RealDisk {
     }
 
     fn size(&self) -> Result<Sectors, BlockError> {
-        let bytes = ioctl::size_in_bytes(self.file.as_fd())
-            .map_err(|e| self.step("read the size of", e))?;
+        let bytes = ioctl::size_in_bytes(self.file.as_fd()).map_err(|e| self.step("read the size of", e))?;
         Ok(Sectors::from_bytes_down(bytes))
     }
 
@@ -228,42 +206,33 @@ impl Disk for RealDisk {
     }
 
     fn set_read_only(&self, read_only: bool) -> Result<(), BlockError> {
-        let step = if read_only {
-            "make read-only"
-        } else {
-            "make writable"
-        };
+        let step = if read_only { "make read-only" } else { "make writable" };
         ioctl::set_read_only(self.file.as_fd(), read_only).map_err(|e| self.step(step, e))
     }
 
     fn is_read_only(&self) -> Result<bool, BlockError> {
-        ioctl::is_read_only(self.file.as_fd())
-            .map_err(|e| self.step("read the read-only state of", e))
+        ioctl::is_read_only(self.file.as_fd()).map_err(|e| self.step("read the read-only state of", e))
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), BlockError> {
         let length = buffer.len();
-        self.file
-            .read_exact_at(buffer, offset)
-            .map_err(|source| BlockError::Transfer {
-                step: "read",
-                path: self.path.clone(),
-                offset,
-                length,
-                source,
-            })
+        self.file.read_exact_at(buffer, offset).map_err(|source| BlockError::Transfer {
+            step: "read",
+            path: self.path.clone(),
+            offset,
+            length,
+            source,
+        })
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> Result<(), BlockError> {
-        self.file
-            .write_all_at(data, offset)
-            .map_err(|source| BlockError::Transfer {
-                step: "write",
-                path: self.path.clone(),
-                offset,
-                length: data.len(),
-                source,
-            })
+        self.file.write_all_at(data, offset).map_err(|source| BlockError::Transfer {
+            step: "write",
+            path: self.path.clone(),
+            offset,
+            length: data.len(),
+            source,
+        })
     }
 }
 
@@ -304,15 +273,10 @@ mod tests {
     fn only_block_devices_are_opened() {
         for path in ["/dev/null", "/"] {
             let error = RealDisks.open(Path::new(path), Access::Read).unwrap_err();
-            assert!(
-                matches!(error, BlockError::NotABlockDevice { .. }),
-                "{error}"
-            );
+            assert!(matches!(error, BlockError::NotABlockDevice { .. }), "{error}");
             assert!(error.to_string().contains(path), "{error}");
         }
-        let error = RealDisks
-            .open(Path::new("/dev/no-such-device"), Access::Read)
-            .unwrap_err();
+        let error = RealDisks.open(Path::new("/dev/no-such-device"), Access::Read).unwrap_err();
         assert_eq!(error.errno(), Some(libc::ENOENT));
     }
 }

@@ -175,11 +175,7 @@ pub enum BlockError {
 
 impl BlockError {
     pub(super) fn step(step: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
-        BlockError::Step {
-            step,
-            path: path.to_owned(),
-            source: source.into(),
-        }
+        BlockError::Step { step, path: path.to_owned(), source: source.into() }
     }
 
     /// The file system or the pool below has no room.

@@ -29,21 +29,13 @@ pub fn resize_ext4(mounted: &Path, blocks: u64) -> Result<(), BlockError> {
 /// [`BlockError::Grow`].
 pub fn resize_xfs(mounted: &Path, blocks: u64, inode_percent: u8) -> Result<(), BlockError> {
     let directory = open(mounted)?;
-    ioctl::xfs_grow(directory.as_fd(), blocks, u32::from(inode_percent))
-        .map_err(|e| failed(mounted, blocks, e))
+    ioctl::xfs_grow(directory.as_fd(), blocks, u32::from(inode_percent)).map_err(|e| failed(mounted, blocks, e))
 }
 
 fn open(mounted: &Path) -> Result<File, BlockError> {
-    File::open(mounted).map_err(|source| BlockError::Open {
-        path: mounted.to_owned(),
-        source,
-    })
+    File::open(mounted).map_err(|source| BlockError::Open { path: mounted.to_owned(), source })
 }
 
 fn failed(mounted: &Path, blocks: u64, errno: Errno) -> BlockError {
-    BlockError::Grow {
-        path: mounted.to_owned(),
-        blocks,
-        source: io::Error::from(errno),
-    }
+    BlockError::Grow { path: mounted.to_owned(), blocks, source: io::Error::from(errno) }
 }

@@ -85,16 +85,8 @@ mod raw {
 
     nix::ioctl_read!(blk_get_size_64, 0x12, 114, usize);
     nix::ioctl_write_ptr_bad!(blk_discard, nix::request_code_none!(0x12, 119), [u64; 2]);
-    nix::ioctl_write_ptr_bad!(
-        blk_ro_set,
-        nix::request_code_none!(0x12, 93),
-        nix::libc::c_int
-    );
-    nix::ioctl_read_bad!(
-        blk_ro_get,
-        nix::request_code_none!(0x12, 94),
-        nix::libc::c_int
-    );
+    nix::ioctl_write_ptr_bad!(blk_ro_set, nix::request_code_none!(0x12, 93), nix::libc::c_int);
+    nix::ioctl_read_bad!(blk_ro_get, nix::request_code_none!(0x12, 94), nix::libc::c_int);
 
     nix::ioctl_write_int_bad!(loop_set_fd, 0x4C00);
     nix::ioctl_none_bad!(loop_clr_fd, 0x4C01);
@@ -215,11 +207,7 @@ pub(super) fn ext4_resize(inside: BorrowedFd<'_>, blocks: u64) -> Result<()> {
 ///
 /// `inode_percent` is the share of the space that inodes may take; the call sets it too, so pass the present one.
 pub(super) fn xfs_grow(inside: BorrowedFd<'_>, blocks: u64, inode_percent: u32) -> Result<()> {
-    let data = XfsGrowData {
-        new_blocks: blocks,
-        inode_percent,
-        padding: 0,
-    };
+    let data = XfsGrowData { new_blocks: blocks, inode_percent, padding: 0 };
     // SAFETY: XFS_IOC_FSGROWFSDATA reads one struct xfs_growfs_data; `XfsGrowData` has its layout, padding
     // included (size asserted above), and is fully initialised.
     unsafe { raw::xfs_grow_data(inside.as_raw_fd(), &data) }.map(drop)

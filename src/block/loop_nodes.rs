@@ -27,10 +27,7 @@ pub(super) struct LoopNodes {
 
 impl Default for LoopNodes {
     fn default() -> Self {
-        LoopNodes {
-            dev: "/dev".into(),
-            sys_block: "/sys/block".into(),
-        }
+        LoopNodes { dev: "/dev".into(), sys_block: "/sys/block".into() }
     }
 }
 
@@ -46,15 +43,12 @@ impl LoopNodes {
 
     /// The numbers of the devices that are bound to something: those for which sysfs has a `loop` directory.
     pub(super) fn attached(&self) -> Result<Vec<u32>, BlockError> {
-        let unreadable =
-            |source| BlockError::step("list the block devices in", &self.sys_block, source);
+        let unreadable = |source| BlockError::step("list the block devices in", &self.sys_block, source);
         let mut indices = Vec::new();
         for entry in std::fs::read_dir(&self.sys_block).map_err(unreadable)? {
             let entry = entry.map_err(unreadable)?;
             let name = entry.file_name();
-            let index = name
-                .to_str()
-                .and_then(|name| name.strip_prefix("loop")?.parse().ok());
+            let index = name.to_str().and_then(|name| name.strip_prefix("loop")?.parse().ok());
             if let Some(index) = index.filter(|_| entry.path().join("loop").is_dir()) {
                 indices.push(index);
             }
@@ -81,19 +75,14 @@ impl LoopNodes {
             return Err(BlockError::LoopWrongNode { path, number });
         }
         let device = OpenOptions::new().read(true).write(writes).open(&path);
-        device
-            .map(|device| (path.clone(), device))
-            .map_err(|source| driver_error(&path, source))
+        device.map(|device| (path.clone(), device)).map_err(|source| driver_error(&path, source))
     }
 
     /// A loop device's number as sysfs has it; the minor is not the index where `loop.max_part` is set.
     fn number_of(&self, index: u32) -> DeviceNumber {
         let listed = std::fs::read_to_string(self.sys_block.join(format!("loop{index}/dev")));
         let number = listed.ok().and_then(|text| text.trim().parse().ok());
-        number.unwrap_or(DeviceNumber {
-            major: LOOP_MAJOR,
-            minor: index,
-        })
+        number.unwrap_or(DeviceNumber { major: LOOP_MAJOR, minor: index })
     }
 }
 
@@ -107,10 +96,7 @@ fn make_node(path: &Path, number: DeviceNumber) -> Result<(), BlockError> {
         // Somebody else made it a moment ago.
         Ok(()) | Err(Errno::EEXIST) => Ok(()),
         Err(errno) => Err(match errno {
-            Errno::EPERM | Errno::EACCES => BlockError::LoopPermission {
-                path: path.to_owned(),
-                source: errno.into(),
-            },
+            Errno::EPERM | Errno::EACCES => BlockError::LoopPermission { path: path.to_owned(), source: errno.into() },
             errno => BlockError::step("make the device node", path, errno),
         }),
     }
@@ -120,9 +106,7 @@ fn make_node(path: &Path, number: DeviceNumber) -> Result<(), BlockError> {
 fn driver_error(path: &Path, source: io::Error) -> BlockError {
     let path = path.to_owned();
     match source.raw_os_error() {
-        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
-            BlockError::LoopModuleMissing { path, source }
-        }
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => BlockError::LoopModuleMissing { path, source },
         Some(libc::EPERM | libc::EACCES) => BlockError::LoopPermission { path, source },
         _ => BlockError::Open { path, source },
     }
@@ -133,10 +117,7 @@ mod tests {
     use super::*;
 
     fn nodes(directory: &Path) -> LoopNodes {
-        let nodes = LoopNodes {
-            dev: directory.join("dev"),
-            sys_block: directory.join("sys"),
-        };
+        let nodes = LoopNodes { dev: directory.join("dev"), sys_block: directory.join("sys") };
         std::fs::create_dir(&nodes.dev).unwrap();
         std::fs::create_dir(&nodes.sys_block).unwrap();
         nodes
@@ -146,10 +127,7 @@ mod tests {
     fn without_the_driver_its_module_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let error = nodes(directory.path()).free().unwrap_err();
-        assert!(
-            matches!(error, BlockError::LoopModuleMissing { .. }),
-            "{error}"
-        );
+        assert!(matches!(error, BlockError::LoopModuleMissing { .. }), "{error}");
         assert!(error.to_string().contains("modprobe loop"), "{error}");
     }
 
@@ -157,10 +135,7 @@ mod tests {
     fn a_refusal_asks_for_permission_and_not_for_a_module() {
         for errno in [libc::EPERM, libc::EACCES] {
             let error = driver_error(Path::new("/dev/loop7"), io::Error::from_raw_os_error(errno));
-            assert!(
-                matches!(error, BlockError::LoopPermission { .. }),
-                "{error}"
-            );
+            assert!(matches!(error, BlockError::LoopPermission { .. }), "{error}");
             assert!(error.to_string().contains("/dev/loop7"), "{error}");
         }
     }
@@ -171,34 +146,18 @@ mod tests {
         let nodes = nodes(directory.path());
         std::fs::write(nodes.dev.join("loop3"), "").unwrap();
         let error = nodes.open(3, true).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .contains("dev/loop3 is not block device 7:3"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("dev/loop3 is not block device 7:3"), "{error}");
         std::fs::create_dir(nodes.sys_block.join("loop3")).unwrap();
         std::fs::write(nodes.sys_block.join("loop3/dev"), "7:48\n").unwrap();
         let error = nodes.open(3, true).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .contains("dev/loop3 is not block device 7:48"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("dev/loop3 is not block device 7:48"), "{error}");
     }
 
     #[test]
     fn only_bound_loop_devices_are_listed_in_the_order_of_their_numbers() {
         let directory = tempfile::tempdir().unwrap();
         let nodes = nodes(directory.path());
-        for name in [
-            "loop10/loop",
-            "loop2/loop",
-            "loop3",
-            "sda/loop",
-            "loopy/loop",
-        ] {
+        for name in ["loop10/loop", "loop2/loop", "loop3", "sda/loop", "loopy/loop"] {
             std::fs::create_dir_all(nodes.sys_block.join(name)).unwrap();
         }
         assert_eq!(nodes.attached().unwrap(), [2, 10]);

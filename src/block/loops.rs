@@ -17,9 +17,7 @@ use nix::errno::Errno;
 use crate::units::{DeviceNumber, Sectors};
 
 use super::error::BlockError;
-use super::ioctl::{
-    self, LoopConfig, LoopInfo, LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO, LO_FLAGS_READ_ONLY,
-};
+use super::ioctl::{self, LoopConfig, LoopInfo, LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO, LO_FLAGS_READ_ONLY};
 use super::loop_nodes::LoopNodes;
 
 /// How often a free device is looked for again when somebody else took the last one in between.
@@ -41,12 +39,7 @@ pub struct LoopOptions {
 
 impl Default for LoopOptions {
     fn default() -> Self {
-        LoopOptions {
-            block_size: 512,
-            direct_io: true,
-            autoclear: false,
-            read_only: false,
-        }
+        LoopOptions { block_size: 512, direct_io: true, autoclear: false, read_only: false }
     }
 }
 
@@ -88,28 +81,18 @@ impl Loops {
             .read(true)
             .write(!options.read_only)
             .open(file)
-            .map_err(|source| BlockError::Open {
-                path: file.to_owned(),
-                source,
-            })?;
+            .map_err(|source| BlockError::Open { path: file.to_owned(), source })?;
         for _ in 0..ATTACH_TRIES {
             let (path, device) = self.nodes.open(self.nodes.free()?, true)?;
             match bind(&device, &backing, file, options) {
                 Ok(()) => return bound(path, device, options.direct_io, &backing),
                 Err(Errno::EBUSY) => continue,
                 Err(errno) => {
-                    return Err(BlockError::LoopAttach {
-                        file: file.to_owned(),
-                        device: path,
-                        source: errno.into(),
-                    })
+                    return Err(BlockError::LoopAttach { file: file.to_owned(), device: path, source: errno.into() })
                 }
             }
         }
-        Err(BlockError::LoopNoneFree {
-            file: file.to_owned(),
-            tries: ATTACH_TRIES,
-        })
+        Err(BlockError::LoopNoneFree { file: file.to_owned(), tries: ATTACH_TRIES })
     }
 
     /// All loop devices that hold the whole of `file`, by number. (A device over a part of it is not listed.)
@@ -118,22 +101,15 @@ impl Loops {
     /// [`BlockError::Open`] for the file, [`BlockError::LoopPermission`], [`BlockError::Step`] when the kernel's list
     /// cannot be read.
     pub fn find(&self, file: &Path) -> Result<Vec<LoopDevice>, BlockError> {
-        let metadata = std::fs::metadata(file).map_err(|source| BlockError::Open {
-            path: file.to_owned(),
-            source,
-        })?;
+        let metadata = std::fs::metadata(file).map_err(|source| BlockError::Open { path: file.to_owned(), source })?;
         let mut found = Vec::new();
         for index in self.nodes.attached()? {
             let (path, device) = self.nodes.open(index, false)?;
             match ioctl::loop_status(device.as_fd()) {
-                Ok(info) if is_whole(&info, &metadata) => {
-                    found.push(LoopDevice::new(path, device, &info)?)
-                }
+                Ok(info) if is_whole(&info, &metadata) => found.push(LoopDevice::new(path, device, &info)?),
                 // Another file's, or detached since it was listed.
                 Ok(_) | Err(Errno::ENXIO) => {}
-                Err(errno) => {
-                    return Err(BlockError::step("read the loop status of", &path, errno))
-                }
+                Err(errno) => return Err(BlockError::step("read the loop status of", &path, errno)),
             }
         }
         Ok(found)
@@ -153,16 +129,9 @@ impl Loops {
 
 impl LoopDevice {
     fn new(path: PathBuf, file: File, info: &LoopInfo) -> Result<Self, BlockError> {
-        let metadata = file
-            .metadata()
-            .map_err(|e| BlockError::step("look up", &path, e))?;
+        let metadata = file.metadata().map_err(|e| BlockError::step("look up", &path, e))?;
         let number = DeviceNumber::from_u64(metadata.rdev());
-        Ok(LoopDevice {
-            path,
-            file,
-            number,
-            direct_io: info.flags & LO_FLAGS_DIRECT_IO != 0,
-        })
+        Ok(LoopDevice { path, file, number, direct_io: info.flags & LO_FLAGS_DIRECT_IO != 0 })
     }
 
     /// Its node, `/dev/loopN`.
@@ -188,8 +157,8 @@ impl LoopDevice {
     /// # Errors
     /// [`BlockError::Step`].
     pub fn size(&self) -> Result<Sectors, BlockError> {
-        let bytes = ioctl::size_in_bytes(self.file.as_fd())
-            .map_err(|e| BlockError::step("read the size of", &self.path, e))?;
+        let bytes =
+            ioctl::size_in_bytes(self.file.as_fd()).map_err(|e| BlockError::step("read the size of", &self.path, e))?;
         Ok(Sectors::from_bytes_down(bytes))
     }
 
@@ -218,17 +187,8 @@ impl LoopDevice {
 /// Binds the file, by LOOP_CONFIGURE or, on kernels before 5.8, by the older pair of calls.
 fn bind(device: &File, backing: &File, name: &Path, options: LoopOptions) -> Result<(), Errno> {
     let fd = u32::try_from(backing.as_raw_fd()).map_err(|_| Errno::EBADF)?;
-    let info = LoopInfo {
-        flags: options.flags(),
-        file_name: status_name(name),
-        ..LoopInfo::zeroed()
-    };
-    let config = LoopConfig {
-        fd,
-        block_size: options.block_size,
-        info,
-        reserved: [0; 8],
-    };
+    let info = LoopInfo { flags: options.flags(), file_name: status_name(name), ..LoopInfo::zeroed() };
+    let config = LoopConfig { fd, block_size: options.block_size, info, reserved: [0; 8] };
     match ioctl::loop_configure(device.as_fd(), &config) {
         // What kernels that do not know the call answer (drivers/block/loop.c, lo_ioctl: -EINVAL or -ENOTTY).
         Err(Errno::EINVAL | Errno::ENOTTY) => bind_in_steps(device, backing, &config),
@@ -240,13 +200,7 @@ fn bind_in_steps(device: &File, backing: &File, config: &LoopConfig) -> Result<(
     ioctl::loop_set_fd(device.as_fd(), backing.as_fd())?;
     let set_up = || {
         let flags = config.info.flags & LO_FLAGS_AUTOCLEAR;
-        ioctl::loop_set_status(
-            device.as_fd(),
-            &LoopInfo {
-                flags,
-                ..config.info
-            },
-        )?;
+        ioctl::loop_set_status(device.as_fd(), &LoopInfo { flags, ..config.info })?;
         ioctl::loop_set_block_size(device.as_fd(), config.block_size)?;
         if config.info.flags & LO_FLAGS_DIRECT_IO != 0 {
             // Not every file system has it; whether it came on is read back later.
@@ -261,12 +215,7 @@ fn bind_in_steps(device: &File, backing: &File, config: &LoopConfig) -> Result<(
 }
 
 /// Checks a device just bound: it is this file's, and it can be read the way it is set up.
-fn bound(
-    path: PathBuf,
-    device: File,
-    direct_io: bool,
-    backing: &File,
-) -> Result<LoopDevice, BlockError> {
+fn bound(path: PathBuf, device: File, direct_io: bool, backing: &File) -> Result<LoopDevice, BlockError> {
     let failed = |source: io::Error| BlockError::step("check the newly attached", &path, source);
     if direct_io && device.read_at(&mut [0; 512], 0).is_err() {
         // The file system took the flag and then could not do it.
@@ -310,39 +259,11 @@ mod tests {
     fn a_device_with_an_offset_or_a_limit_or_of_another_file_does_not_hold_the_whole_file() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().metadata().unwrap();
-        let whole = LoopInfo {
-            device: file.dev(),
-            inode: file.ino(),
-            ..LoopInfo::zeroed()
-        };
+        let whole = LoopInfo { device: file.dev(), inode: file.ino(), ..LoopInfo::zeroed() };
         assert!(is_whole(&whole, &file));
-        assert!(!is_whole(
-            &LoopInfo {
-                offset: 512,
-                ..whole
-            },
-            &file
-        ));
-        assert!(!is_whole(
-            &LoopInfo {
-                size_limit: 512,
-                ..whole
-            },
-            &file
-        ));
-        assert!(!is_whole(
-            &LoopInfo {
-                inode: file.ino() + 1,
-                ..whole
-            },
-            &file
-        ));
-        assert!(!is_whole(
-            &LoopInfo {
-                device: file.dev() + 1,
-                ..whole
-            },
-            &file
-        ));
+        assert!(!is_whole(&LoopInfo { offset: 512, ..whole }, &file));
+        assert!(!is_whole(&LoopInfo { size_limit: 512, ..whole }, &file));
+        assert!(!is_whole(&LoopInfo { inode: file.ino() + 1, ..whole }, &file));
+        assert!(!is_whole(&LoopInfo { device: file.dev() + 1, ..whole }, &file));
     }
 }

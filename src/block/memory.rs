@@ -17,18 +17,10 @@ pub(crate) struct MemoryDisk {
 impl MemoryDisk {
     pub(crate) fn new(size: Sectors) -> Self {
         let bytes = vec![0; size.bytes().unwrap() as usize];
-        MemoryDisk {
-            bytes: Mutex::new(bytes),
-            read_only: Mutex::new(false),
-        }
+        MemoryDisk { bytes: Mutex::new(bytes), read_only: Mutex::new(false) }
     }
 
-    fn range(
-        &self,
-        step: &'static str,
-        offset: u64,
-        length: usize,
-    ) -> Result<std::ops::Range<usize>, BlockError> {
+    fn range(&self, step: &'static str, offset: u64, length: usize) -> Result<std::ops::Range<usize>, BlockError> {
         let end = self.bytes.lock().unwrap().len();
         let start = offset as usize;
         match start.checked_add(length) {
@@ -50,9 +42,7 @@ impl Disk for MemoryDisk {
     }
 
     fn size(&self) -> Result<Sectors, BlockError> {
-        Ok(Sectors::from_bytes_down(
-            self.bytes.lock().unwrap().len() as u64
-        ))
+        Ok(Sectors::from_bytes_down(self.bytes.lock().unwrap().len() as u64))
     }
 
     fn flush(&self) -> Result<(), BlockError> {
@@ -60,11 +50,7 @@ impl Disk for MemoryDisk {
     }
 
     fn discard(&self, offset: Sectors, length: Sectors) -> Result<(), BlockError> {
-        let range = self.range(
-            "discard",
-            offset.bytes().unwrap(),
-            length.bytes().unwrap() as usize,
-        )?;
+        let range = self.range("discard", offset.bytes().unwrap(), length.bytes().unwrap() as usize)?;
         self.bytes.lock().unwrap()[range].fill(0);
         Ok(())
     }

@@ -53,23 +53,16 @@ where
     E: From<BlockError> + Send,
 {
     thread::scope(|scope| {
-        let spawned = thread::Builder::new()
-            .name("private-mount".to_owned())
-            .spawn_scoped(scope, || mounted(what, work));
-        match spawned
-            .map_err(|source| namespace_error(what, source))?
-            .join()
-        {
+        let spawned =
+            thread::Builder::new().name("private-mount".to_owned()).spawn_scoped(scope, || mounted(what, work));
+        match spawned.map_err(|source| namespace_error(what, source))?.join() {
             Ok(result) => result,
             Err(panicked) => panic::resume_unwind(panicked),
         }
     })
 }
 
-fn mounted<T, E: From<BlockError>>(
-    what: &PrivateMount<'_>,
-    work: impl FnOnce(&Path) -> Result<T, E>,
-) -> Result<T, E> {
+fn mounted<T, E: From<BlockError>>(what: &PrivateMount<'_>, work: impl FnOnce(&Path) -> Result<T, E>) -> Result<T, E> {
     let guard = Mounted::new(what)?;
     let done = work(&guard.directory)?;
     guard.finish()?;
@@ -87,37 +80,23 @@ impl<'a> Mounted<'a> {
     fn new(what: &'a PrivateMount<'a>) -> Result<Self, BlockError> {
         enter_namespace().map_err(|source| namespace_error(what, source))?;
         let directory = mount_point().map_err(|source| namespace_error(what, source))?;
-        let mut flags =
-            MsFlags::MS_NOATIME | MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+        let mut flags = MsFlags::MS_NOATIME | MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
         flags.set(MsFlags::MS_RDONLY, what.read_only);
         let options = (!what.options.is_empty()).then_some(what.options);
-        mount(
-            Some(what.device),
-            &directory,
-            Some(what.fs_type),
-            flags,
-            options,
-        )
-        .map_err(|e| BlockError::Mount {
+        mount(Some(what.device), &directory, Some(what.fs_type), flags, options).map_err(|e| BlockError::Mount {
             device: what.device.to_owned(),
             fs_type: what.fs_type.to_owned(),
             source: e.into(),
         })?;
-        Ok(Mounted {
-            what,
-            directory,
-            finished: false,
-        })
+        Ok(Mounted { what, directory, finished: false })
     }
 
     /// Syncs and unmounts, and says whether both went well.
     fn finish(mut self) -> Result<(), BlockError> {
         self.finished = true;
         let synced = self.sync();
-        let unmounted = umount(&self.directory).map_err(|e| BlockError::Unmount {
-            device: self.what.device.to_owned(),
-            source: e.into(),
-        });
+        let unmounted = umount(&self.directory)
+            .map_err(|e| BlockError::Unmount { device: self.what.device.to_owned(), source: e.into() });
         synced.and(unmounted)
     }
 
@@ -148,21 +127,12 @@ fn enter_namespace() -> io::Result<()> {
 }
 
 fn mount_point() -> io::Result<PathBuf> {
-    let found = MOUNT_POINTS
-        .iter()
-        .map(Path::new)
-        .find(|directory| directory.is_dir());
+    let found = MOUNT_POINTS.iter().map(Path::new).find(|directory| directory.is_dir());
     found.map(Path::to_owned).ok_or_else(|| {
-        io::Error::new(
-            io::ErrorKind::NotFound,
-            format!("none of {MOUNT_POINTS:?} is a directory to mount on"),
-        )
+        io::Error::new(io::ErrorKind::NotFound, format!("none of {MOUNT_POINTS:?} is a directory to mount on"))
     })
 }
 
 fn namespace_error(what: &PrivateMount<'_>, source: io::Error) -> BlockError {
-    BlockError::Namespace {
-        device: what.device.to_owned(),
-        source,
-    }
+    BlockError::Namespace { device: what.device.to_owned(), source }
 }

@@ -27,10 +27,7 @@ mod tests {
     #[test]
     fn no_number_ends_the_callers_own_group_or_everything() {
         for leader in [0, 1, u32::MAX] {
-            assert_eq!(
-                kill_group(leader).unwrap_err().raw_os_error(),
-                Some(nix::libc::EINVAL)
-            );
+            assert_eq!(kill_group(leader).unwrap_err().raw_os_error(), Some(nix::libc::EINVAL));
         }
     }
 }

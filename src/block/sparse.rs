@@ -19,10 +19,7 @@ use super::error::BlockError;
 /// [`BlockError::Open`], [`BlockError::SetLength`] (`EFBIG`: the file system has no files as large as that),
 /// [`BlockError::Step`] for the syncs.
 pub fn create_sparse(path: &Path, bytes: u64) -> Result<u64, BlockError> {
-    let open_error = |source| BlockError::Open {
-        path: path.to_owned(),
-        source,
-    };
+    let open_error = |source| BlockError::Open { path: path.to_owned(), source };
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -33,22 +30,14 @@ pub fn create_sparse(path: &Path, bytes: u64) -> Result<u64, BlockError> {
         .map_err(open_error)?;
     let metadata = file.metadata().map_err(open_error)?;
     if !metadata.is_file() {
-        return Err(open_error(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "not a regular file",
-        )));
+        return Err(open_error(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
     }
     if metadata.len() < bytes {
-        let error = |source| BlockError::SetLength {
-            path: path.to_owned(),
-            bytes,
-            source,
-        };
+        let error = |source| BlockError::SetLength { path: path.to_owned(), bytes, source };
         file.set_len(bytes).map_err(error)?;
     }
     // Also when nothing was to be done: the one who made it may have crashed before the sync.
-    file.sync_all()
-        .map_err(|e| BlockError::step("sync", path, e))?;
+    file.sync_all().map_err(|e| BlockError::step("sync", path, e))?;
     sync_parent(path)?;
     Ok(metadata.len().max(bytes))
 }
@@ -79,10 +68,7 @@ pub struct HostSpace {
 pub fn host_space(path: &Path) -> Result<HostSpace, BlockError> {
     let stat = statvfs(path).map_err(|e| BlockError::step("read the free space of", path, e))?;
     let unit = stat.fragment_size();
-    Ok(HostSpace {
-        total: stat.blocks().saturating_mul(unit),
-        free: stat.blocks_available().saturating_mul(unit),
-    })
+    Ok(HostSpace { total: stat.blocks().saturating_mul(unit), free: stat.blocks_available().saturating_mul(unit) })
 }
 
 fn sync_parent(path: &Path) -> Result<(), BlockError> {
@@ -128,16 +114,7 @@ mod tests {
         let error = create_sparse(&directory.path().join("no/data"), MIB).unwrap_err();
         assert!(matches!(error, BlockError::Open { .. }), "{error}");
         let error = create_sparse(&directory.path().join("data"), u64::MAX).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                BlockError::SetLength {
-                    bytes: u64::MAX,
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        assert!(matches!(error, BlockError::SetLength { bytes: u64::MAX, .. }), "{error}");
     }
 
     #[test]

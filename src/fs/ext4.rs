@@ -28,10 +28,7 @@ const RO_COMPAT_METADATA_CHECKSUMS: u32 = 0x400;
 const RO_COMPAT_ORPHAN_PRESENT: u32 = 0x1_0000;
 
 /// How mke2fs reads its arguments (misc/mke2fs.c, the string given to getopt).
-pub(super) const SYNTAX: Syntax = Syntax {
-    with_value: "bCdeEgGiIJlLmMNoOrRtTUz",
-    joined: Some('E'),
-};
+pub(super) const SYNTAX: Syntax = Syntax { with_value: "bCdeEgGiIJlLmMNoOrRtTUz", joined: Some('E') };
 
 /// Room to grow online without a change of layout, in blocks of 4 KiB: 100 GiB, or ten times the size.
 const GROWTH_FLOOR: u64 = 26_214_400;
@@ -65,26 +62,14 @@ pub(super) const PREZEROED: &str = "assume_storage_prezeroed=1";
 /// same zeros behind the first mount of every layer.
 pub(super) fn own_options(size: Sectors, prezeroed: bool) -> Vec<Own> {
     let blocks = size.0 / 8;
-    let room = blocks
-        .saturating_mul(GROWTH_FACTOR)
-        .clamp(GROWTH_FLOOR, GROWTH_CEILING);
+    let room = blocks.saturating_mul(GROWTH_FACTOR).clamp(GROWTH_FLOOR, GROWTH_CEILING);
     let mut extended = vec!["nodiscard", "packed_meta_blocks=1"];
-    extended.extend(if prezeroed {
-        &[PREZEROED][..]
-    } else {
-        &["lazy_itable_init=0", "lazy_journal_init=0"]
-    });
+    extended.extend(if prezeroed { &[PREZEROED][..] } else { &["lazy_itable_init=0", "lazy_journal_init=0"] });
     let resize = (room > blocks).then(|| format!("resize={room}"));
     extended.extend(resize.as_deref());
-    let with = |letter, value: &str| Own {
-        letter,
-        value: Some(value.to_owned()),
-    };
+    let with = |letter, value: &str| Own { letter, value: Some(value.to_owned()) };
     vec![
-        Own {
-            letter: 'q',
-            value: None,
-        },
+        Own { letter: 'q', value: None },
         with('t', "ext4"),
         with('m', "0"),
         with('J', "size=16"),
@@ -153,22 +138,15 @@ impl Superblock {
 fn parse(fields: Fields<'_>) -> Result<Superblock, String> {
     let found = fields.le16(56).unwrap_or_default();
     if found != MAGIC {
-        return Err(format!(
-            "the magic number is {found:#06x}, it should be {MAGIC:#06x}"
-        ));
+        return Err(format!("the magic number is {found:#06x}, it should be {MAGIC:#06x}"));
     }
-    let block =
-        parse_fields(fields).ok_or("the superblock is cut short or its block size is absurd")?;
+    let block = parse_fields(fields).ok_or("the superblock is cut short or its block size is absurd")?;
     check(&block).map_or(Ok(block), |problem| Err(problem.to_owned()))
 }
 
 fn parse_fields(fields: Fields<'_>) -> Option<Superblock> {
     let incompat = fields.le32(96)?;
-    let high = if incompat & INCOMPAT_64BIT != 0 {
-        fields.le32(336)?
-    } else {
-        0
-    };
+    let high = if incompat & INCOMPAT_64BIT != 0 { fields.le32(336)? } else { 0 };
     let state = fields.le16(58)?;
     let orphans = fields.le32(232)? != 0 || fields.le32(100)? & RO_COMPAT_ORPHAN_PRESENT != 0;
     let in_order = state & (STATE_VALID | STATE_ERRORS) == STATE_VALID;
@@ -186,31 +164,19 @@ fn parse_fields(fields: Fields<'_>) -> Option<Superblock> {
 
 fn parse_layout(fields: Fields<'_>) -> Option<Layout> {
     let (compat, incompat, ro_compat) = (fields.le32(92)?, fields.le32(96)?, fields.le32(100)?);
-    let seed = if incompat & INCOMPAT_CHECKSUM_SEED != 0 {
-        fields.le32(624)?
-    } else {
-        crc32c(!0, &fields.bytes::<16>(104)?)
-    };
+    let seed =
+        if incompat & INCOMPAT_CHECKSUM_SEED != 0 { fields.le32(624)? } else { crc32c(!0, &fields.bytes::<16>(104)?) };
     Some(Layout {
         first_block: fields.le32(20)?,
         blocks_per_group: fields.le32(32)?,
         inodes_per_group: fields.le32(40)?,
         inode_size: fields.le16(88)?,
-        descriptor_size: if incompat & INCOMPAT_64BIT != 0 {
-            fields.le16(254)?
-        } else {
-            32
-        },
+        descriptor_size: if incompat & INCOMPAT_64BIT != 0 { fields.le16(254)? } else { 32 },
         first_meta_block: (incompat & INCOMPAT_META_BG != 0).then_some(fields.le32(260)?),
-        sparse_copies: ro_compat & RO_COMPAT_SPARSE_SUPER != 0
-            && compat & COMPAT_SPARSE_SUPER_2 == 0,
+        sparse_copies: ro_compat & RO_COMPAT_SPARSE_SUPER != 0 && compat & COMPAT_SPARSE_SUPER_2 == 0,
         checksum_seed: (ro_compat & RO_COMPAT_METADATA_CHECKSUMS != 0).then_some(seed),
         // s_jnl_backup_type 1: the copy is i_block, the inode's size behind it.
-        journal: if fields.u8(253)? == 1 {
-            fields.bytes(268)
-        } else {
-            None
-        },
+        journal: if fields.u8(253)? == 1 { fields.bytes(268) } else { None },
     })
 }
 
@@ -231,8 +197,6 @@ fn check(block: &Superblock) -> Option<&'static str> {
 /// CRC-32C without the last inversion, as the kernel's `ext4_chksum` has it.
 pub(super) fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
     bytes.iter().fold(seed, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            (crc >> 1) ^ (0x82F6_3B78 & (crc & 1).wrapping_neg())
-        })
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0x82F6_3B78 & (crc & 1).wrapping_neg()))
     })
 }

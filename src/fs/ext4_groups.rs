@@ -27,19 +27,13 @@ pub(super) fn zeroed_ranges(disk: &dyn Disk) -> Result<Vec<Range<u64>>, FsError>
     let superblock = Superblock::read(disk)?;
     let groups = Groups::new(disk, &superblock);
     let bytes = |block: u64| block.saturating_mul(groups.block_size);
-    let journal = superblock
-        .layout
-        .journal
-        .and_then(|map| journal_extents(Fields(&map)));
+    let journal = superblock.layout.journal.and_then(|map| journal_extents(Fields(&map)));
     let tables = groups.inode_tables(0..groups.count)?;
     let (Some(mut extents), Some(tables)) = (journal, tables) else {
         return Ok(vec![0..bytes(superblock.blocks)]);
     };
     extents.extend(tables);
-    Ok(extents
-        .into_iter()
-        .map(|extent| bytes(extent.start)..bytes(extent.end))
-        .collect())
+    Ok(extents.into_iter().map(|extent| bytes(extent.start)..bytes(extent.end)).collect())
 }
 
 /// Notes for all groups behind the first `old_blocks` blocks that their inode tables hold zeros, and says for how many.
@@ -70,8 +64,7 @@ pub(super) fn note_zeros_behind(disk: &dyn Disk, old_blocks: u64) -> Result<u64,
             return Ok(noted);
         }
         if flags & INODE_TABLE_ZEROED == 0 {
-            descriptor[FLAGS..FLAGS + 2]
-                .copy_from_slice(&(flags | INODE_TABLE_ZEROED).to_le_bytes());
+            descriptor[FLAGS..FLAGS + 2].copy_from_slice(&(flags | INODE_TABLE_ZEROED).to_le_bytes());
             let sum = checksum(seed, group, &descriptor);
             descriptor[CHECKSUM..CHECKSUM + 2].copy_from_slice(&sum.to_le_bytes());
             disk.write_at(&descriptor, place)?;
@@ -92,16 +85,9 @@ struct Groups<'a> {
 impl<'a> Groups<'a> {
     fn new(disk: &'a dyn Disk, superblock: &'a Superblock) -> Self {
         let layout = &superblock.layout;
-        let data_blocks = superblock
-            .blocks
-            .saturating_sub(u64::from(layout.first_block));
+        let data_blocks = superblock.blocks.saturating_sub(u64::from(layout.first_block));
         let count = data_blocks.div_ceil(u64::from(layout.blocks_per_group));
-        Groups {
-            disk,
-            layout,
-            block_size: u64::from(superblock.block_size),
-            count,
-        }
+        Groups { disk, layout, block_size: u64::from(superblock.block_size), count }
     }
 
     /// The inode tables of these groups in blocks; `None` when the place of a descriptor is unknown.
@@ -153,13 +139,9 @@ impl<'a> Groups<'a> {
 
     /// Whether a group begins with a copy of the superblock; `None` for layouts of copies that are rarely used.
     fn has_superblock(&self, group: u64) -> Option<bool> {
-        let power_of = |base: u64| {
-            std::iter::successors(Some(base), |power| power.checked_mul(base))
-                .any(|power| power == group)
-        };
-        self.layout
-            .sparse_copies
-            .then(|| group < 2 || [3, 5, 7].into_iter().any(power_of))
+        let power_of =
+            |base: u64| std::iter::successors(Some(base), |power| power.checked_mul(base)).any(|power| power == group);
+        self.layout.sparse_copies.then(|| group < 2 || [3, 5, 7].into_iter().any(power_of))
     }
 }
 
@@ -184,13 +166,7 @@ fn journal_extents(map: Fields<'_>) -> Option<Vec<Range<u64>>> {
             let extent = map.from(12 * (entry + 1))?;
             let start = u64::from(extent.le16(6)?) << 32 | u64::from(extent.le32(8)?);
             // Lengths above 32768 mean allocated but unwritten, and count from there.
-            let length = extent.le16(4).map(|length| {
-                if length > 32768 {
-                    length - 32768
-                } else {
-                    length
-                }
-            })?;
+            let length = extent.le16(4).map(|length| if length > 32768 { length - 32768 } else { length })?;
             Some(start..start + u64::from(length))
         })
         .collect()

@@ -7,8 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::block::{
-    find_content, resize_ext4, resize_xfs, with_private_mount, Access, BlockError, Disk, Disks,
-    PrivateMount, RealDisks,
+    find_content, resize_ext4, resize_xfs, with_private_mount, Access, BlockError, Disk, Disks, PrivateMount, RealDisks,
 };
 use crate::units::Sectors;
 
@@ -75,14 +74,8 @@ impl Mkfs {
     #[must_use]
     pub fn new() -> Self {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let directories = std::env::split_paths(&path)
-            .chain(MORE_DIRECTORIES.map(PathBuf::from))
-            .collect();
-        Mkfs {
-            directories,
-            time_limit: TIME_LIMIT,
-            prezeroed: Mutex::new(None),
-        }
+        let directories = std::env::split_paths(&path).chain(MORE_DIRECTORIES.map(PathBuf::from)).collect();
+        Mkfs { directories, time_limit: TIME_LIMIT, prezeroed: Mutex::new(None) }
     }
 
     /// Looks for programs in these directories only.
@@ -107,12 +100,7 @@ impl Mkfs {
         program::find(program, &self.directories).ok_or_else(|| FsError::MkfsMissing {
             program,
             package,
-            searched: self
-                .directories
-                .iter()
-                .map(|path| path.to_string_lossy())
-                .collect::<Vec<_>>()
-                .join(":"),
+            searched: self.directories.iter().map(|path| path.to_string_lossy()).collect::<Vec<_>>().join(":"),
         })
     }
 
@@ -130,32 +118,18 @@ impl Mkfs {
         }
     }
 
-    fn run_well(
-        &self,
-        program: &Path,
-        arguments: &[OsString],
-        device: &Path,
-    ) -> Result<(), FsError> {
+    fn run_well(&self, program: &Path, arguments: &[OsString], device: &Path) -> Result<(), FsError> {
         let Ended { status, stderr } = self.run(program, arguments, device)?;
         if status.success() {
             return Ok(());
         }
-        Err(FsError::MkfsFailed {
-            program: program.to_owned(),
-            device: device.to_owned(),
-            status,
-            stderr,
-        })
+        Err(FsError::MkfsFailed { program: program.to_owned(), device: device.to_owned(), status, stderr })
     }
 
     fn format_ext4(&self, device: &Path, spec: &FsSpec, size: Sectors) -> Result<(), FsError> {
         let program = self.find(FsType::Ext4)?;
         let prezeroed = self.knows_prezeroed(&program, device, size)?;
-        let mut arguments = options::arguments(
-            ext4::SYNTAX,
-            &ext4::own_options(size, prezeroed),
-            &spec.options,
-        )?;
+        let mut arguments = options::arguments(ext4::SYNTAX, &ext4::own_options(size, prezeroed), &spec.options)?;
         arguments.extend(ext4_place(device, size));
         self.run_well(&program, &arguments, device)?;
         remove_lost_and_found(device)?;
@@ -168,30 +142,16 @@ impl Mkfs {
     }
 
     /// Whether mke2fs takes [`ext4::PREZEROED`], found out by a run that writes nothing (`-n`).
-    fn knows_prezeroed(
-        &self,
-        program: &Path,
-        device: &Path,
-        size: Sectors,
-    ) -> Result<bool, FsError> {
-        let mut known = self
-            .prezeroed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+    fn knows_prezeroed(&self, program: &Path, device: &Path, size: Sectors) -> Result<bool, FsError> {
+        let mut known = self.prezeroed.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = *known {
             return Ok(known);
         }
         let dry = |more: &[&str]| -> Vec<OsString> {
-            let fixed = ["-n", "-q", "-t", "ext4"]
-                .iter()
-                .chain(more)
-                .map(OsString::from);
+            let fixed = ["-n", "-q", "-t", "ext4"].iter().chain(more).map(OsString::from);
             fixed.chain(ext4_place(device, size)).collect()
         };
-        let knows = self
-            .run(program, &dry(&["-E", ext4::PREZEROED]), device)?
-            .status
-            .success();
+        let knows = self.run(program, &dry(&["-E", ext4::PREZEROED]), device)?.status.success();
         if !knows {
             // Was it the option? Without it the same must work.
             self.run_well(program, &dry(&[]), device)?;
@@ -202,8 +162,7 @@ impl Mkfs {
 
     fn format_xfs(&self, device: &Path, spec: &FsSpec, size: Sectors) -> Result<(), FsError> {
         let program = self.find(FsType::Xfs)?;
-        let mut arguments =
-            options::arguments(xfs::SYNTAX, &xfs::own_options(size), &spec.options)?;
+        let mut arguments = options::arguments(xfs::SYNTAX, &xfs::own_options(size), &spec.options)?;
         arguments.push(device.into());
         self.run_well(&program, &arguments, device)?;
         // The log is written with zeros, and this is nearly all that is mapped.
@@ -222,10 +181,7 @@ impl Formatter for Mkfs {
             FsType::Xfs => self.format_xfs(device, spec, size)?,
         }
         if !self.inspect(device, spec.fs_type)?.clean {
-            return Err(FsError::NotClean {
-                device: device.to_owned(),
-                fs_type: spec.fs_type,
-            });
+            return Err(FsError::NotClean { device: device.to_owned(), fs_type: spec.fs_type });
         }
         Ok(RealDisks.open(device, Access::Write)?.flush()?)
     }
@@ -252,10 +208,7 @@ impl Formatter for Mkfs {
         if self.inspect(device, fs_type)?.clean {
             Ok(())
         } else {
-            Err(FsError::NotClean {
-                device: device.to_owned(),
-                fs_type,
-            })
+            Err(FsError::NotClean { device: device.to_owned(), fs_type })
         }
     }
 }
@@ -266,22 +219,14 @@ fn refuse_unless_fit(device: &Path, size: Sectors) -> Result<(), FsError> {
     refuse_if_small(disk.as_ref(), size)?;
     match find_content(disk.as_ref())? {
         None => Ok(()),
-        Some(found) => Err(BlockError::NotBlank {
-            path: device.to_owned(),
-            found,
-        }
-        .into()),
+        Some(found) => Err(BlockError::NotBlank { path: device.to_owned(), found }.into()),
     }
 }
 
 fn refuse_if_small(disk: &dyn Disk, wanted: Sectors) -> Result<(), FsError> {
     let actual = disk.size()?;
     if actual < wanted {
-        return Err(FsError::DeviceTooSmall {
-            device: disk.path().to_owned(),
-            actual,
-            wanted,
-        });
+        return Err(FsError::DeviceTooSmall { device: disk.path().to_owned(), actual, wanted });
     }
     Ok(())
 }
@@ -298,24 +243,16 @@ fn mounted(
     work: impl FnOnce(&Path) -> Result<(), FsError> + Send,
 ) -> Result<(), FsError> {
     let options = fs_type.mount_options().join(",");
-    let mount = PrivateMount {
-        device,
-        fs_type: fs_type.name(),
-        read_only: false,
-        options: &options,
-    };
+    let mount = PrivateMount { device, fs_type: fs_type.name(), read_only: false, options: &options };
     with_private_mount(&mount, work)?;
     Ok(RealDisks.open(device, Access::Read)?.flush()?)
 }
 
 fn remove_lost_and_found(device: &Path) -> Result<(), FsError> {
-    mounted(device, FsType::Ext4, |directory| match std::fs::remove_dir(
-        directory.join("lost+found"),
-    ) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(FsError::LostFound {
-            device: device.to_owned(),
-            source,
-        }),
+    mounted(device, FsType::Ext4, |directory| match std::fs::remove_dir(directory.join("lost+found")) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(FsError::LostFound { device: device.to_owned(), source })
+        }
         _ => Ok(()),
     })
 }
@@ -326,9 +263,7 @@ fn grow_ext4(device: &Path, size: Sectors) -> Result<(), FsError> {
     if superblock.blocks >= blocks {
         return Ok(());
     }
-    mounted(device, FsType::Ext4, |directory| {
-        Ok(resize_ext4(directory, blocks)?)
-    })?;
+    mounted(device, FsType::Ext4, |directory| Ok(resize_ext4(directory, blocks)?))?;
     match RealDisks.open(device, Access::WriteExclusive) {
         Ok(disk) => ext4_groups::note_zeros_behind(disk.as_ref(), superblock.blocks).map(drop),
         // Mounted elsewhere: the kernel will clear the new inode tables by and by.
@@ -343,7 +278,5 @@ fn grow_xfs(device: &Path, size: Sectors) -> Result<(), FsError> {
     if superblock.blocks >= blocks {
         return Ok(());
     }
-    mounted(device, FsType::Xfs, |directory| {
-        Ok(resize_xfs(directory, blocks, superblock.inode_percent)?)
-    })
+    mounted(device, FsType::Xfs, |directory| Ok(resize_xfs(directory, blocks, superblock.inode_percent)?))
 }

@@ -41,13 +41,9 @@ pub(super) enum Outcome {
 /// The first executable file of that name in the directories.
 pub(super) fn find(program: &str, directories: &[PathBuf]) -> Option<PathBuf> {
     let executable = |path: &PathBuf| {
-        std::fs::metadata(path)
-            .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+        std::fs::metadata(path).is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
     };
-    directories
-        .iter()
-        .map(|directory| directory.join(program))
-        .find(executable)
+    directories.iter().map(|directory| directory.join(program)).find(executable)
 }
 
 /// Runs a program, without a shell, in a process group of its own and in the C locale. Standard input is empty,
@@ -55,15 +51,8 @@ pub(super) fn find(program: &str, directories: &[PathBuf]) -> Option<PathBuf> {
 ///
 /// # Errors
 /// [`FsError::MkfsStart`].
-pub(super) fn run(
-    program: &Path,
-    arguments: &[OsString],
-    limit: Duration,
-) -> Result<Outcome, FsError> {
-    let start_error = |source| FsError::MkfsStart {
-        program: program.to_owned(),
-        source,
-    };
+pub(super) fn run(program: &Path, arguments: &[OsString], limit: Duration) -> Result<Outcome, FsError> {
+    let start_error = |source| FsError::MkfsStart { program: program.to_owned(), source };
     let deadline = Instant::now() + limit;
     let mut child = Command::new(program)
         .args(arguments)
@@ -76,15 +65,10 @@ pub(super) fn run(
         .map_err(start_error)?;
     let stderr = collect_stderr(&mut child);
     match wait_until(&mut child, &stderr, deadline).map_err(start_error)? {
-        Some(status) => Ok(Outcome::Ended(Ended {
-            status,
-            stderr: stderr.finish(child.id()),
-        })),
+        Some(status) => Ok(Outcome::Ended(Ended { status, stderr: stderr.finish(child.id()) })),
         None => {
             kill(child);
-            Ok(Outcome::TimedOut {
-                stderr: stderr.so_far(),
-            })
+            Ok(Outcome::TimedOut { stderr: stderr.so_far() })
         }
     }
 }
@@ -136,11 +120,7 @@ fn lock(bytes: &Mutex<Vec<u8>>) -> MutexGuard<'_, Vec<u8>> {
 }
 
 /// Waits for the program; `None` at the deadline.
-fn wait_until(
-    child: &mut Child,
-    stderr: &Stderr,
-    deadline: Instant,
-) -> std::io::Result<Option<ExitStatus>> {
+fn wait_until(child: &mut Child, stderr: &Stderr, deadline: Instant) -> std::io::Result<Option<ExitStatus>> {
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
@@ -201,8 +181,7 @@ mod tests {
 
     #[test]
     fn what_a_program_says_and_how_it_ends_come_back() {
-        let ended =
-            ended("echo no such option >&2; echo; echo Usage: me >&2; echo more >&2; exit 7");
+        let ended = ended("echo no such option >&2; echo; echo Usage: me >&2; echo more >&2; exit 7");
         assert_eq!(ended.status.code(), Some(7));
         assert_eq!(ended.stderr, "no such option");
     }
@@ -224,20 +203,13 @@ mod tests {
     fn at_the_time_limit_the_program_and_its_children_are_gone() {
         let directory = tempfile::tempdir().unwrap();
         let pids = directory.path().join("pids");
-        let script = format!(
-            "sleep 1000 & echo $! > {0}; echo $$ >> {0}; echo stuck >&2; wait",
-            pids.display()
-        );
+        let script = format!("sleep 1000 & echo $! > {0}; echo $$ >> {0}; echo stuck >&2; wait", pids.display());
         let began = Instant::now();
         match sh(&script, Duration::from_secs(1)) {
             Outcome::TimedOut { stderr } => assert_eq!(stderr, "stuck"),
             Outcome::Ended(ended) => panic!("ended: {ended:?}"),
         }
-        assert!(
-            began.elapsed() < KILL_PATIENCE,
-            "took {:?}",
-            began.elapsed()
-        );
+        assert!(began.elapsed() < KILL_PATIENCE, "took {:?}", began.elapsed());
         for pid in std::fs::read_to_string(pids).unwrap().lines() {
             assert!(!runs(pid), "{pid} still runs");
         }
@@ -248,19 +220,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let pid = directory.path().join("pid");
         let began = Instant::now();
-        let ended = ended(&format!(
-            "sleep 1000 & echo $! > {}; echo done >&2",
-            pid.display()
-        ));
-        assert_eq!(
-            (ended.status.code(), ended.stderr.as_str()),
-            (Some(0), "done")
-        );
-        assert!(
-            began.elapsed() < KILL_PATIENCE,
-            "took {:?}",
-            began.elapsed()
-        );
+        let ended = ended(&format!("sleep 1000 & echo $! > {}; echo done >&2", pid.display()));
+        assert_eq!((ended.status.code(), ended.stderr.as_str()), (Some(0), "done"));
+        assert!(began.elapsed() < KILL_PATIENCE, "took {:?}", began.elapsed());
         assert!(!runs(std::fs::read_to_string(pid).unwrap().trim()));
     }
 
@@ -269,8 +231,7 @@ mod tests {
         let status = format!("/proc/{pid}/status");
         let deadline = Instant::now() + Duration::from_secs(5);
         loop {
-            let gone =
-                std::fs::read_to_string(&status).map_or(true, |text| text.contains("State:\tZ"));
+            let gone = std::fs::read_to_string(&status).map_or(true, |text| text.contains("State:\tZ"));
             if gone || Instant::now() > deadline {
                 return !gone;
             }
@@ -285,29 +246,18 @@ mod tests {
             let at = directory.path().join(name);
             std::fs::create_dir(&at).unwrap();
             std::fs::write(at.join("mkfs.test"), "").unwrap();
-            std::fs::set_permissions(at.join("mkfs.test"), std::fs::Permissions::from_mode(mode))
-                .unwrap();
+            std::fs::set_permissions(at.join("mkfs.test"), std::fs::Permissions::from_mode(mode)).unwrap();
             at
         };
         let places = [place("a", 0o644), place("b", 0o755), place("c", 0o755)];
-        assert_eq!(
-            find("mkfs.test", &places),
-            Some(places[1].join("mkfs.test"))
-        );
+        assert_eq!(find("mkfs.test", &places), Some(places[1].join("mkfs.test")));
         assert_eq!(find("mkfs.other", &places), None);
-        assert_eq!(
-            find("b", &[directory.path().to_owned()]),
-            None,
-            "a directory is no program"
-        );
+        assert_eq!(find("b", &[directory.path().to_owned()]), None, "a directory is no program");
     }
 
     #[test]
     fn a_program_that_cannot_be_started_is_named() {
         let error = run(Path::new("/no/such/mkfs"), &[], LONG).unwrap_err();
-        assert!(
-            error.to_string().starts_with("cannot run /no/such/mkfs: "),
-            "{error}"
-        );
+        assert!(error.to_string().starts_with("cannot run /no/such/mkfs: "), "{error}");
     }
 }

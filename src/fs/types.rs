@@ -56,12 +56,8 @@ impl FromStr for FsType {
     type Err = FsError;
 
     fn from_str(name: &str) -> Result<Self, FsError> {
-        let found = FsType::ALL
-            .into_iter()
-            .find(|fs_type| fs_type.name() == name);
-        found.ok_or_else(|| FsError::UnknownType {
-            name: name.to_owned(),
-        })
+        let found = FsType::ALL.into_iter().find(|fs_type| fs_type.name() == name);
+        found.ok_or_else(|| FsError::UnknownType { name: name.to_owned() })
     }
 }
 
@@ -78,10 +74,7 @@ impl FsSpec {
     /// A file system of this type with no further options.
     #[must_use]
     pub fn plain(fs_type: FsType) -> Self {
-        FsSpec {
-            fs_type,
-            options: Vec::new(),
-        }
+        FsSpec { fs_type, options: Vec::new() }
     }
 
     /// A short text that is the same for the same specification, in every process and release that makes the same file
@@ -139,10 +132,7 @@ mod tests {
     use super::*;
 
     fn spec(fs_type: FsType, options: &[&str]) -> FsSpec {
-        FsSpec {
-            fs_type,
-            options: options.iter().map(ToString::to_string).collect(),
-        }
+        FsSpec { fs_type, options: options.iter().map(ToString::to_string).collect() }
     }
 
     #[test]
@@ -151,22 +141,13 @@ mod tests {
             assert_eq!(fs_type.to_string().parse::<FsType>().unwrap(), fs_type);
         }
         let error = "Ext4".parse::<FsType>().unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            r#"unknown file system type "Ext4": known are ext4, xfs"#
-        );
+        assert_eq!(error.to_string(), r#"unknown file system type "Ext4": known are ext4, xfs"#);
     }
 
     #[test]
     fn a_digest_stays_what_it_was_in_earlier_releases() {
-        assert_eq!(
-            FsSpec::plain(FsType::Ext4).digest(),
-            "ext4-ad2aca7747985764"
-        );
-        assert_eq!(
-            spec(FsType::Xfs, &["-i", "size=1024"]).digest(),
-            "xfs-5d0db9489966ae38"
-        );
+        assert_eq!(FsSpec::plain(FsType::Ext4).digest(), "ext4-ad2aca7747985764");
+        assert_eq!(spec(FsType::Xfs, &["-i", "size=1024"]).digest(), "xfs-5d0db9489966ae38");
     }
 
     #[test]

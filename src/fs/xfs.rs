@@ -18,27 +18,15 @@ use super::xfs_log;
 const MAGIC: [u8; 4] = *b"XFSB";
 
 /// How mkfs.xfs reads its arguments (mkfs/xfs_mkfs.c, the string given to getopt).
-pub(super) const SYNTAX: Syntax = Syntax {
-    with_value: "bcdiLlmnprs",
-    joined: None,
-};
+pub(super) const SYNTAX: Syntax = Syntax { with_value: "bcdiLlmnprs", joined: None };
 
 /// This crate's own options: no discard, and the smallest log that mkfs.xfs allows since xfsprogs 5.19, 64 MiB. (For
 /// file systems of up to some 130 GiB that is its default too; larger ones would get up to 2 GiB.)
 pub(super) fn own_options(size: Sectors) -> Vec<Own> {
-    let with = |letter, value: String| Own {
-        letter,
-        value: Some(value),
-    };
+    let with = |letter, value: String| Own { letter, value: Some(value) };
     vec![
-        Own {
-            letter: 'q',
-            value: None,
-        },
-        Own {
-            letter: 'K',
-            value: None,
-        },
+        Own { letter: 'q', value: None },
+        Own { letter: 'K', value: None },
         with('l', "size=64m".to_owned()),
         with('d', format!("size={}k", size.0 / 2)),
     ]
@@ -85,9 +73,7 @@ impl Superblock {
             size: Sectors(self.blocks.saturating_mul(u64::from(self.block_size / 512))),
             block_size: self.block_size,
             used_inodes: self.allocated_inodes - self.free_inodes,
-            clean: self
-                .log()
-                .map_or(Ok(false), |log| xfs_log::is_clean(disk, log))?,
+            clean: self.log().map_or(Ok(false), |log| xfs_log::is_clean(disk, log))?,
             uuid: self.uuid,
         })
     }
@@ -99,8 +85,7 @@ impl Superblock {
         }
         // A block's number is its group's in the high bits and its place in the group in the low ones (XFS_FSB_TO_DADDR).
         let group = self.log_start >> self.group_bits;
-        let block =
-            group * u64::from(self.group_blocks) + (self.log_start & ((1 << self.group_bits) - 1));
+        let block = group * u64::from(self.group_blocks) + (self.log_start & ((1 << self.group_bits) - 1));
         let bytes = |blocks: u64| blocks.saturating_mul(u64::from(self.block_size));
         Some(bytes(block)..bytes(block.saturating_add(u64::from(self.log_blocks))))
     }
@@ -109,9 +94,7 @@ impl Superblock {
 fn parse(fields: Fields<'_>) -> Result<Superblock, String> {
     let found: [u8; 4] = fields.bytes(0).unwrap_or_default();
     if found != MAGIC {
-        return Err(format!(
-            "the magic number is {found:02x?}, it should be {MAGIC:02x?}"
-        ));
+        return Err(format!("the magic number is {found:02x?}, it should be {MAGIC:02x?}"));
     }
     let block = parse_fields(fields).ok_or("the superblock is cut short")?;
     if !block.block_size.is_power_of_two() || !(512..=65536).contains(&block.block_size) {
@@ -120,10 +103,7 @@ fn parse(fields: Fields<'_>) -> Result<Superblock, String> {
     if block.free_inodes > block.allocated_inodes {
         return Err("it has more free inodes than inodes".to_owned());
     }
-    if block.blocks == 0
-        || block.group_bits >= 32
-        || block.log_start >> block.group_bits > u64::from(u32::MAX)
-    {
+    if block.blocks == 0 || block.group_bits >= 32 || block.log_start >> block.group_bits > u64::from(u32::MAX) {
         return Err("its allocation groups or its log lie nowhere".to_owned());
     }
     Ok(block)

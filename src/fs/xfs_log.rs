@@ -33,11 +33,7 @@ const LONGEST_RECORD: u64 = 2 * (256 << 10) / BLOCK;
 /// # Errors
 /// Those of [`Disk::read_at`].
 pub(super) fn is_clean(disk: &dyn Disk, place: Range<u64>) -> Result<bool, BlockError> {
-    let log = Log {
-        disk,
-        start: place.start,
-        blocks: (place.end - place.start) / BLOCK,
-    };
+    let log = Log { disk, start: place.start, blocks: (place.end - place.start) / BLOCK };
     if log.blocks == 0 {
         return Ok(false);
     }
@@ -62,8 +58,7 @@ struct Log<'a> {
 impl Log<'_> {
     fn read(&self, block: u64) -> Result<[u8; BLOCK as usize], BlockError> {
         let mut bytes = [0; BLOCK as usize];
-        self.disk
-            .read_at(&mut bytes, self.start + block % self.blocks * BLOCK)?;
+        self.disk.read_at(&mut bytes, self.start + block % self.blocks * BLOCK)?;
         Ok(bytes)
     }
 
@@ -92,12 +87,8 @@ impl Log<'_> {
         let mut block = head;
         while block < stop {
             let length = ((stop - block) * BLOCK).min(CHUNK as u64) as usize;
-            self.disk
-                .read_at(&mut chunk[..length], self.start + block * BLOCK)?;
-            if chunk[..length]
-                .chunks(BLOCK as usize)
-                .any(|bytes| cycle(bytes) == newest)
-            {
+            self.disk.read_at(&mut chunk[..length], self.start + block * BLOCK)?;
+            if chunk[..length].chunks(BLOCK as usize).any(|bytes| cycle(bytes) == newest) {
                 return Ok(true);
             }
             block += length as u64 / BLOCK;
@@ -148,11 +139,7 @@ impl Record {
             return None;
         }
         let long = fields.be32(8)? & VERSION_2 != 0;
-        let headers = if long {
-            fields.be32(320)?.div_ceil(HEADER_COVERS).max(1)
-        } else {
-            1
-        };
+        let headers = if long { fields.be32(320)?.div_ceil(HEADER_COVERS).max(1) } else { 1 };
         Some(Record {
             header_blocks: u64::from(headers),
             data_blocks: u64::from(fields.be32(12)?).div_ceil(BLOCK),
@@ -178,19 +165,14 @@ mod tests {
 
     impl Ring {
         fn new() -> Self {
-            Ring {
-                disk: MemoryDisk::new(Sectors(START / 512 + BLOCKS)),
-                next: 0,
-            }
+            Ring { disk: MemoryDisk::new(Sectors(START / 512 + BLOCKS)), next: 0 }
         }
 
         fn put(&mut self, mut bytes: [u8; 512], header: bool) {
             let cycle = (self.next / BLOCKS + 1) as u32;
             let at = if header { 4 } else { 0 };
             bytes[at..at + 4].copy_from_slice(&cycle.to_be_bytes());
-            self.disk
-                .write_at(&bytes, START + self.next % BLOCKS * 512)
-                .unwrap();
+            self.disk.write_at(&bytes, START + self.next % BLOCKS * 512).unwrap();
             self.next += 1;
         }
 
@@ -225,31 +207,14 @@ mod tests {
     #[test]
     fn a_log_is_clean_after_an_unmount_wherever_its_head_is() {
         // The first round, further rounds, a record across the end, and one that ends right at it.
-        for head in [
-            0,
-            1,
-            2,
-            77,
-            BLOCKS - 2,
-            BLOCKS - 1,
-            BLOCKS,
-            BLOCKS + 1,
-            2 * BLOCKS + 4000,
-            3 * BLOCKS - 2,
-        ] {
+        for head in [0, 1, 2, 77, BLOCKS - 2, BLOCKS - 1, BLOCKS, BLOCKS + 1, 2 * BLOCKS + 4000, 3 * BLOCKS - 2] {
             let mut ring = Ring::new();
             ring.work_up_to(head);
-            assert!(
-                !ring.is_clean() || head == 0,
-                "head {head}: clean without an unmount"
-            );
+            assert!(!ring.is_clean() || head == 0, "head {head}: clean without an unmount");
             ring.unmount();
             assert!(ring.is_clean(), "head {head}: not clean");
             ring.record(3, 5, 0);
-            assert!(
-                !ring.is_clean(),
-                "head {head}: clean with work after the unmount"
-            );
+            assert!(!ring.is_clean(), "head {head}: clean with work after the unmount");
         }
     }
 

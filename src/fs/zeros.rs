@@ -23,11 +23,7 @@ pub(super) fn punch(disk: &dyn Disk, ranges: &[Range<u64>]) -> Result<u64, Block
     // What lies in the page cache only would otherwise be written again after the discard.
     disk.flush()?;
     let end = disk.size()?.bytes().unwrap_or(u64::MAX) / PIECE * PIECE;
-    let mut run = Run {
-        disk,
-        zeros: 0..0,
-        discarded: 0,
-    };
+    let mut run = Run { disk, zeros: 0..0, discarded: 0 };
     let done = punch_ranges(&mut run, ranges, end).and_then(|()| run.finish());
     match done {
         Ok(()) | Err(BlockError::DiscardUnsupported { .. }) => Ok(run.discarded),
@@ -39,12 +35,7 @@ fn punch_ranges(run: &mut Run<'_>, ranges: &[Range<u64>], end: u64) -> Result<()
     let mut buffer = vec![0; CHUNK as usize];
     for range in ranges.iter().filter(|range| !range.is_empty()) {
         let mut at = range.start / PIECE * PIECE;
-        let stop = range
-            .end
-            .min(end)
-            .div_ceil(PIECE)
-            .saturating_mul(PIECE)
-            .min(end);
+        let stop = range.end.min(end).div_ceil(PIECE).saturating_mul(PIECE).min(end);
         while at < stop {
             let length = CHUNK.min(stop - at);
             let chunk = &mut buffer[..length as usize];
@@ -81,10 +72,7 @@ impl Run<'_> {
     fn finish(&mut self) -> Result<(), BlockError> {
         let length = self.zeros.end - self.zeros.start;
         if length > 0 {
-            self.disk.discard(
-                Sectors::from_bytes_down(self.zeros.start),
-                Sectors::from_bytes_down(length),
-            )?;
+            self.disk.discard(Sectors::from_bytes_down(self.zeros.start), Sectors::from_bytes_down(length))?;
             self.discarded += length;
             self.zeros = 0..0;
         }
@@ -122,15 +110,10 @@ mod tests {
         }
         fn discard(&self, offset: Sectors, length: Sectors) -> Result<(), BlockError> {
             if !self.supported {
-                return Err(BlockError::DiscardUnsupported {
-                    path: self.path().to_owned(),
-                });
+                return Err(BlockError::DiscardUnsupported { path: self.path().to_owned() });
             }
             let start = offset.bytes().unwrap();
-            self.discards
-                .lock()
-                .unwrap()
-                .push(start..start + length.bytes().unwrap());
+            self.discards.lock().unwrap().push(start..start + length.bytes().unwrap());
             Ok(())
         }
         fn set_read_only(&self, read_only: bool) -> Result<(), BlockError> {
@@ -154,46 +137,26 @@ mod tests {
         for offset in data {
             disk.write_at(b"x", *offset).unwrap();
         }
-        Noting {
-            disk,
-            discards: Mutex::default(),
-            supported,
-        }
+        Noting { disk, discards: Mutex::default(), supported }
     }
 
     fn punched(data: &[u64], ranges: &[Range<u64>]) -> Vec<Range<u64>> {
         let disk = noting(data, true);
         let bytes = punch(&disk, ranges).unwrap();
         let discards = disk.discards.into_inner().unwrap();
-        assert_eq!(
-            bytes,
-            discards
-                .iter()
-                .map(|range| range.end - range.start)
-                .sum::<u64>()
-        );
+        assert_eq!(bytes, discards.iter().map(|range| range.end - range.start).sum::<u64>());
         discards
     }
 
     #[test]
     fn zeros_side_by_side_go_in_one_discard_and_data_stays() {
-        assert_eq!(
-            punched(&[3 * PIECE + 5], &[0..5 * PIECE]),
-            [0..3 * PIECE, 4 * PIECE..5 * PIECE]
-        );
-        assert_eq!(
-            punched(&[], &[0..u64::MAX]),
-            [0..PIECES * PIECE],
-            "the tail shorter than a piece stays"
-        );
+        assert_eq!(punched(&[3 * PIECE + 5], &[0..5 * PIECE]), [0..3 * PIECE, 4 * PIECE..5 * PIECE]);
+        assert_eq!(punched(&[], &[0..u64::MAX]), [0..PIECES * PIECE], "the tail shorter than a piece stays");
     }
 
     #[test]
     fn a_range_that_begins_and_ends_within_pieces_takes_all_of_them() {
-        assert_eq!(
-            punched(&[PIECE], &[PIECE - 1..2 * PIECE + 1]),
-            [0..PIECE, 2 * PIECE..3 * PIECE]
-        );
+        assert_eq!(punched(&[PIECE], &[PIECE - 1..2 * PIECE + 1]), [0..PIECE, 2 * PIECE..3 * PIECE]);
         assert_eq!(punched(&[], &[5..5, PIECE * PIECES..u64::MAX]), []);
     }
 
