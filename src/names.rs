@@ -107,12 +107,7 @@ impl DmUuid {
     }
 }
 
-fn check(
-    what: &'static str,
-    text: &str,
-    limit: usize,
-    forbidden: impl Fn(char) -> bool,
-) -> Result<(), NameError> {
+fn check(what: &'static str, text: &str, limit: usize, forbidden: impl Fn(char) -> bool) -> Result<(), NameError> {
     if text.is_empty() {
         return Err(NameError::Empty { what });
     }
@@ -120,9 +115,7 @@ fn check(
         return Err(NameError::TooLong { what, text: text.to_owned(), bytes: text.len(), limit });
     }
     match text.chars().find(|c| forbidden(*c)) {
-        Some(character) => {
-            Err(NameError::ForbiddenCharacter { what, text: text.to_owned(), character })
-        }
+        Some(character) => Err(NameError::ForbiddenCharacter { what, text: text.to_owned(), character }),
         None => Ok(()),
     }
 }
@@ -175,10 +168,7 @@ mod tests {
     #[test]
     fn names_end_at_127_bytes_and_uuids_at_128() {
         assert!(DmName::new("x".repeat(127)).is_ok());
-        assert!(matches!(
-            DmName::new("x".repeat(128)),
-            Err(NameError::TooLong { bytes: 128, limit: 127, .. })
-        ));
+        assert!(matches!(DmName::new("x".repeat(128)), Err(NameError::TooLong { bytes: 128, limit: 127, .. })));
         assert!(DmUuid::new("x".repeat(128)).is_ok());
         assert!(matches!(DmUuid::new("x".repeat(129)), Err(NameError::TooLong { limit: 128, .. })));
         // Bytes, not characters: 64 two-byte letters are 128 bytes.

@@ -59,7 +59,7 @@ impl Sectors {
     /// # Errors
     /// [`UnitError::NotSectorAligned`] when `bytes` is no multiple of 512.
     pub const fn from_bytes_exact(bytes: u64) -> Result<Sectors, UnitError> {
-        if bytes % SECTOR_SIZE == 0 {
+        if bytes.is_multiple_of(SECTOR_SIZE) {
             Ok(Sectors(bytes / SECTOR_SIZE))
         } else {
             Err(UnitError::NotSectorAligned { bytes })
@@ -310,10 +310,7 @@ mod tests {
         assert_eq!(ThinId::new(16_777_215), Ok(ThinId::MAX));
         assert_eq!(ThinId::new(16_777_216), Err(UnitError::ThinIdOutOfRange { id: 16_777_216 }));
         assert_eq!("16777216".parse::<ThinId>(), Err(UnitError::ThinIdOutOfRange { id: 16_777_216 }));
-        assert_eq!(
-            "99999999999".parse::<ThinId>(),
-            Err(UnitError::ThinIdOutOfRange { id: 99_999_999_999 })
-        );
+        assert_eq!("99999999999".parse::<ThinId>(), Err(UnitError::ThinIdOutOfRange { id: 99_999_999_999 }));
         assert!("".parse::<ThinId>().is_err());
         assert!("+1".parse::<ThinId>().is_err());
         assert_eq!(ThinId::MAX.next(), None);

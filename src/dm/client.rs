@@ -10,11 +10,10 @@ use super::error::{Error, Result};
 use super::info::{DeviceInfo, ListedDevice, Removal};
 use super::nodes::{NodeDir, Swept};
 use super::request::{
-    DriverVersion, Flags, Payload, Reply, ReplyData, Request, Selector, TargetLine, TargetVersion,
-    Verb,
+    DriverVersion, Flags, Payload, Reply, ReplyData, Request, Selector, TargetLine, TargetVersion, Verb,
 };
 use super::status::TargetStatus;
-use super::table::{Target, TableError};
+use super::table::{TableError, Target};
 use super::udev::{EventCookie, UdevFlags};
 use super::{explain, Kernel};
 use crate::names::{DmName, DmUuid};
@@ -237,7 +236,9 @@ impl Dm {
         started.map_err(|error| error.after_rollback(self.remove(name)))
     }
 
-    /// Loads a table into the inactive slot (`DM_TABLE_LOAD`); the next resume puts it in place.
+    /// Loads a table into the inactive slot (`DM_TABLE_LOAD`); the next resume puts it in place. For a device
+    /// that has a live table, that resume is also when the kernel looks whether the devices below are large
+    /// enough.
     ///
     /// # Errors
     /// [`Error::NoSuchDevice`] (ENXIO), and those about tables of [`Dm::activate`].
@@ -253,20 +254,12 @@ impl Dm {
         self.load_into(name, table, true, false)
     }
 
-    fn load_into(
-        &self,
-        name: &DmName,
-        table: &[Target],
-        read_only: bool,
-        exists: bool,
-    ) -> Result<DeviceInfo> {
+    fn load_into(&self, name: &DmName, table: &[Target], read_only: bool, exists: bool) -> Result<DeviceInfo> {
         let request = self
             .named(Verb::Load, name)
             .flags(Flags::NONE.with_if(read_only, Flags::READ_ONLY))
             .payload(Payload::Table(table.iter().map(Target::to_line).collect()));
-        let reply = self
-            .submit(&request)
-            .map_err(|error| explain::load_error(self, name, table, exists, error))?;
+        let reply = self.submit(&request).map_err(|error| explain::load_error(self, name, table, exists, error))?;
         DeviceInfo::from_header(Verb::Load, &reply.header)
     }
 
@@ -275,9 +268,8 @@ impl Dm {
     /// # Errors
     /// [`Error::NoSuchDevice`] (ENXIO). EINVAL when it has been suspended by somebody else at the same time.
     pub fn suspend(&self, name: &DmName, options: SuspendOptions) -> Result<DeviceInfo> {
-        let flags = Flags::NONE
-            .with_if(options.no_flush, Flags::NO_FLUSH)
-            .with_if(options.skip_lockfs, Flags::SKIP_LOCKFS);
+        let flags =
+            Flags::NONE.with_if(options.no_flush, Flags::NO_FLUSH).with_if(options.skip_lockfs, Flags::SKIP_LOCKFS);
         let reply = self.submit(&self.named(Verb::Suspend, name).flags(flags))?;
         DeviceInfo::from_header(Verb::Suspend, &reply.header)
     }
@@ -305,13 +297,12 @@ impl Dm {
     /// Those of [`Dm::load`] and [`Dm::resume`]; [`Error::Rollback`] when the old table could not be put back.
     pub fn reload(&self, name: &DmName, table: &[Target]) -> Result<DeviceInfo> {
         let old = self.table_lines(name)?;
-        let read_only =
-            self.info(name)?.is_some_and(|info| info.read_only);
+        let read_only = self.info(name)?.is_some_and(|info| info.read_only);
         self.load_into(name, table, read_only, true)?;
         let changed = self
             .suspend(name, SuspendOptions::default())
             .map_err(|error| error.after_rollback(self.clear(name).map(drop)))
-            .and_then(|_| self.resume(name));
+            .and_then(|_| self.resume(name).map_err(|error| explain::resume_error(self, name, table, error)));
         changed.map_err(|error| error.after_rollback(self.put_back(name, old, read_only)))
     }
 
@@ -342,8 +333,7 @@ impl Dm {
     /// # Errors
     /// [`Error::NoSuchDevice`] (ENXIO), [`Error::NameOrUuidInUse`] (EBUSY).
     pub fn rename(&self, name: &DmName, new: &DmName) -> Result<()> {
-        let request =
-            self.with_event(Verb::Rename, name).payload(Payload::Text(new.as_str().to_owned()));
+        let request = self.with_event(Verb::Rename, name).payload(Payload::Text(new.as_str().to_owned()));
         self.submit(&request)?;
         if self.settings.nodes == NodePolicy::Manage {
             if let Some(info) = self.info(new)? {
@@ -359,10 +349,8 @@ impl Dm {
     /// # Errors
     /// [`Error::NoSuchDevice`] (ENXIO), [`Error::NameOrUuidInUse`] (EBUSY), [`Error::UuidAlreadySet`] (EINVAL).
     pub fn set_uuid(&self, name: &DmName, uuid: &DmUuid) -> Result<()> {
-        let request = self
-            .with_event(Verb::Rename, name)
-            .flags(Flags::UUID)
-            .payload(Payload::Text(uuid.as_str().to_owned()));
+        let request =
+            self.with_event(Verb::Rename, name).flags(Flags::UUID).payload(Payload::Text(uuid.as_str().to_owned()));
         self.submit(&request).map(drop)
     }
 
@@ -405,9 +393,11 @@ impl Dm {
     /// [`Error::NoSuchDevice`] (ENXIO), [`Error::Table`] for a line that makes no sense.
     pub fn table(&self, name: &DmName) -> Result<Vec<Target>> {
         let lines = self.table_lines(name)?;
-        lines.iter().map(Target::from_line).collect::<std::result::Result<_, _>>().map_err(
-            |source| Error::Table { verb: Verb::Table, device: name.to_string(), source },
-        )
+        lines.iter().map(Target::from_line).collect::<std::result::Result<_, _>>().map_err(|source| Error::Table {
+            verb: Verb::Table,
+            device: name.to_string(),
+            source,
+        })
     }
 
     /// The table in the inactive slot; empty when there is none.
@@ -415,12 +405,13 @@ impl Dm {
     /// # Errors
     /// As [`Dm::table`].
     pub fn inactive_table(&self, name: &DmName) -> Result<Vec<Target>> {
-        let reply =
-            self.submit(&self.named(Verb::Table, name).flags(Flags::QUERY_INACTIVE))?;
+        let reply = self.submit(&self.named(Verb::Table, name).flags(Flags::QUERY_INACTIVE))?;
         let lines = lines_of(reply);
-        lines.iter().map(Target::from_line).collect::<std::result::Result<_, TableError>>().map_err(
-            |source| Error::Table { verb: Verb::Table, device: name.to_string(), source },
-        )
+        lines
+            .iter()
+            .map(Target::from_line)
+            .collect::<std::result::Result<_, TableError>>()
+            .map_err(|source| Error::Table { verb: Verb::Table, device: name.to_string(), source })
     }
 
     fn table_lines(&self, name: &DmName) -> Result<Vec<TargetLine>> {
@@ -435,9 +426,11 @@ impl Dm {
     pub fn status(&self, name: &DmName, options: StatusOptions) -> Result<Vec<TargetStatus>> {
         let flags = Flags::NONE.with_if(options.no_flush, Flags::NO_FLUSH);
         let lines = lines_of(self.submit(&self.named(Verb::Status, name).flags(flags))?);
-        lines.iter().map(TargetStatus::from_line).collect::<std::result::Result<_, _>>().map_err(
-            |source| Error::Table { verb: Verb::Status, device: name.to_string(), source },
-        )
+        lines
+            .iter()
+            .map(TargetStatus::from_line)
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|source| Error::Table { verb: Verb::Status, device: name.to_string(), source })
     }
 
     /// The devices that the live table stands on (`DM_TABLE_DEPS`).

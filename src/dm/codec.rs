@@ -5,8 +5,8 @@
 //! the field. Layouts: linux/dm-ioctl.h. It must not know how a buffer reaches the kernel.
 
 use super::request::{
-    DriverVersion, Flags, Header, ListEntry, Payload, Reply, ReplyData, Request, Selector,
-    TargetLine, TargetVersion, Verb,
+    DriverVersion, Flags, Header, ListEntry, Payload, Reply, ReplyData, Request, Selector, TargetLine, TargetVersion,
+    Verb,
 };
 use crate::names::{MAX_NAME_BYTES, MAX_UUID_BYTES};
 use crate::units::{DeviceNumber, Sectors};
@@ -119,8 +119,7 @@ pub fn encode(request: &Request, room: usize) -> Result<Vec<u8>, CodecError> {
     let target_count = encode_payload(request, &mut buffer)?;
     let size = buffer.len().max(HEADER_BYTES + room);
     buffer.resize(size, 0);
-    let data_size =
-        u32::try_from(size).map_err(|_| CodecError::RequestTooLarge { bytes: size })?;
+    let data_size = u32::try_from(size).map_err(|_| CodecError::RequestTooLarge { bytes: size })?;
 
     put_u32(&mut buffer, at::VERSION, REQUEST_VERSION.major);
     put_u32(&mut buffer, at::VERSION + 4, REQUEST_VERSION.minor);
@@ -159,10 +158,8 @@ fn encode_payload(request: &Request, buffer: &mut Vec<u8>) -> Result<u32, CodecE
             for line in lines {
                 encode_spec(line, buffer)?;
             }
-            return u32::try_from(lines.len()).map_err(|_| CodecError::OutOfRange {
-                field: "target_count",
-                value: lines.len() as u64,
-            });
+            return u32::try_from(lines.len())
+                .map_err(|_| CodecError::OutOfRange { field: "target_count", value: lines.len() as u64 });
         }
         Payload::Message { sector, text } => {
             buffer.extend_from_slice(&sector.0.to_ne_bytes());
@@ -197,13 +194,7 @@ fn push_text(buffer: &mut Vec<u8>, field: &'static str, text: &str) -> Result<()
     Ok(())
 }
 
-fn put_text(
-    buffer: &mut [u8],
-    offset: usize,
-    field: &'static str,
-    text: &str,
-    limit: usize,
-) -> Result<(), CodecError> {
+fn put_text(buffer: &mut [u8], offset: usize, field: &'static str, text: &str, limit: usize) -> Result<(), CodecError> {
     if text.len() > limit || text.bytes().any(|b| b == 0) {
         return Err(CodecError::DoesNotFit { field, text: text.to_owned(), limit });
     }
@@ -257,9 +248,7 @@ pub fn decode(verb: Verb, buffer: &[u8]) -> Result<Reply, CodecError> {
         Verb::Status | Verb::Table | Verb::Wait => {
             ReplyData::Targets(decode_targets(data(buffer)?, header.target_count)?)
         }
-        Verb::ListVersions | Verb::TargetVersion => {
-            ReplyData::Versions(decode_versions(data(buffer)?)?)
-        }
+        Verb::ListVersions | Verb::TargetVersion => ReplyData::Versions(decode_versions(data(buffer)?)?),
         Verb::Deps => ReplyData::Deps(decode_deps(data(buffer)?)?),
         Verb::Message if header.flags.contains(Flags::DATA_OUT) => {
             ReplyData::Text(data(buffer)?.text("message output", 0)?)
@@ -294,25 +283,16 @@ fn data(buffer: &[u8]) -> Result<Reader<'_>, CodecError> {
     let start = reader.u32("data_start", at::DATA_START)? as usize;
     let size = reader.u32("data_size", at::DATA_SIZE)? as usize;
     if size > buffer.len() {
-        return Err(CodecError::Truncated {
-            field: "data_size",
-            offset: 0,
-            needed: size,
-            end: buffer.len(),
-        });
+        return Err(CodecError::Truncated { field: "data_size", offset: 0, needed: size, end: buffer.len() });
     }
     // The start is within the header when the kernel has nothing to say (offsetof data).
-    let bytes = buffer
-        .get(start..size.max(start))
-        .ok_or(CodecError::BadOffset { field: "data_start", value: start as u64 })?;
+    let bytes =
+        buffer.get(start..size.max(start)).ok_or(CodecError::BadOffset { field: "data_start", value: start as u64 })?;
     Ok(Reader { bytes })
 }
 
 /// `struct dm_name_list`: entries that each point to the next from their own start.
-fn decode_devices(
-    data: Reader<'_>,
-    version: DriverVersion,
-) -> Result<Vec<ListEntry>, CodecError> {
+fn decode_devices(data: Reader<'_>, version: DriverVersion) -> Result<Vec<ListEntry>, CodecError> {
     const NAME: usize = 12;
     let mut devices = Vec::new();
     if data.bytes.is_empty() {
@@ -410,6 +390,10 @@ fn decode_versions(data: Reader<'_>) -> Result<Vec<TargetVersion>, CodecError> {
 
 /// `struct dm_target_deps`.
 fn decode_deps(data: Reader<'_>) -> Result<Vec<DeviceNumber>, CodecError> {
+    if data.bytes.is_empty() {
+        // There is no live table.
+        return Ok(Vec::new());
+    }
     let count = data.u32("dm_target_deps.count", 0)? as usize;
     let mut deps = Vec::new();
     for index in 0..count {
@@ -426,9 +410,12 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn slice(&self, field: &'static str, offset: usize, needed: usize) -> Result<&'a [u8], CodecError> {
-        offset.checked_add(needed).and_then(|end| self.bytes.get(offset..end)).ok_or(
-            CodecError::Truncated { field, offset, needed, end: self.bytes.len() },
-        )
+        offset.checked_add(needed).and_then(|end| self.bytes.get(offset..end)).ok_or(CodecError::Truncated {
+            field,
+            offset,
+            needed,
+            end: self.bytes.len(),
+        })
     }
 
     fn u32(&self, field: &'static str, offset: usize) -> Result<u32, CodecError> {
@@ -473,10 +460,6 @@ impl<'a> Reader<'a> {
         if next != 0 && next < 8 {
             return Err(bad);
         }
-        offset
-            .checked_add(length)
-            .and_then(|end| self.bytes.get(offset..end))
-            .map(|bytes| Reader { bytes })
-            .ok_or(bad)
+        offset.checked_add(length).and_then(|end| self.bytes.get(offset..end)).map(|bytes| Reader { bytes }).ok_or(bad)
     }
 }

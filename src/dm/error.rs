@@ -282,6 +282,12 @@ pub enum Error {
         /// Why not.
         errno: Errno,
     },
+    /// A fault plan has ended everything ([`Fault`](super::Fault)). No real kernel says so.
+    #[error("{request}: halted by a fault plan")]
+    Halted {
+        /// What was asked.
+        request: String,
+    },
     /// A step failed, and so did undoing what came before it. The cause comes first.
     #[error("{cause}; and it could not be undone: {rollback}")]
     Rollback {
@@ -327,6 +333,7 @@ impl Error {
             | Error::ReplyTooLarge { .. }
             | Error::Codec { .. }
             | Error::Table { .. }
+            | Error::Halted { .. }
             | Error::WrongKind { .. } => return None,
         })
     }
@@ -348,9 +355,9 @@ impl Error {
     pub fn after_rollback(self, rollback: Result<()>) -> Error {
         match rollback {
             Ok(()) => self,
-            Err(rollback) => {
-                Error::Rollback { cause: Box::new(self), rollback: Box::new(rollback) }
-            }
+            // Whoever has been halted undoes nothing.
+            Err(_) if matches!(self, Error::Halted { .. }) => self,
+            Err(rollback) => Error::Rollback { cause: Box::new(self), rollback: Box::new(rollback) },
         }
     }
 
@@ -360,9 +367,7 @@ impl Error {
         let verb = request.verb();
         let device = request.selector().to_string();
         match (verb, errno) {
-            (_, Errno::EACCES | Errno::EPERM) => {
-                Error::NoPermission { what: request.to_string(), errno }
-            }
+            (_, Errno::EACCES | Errno::EPERM) => Error::NoPermission { what: request.to_string(), errno },
             (_, Errno::EINTR) => Error::Interrupted { verb, device },
             (_, Errno::ENXIO) => Error::NoSuchDevice { verb, device },
             (Verb::Create, Errno::EBUSY) => Error::NameOrUuidInUse {
@@ -379,9 +384,7 @@ impl Error {
                     _ => device,
                 },
             },
-            (Verb::Rename, Errno::EINVAL) if request.has(super::Flags::UUID) => {
-                Error::UuidAlreadySet { device }
-            }
+            (Verb::Rename, Errno::EINVAL) if request.has(super::Flags::UUID) => Error::UuidAlreadySet { device },
             (Verb::Message, _) => from_message(request, device, errno),
             (Verb::Load, _) => from_load(request, device, errno),
             (_, Errno::EBUSY) => Error::Busy { verb, device },
@@ -402,10 +405,9 @@ fn from_message(request: &Request, pool: String, errno: Errno) -> Error {
         (Errno::EEXIST, Ok(PoolMessage::CreateThin(id) | PoolMessage::CreateSnap { id, .. })) => {
             Error::ThinExists { pool, id }
         }
-        (
-            Errno::ENODATA,
-            Ok(PoolMessage::CreateSnap { origin: id, .. } | PoolMessage::Delete(id)),
-        ) => Error::NoSuchThin { verb, pool, id },
+        (Errno::ENODATA, Ok(PoolMessage::CreateSnap { origin: id, .. } | PoolMessage::Delete(id))) => {
+            Error::NoSuchThin { verb, pool, id }
+        }
         (Errno::EBUSY, Ok(PoolMessage::Delete(id))) => Error::ThinInUse { pool, id },
         (Errno::EBUSY, Ok(PoolMessage::ReserveMetadataSnap)) => Error::MetadataSnapHeld { pool },
         (Errno::EBUSY, _) => Error::Busy { verb, device: pool },
@@ -424,10 +426,8 @@ fn from_load(request: &Request, device: String, errno: Errno) -> Error {
         return Error::Kernel { verb, device, errno };
     };
     let table = || {
-        let lines: Vec<String> = lines
-            .iter()
-            .map(|l| format!("{} {} {} {}", l.start.0, l.length.0, l.kind, l.params))
-            .collect();
+        let lines: Vec<String> =
+            lines.iter().map(|l| format!("{} {} {} {}", l.start.0, l.length.0, l.kind, l.params)).collect();
         lines.join("; ")
     };
     match errno {
@@ -439,9 +439,7 @@ fn from_load(request: &Request, device: String, errno: Errno) -> Error {
             }
             Error::Kernel { verb, device, errno }
         }
-        Errno::ENODEV | Errno::ENOENT => {
-            Error::BackingDeviceMissing { device, table: table(), errno }
-        }
+        Errno::ENODEV | Errno::ENOENT => Error::BackingDeviceMissing { device, table: table(), errno },
         Errno::EINVAL | Errno::ERANGE => Error::TableRefused { device, table: table(), errno },
         Errno::EBUSY => Error::Busy { verb, device },
         Errno::ENOSPC => Error::PoolFull { verb, device },

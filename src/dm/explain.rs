@@ -13,22 +13,20 @@ use crate::units::{DeviceNumber, Sectors};
 
 /// The error of a load, with its reason where it can be found out. `exists` says that the device itself is
 /// known to be there.
-pub(super) fn load_error(
-    dm: &Dm,
-    name: &DmName,
-    table: &[Target],
-    exists: bool,
-    error: Error,
-) -> Error {
+pub(super) fn load_error(dm: &Dm, name: &DmName, table: &[Target], exists: bool, error: Error) -> Error {
     match error {
         Error::NoSuchDevice { .. } if exists || matches!(dm.info(name), Ok(Some(_))) => {
-            Error::BackingDeviceMissing {
-                device: name.to_string(),
-                table: text(table),
-                errno: Errno::ENXIO,
-            }
+            Error::BackingDeviceMissing { device: name.to_string(), table: text(table), errno: Errno::ENXIO }
         }
-        Error::TableRefused { .. } => {
+        Error::TableRefused { .. } => table.iter().find_map(|target| reason(dm, name, target)).unwrap_or(error),
+        other => other,
+    }
+}
+
+/// The error of a resume that was to put `table` in place, with its reason where it can be found out.
+pub(super) fn resume_error(dm: &Dm, name: &DmName, table: &[Target], error: Error) -> Error {
+    match error {
+        Error::Kernel { errno: Errno::EINVAL, .. } => {
             table.iter().find_map(|target| reason(dm, name, target)).unwrap_or(error)
         }
         other => other,
@@ -41,9 +39,7 @@ fn reason(dm: &Dm, name: &DmName, target: &Target) -> Option<Error> {
     }
     match target {
         Target::Thin(thin) => pool_reason(dm, name, &thin.pool),
-        Target::Linear(linear) => {
-            too_long(dm, name, &linear.device, linear.offset.checked_add(linear.length)?)
-        }
+        Target::Linear(linear) => too_long(dm, name, &linear.device, linear.offset.checked_add(linear.length)?),
         Target::ThinPool(pool) => too_long(dm, name, &pool.data, pool.length),
         Target::Error { .. } | Target::Other { .. } => None,
     }
@@ -57,16 +53,11 @@ fn pool_reason(dm: &Dm, name: &DmName, pool: &DeviceRef) -> Option<Error> {
         Ok(None) => return Some(wrong()),
         Err(_) => return None,
     };
-    let is_pool = dm
-        .table(&info.name)
-        .is_ok_and(|table| matches!(table.as_slice(), [Target::ThinPool(_)]));
+    let is_pool = dm.table(&info.name).is_ok_and(|table| matches!(table.as_slice(), [Target::ThinPool(_)]));
     if !is_pool {
         return Some(wrong());
     }
-    info.suspended.then(|| Error::PoolSuspended {
-        device: name.to_string(),
-        pool: info.name.to_string(),
-    })
+    info.suspended.then(|| Error::PoolSuspended { device: name.to_string(), pool: info.name.to_string() })
 }
 
 fn too_long(dm: &Dm, name: &DmName, below: &DeviceRef, needed: Sectors) -> Option<Error> {

@@ -70,10 +70,9 @@ impl PoolMessage {
         let first = words.first().map(|word| word.to_ascii_lowercase()).unwrap_or_default();
         match (first.as_str(), &words[1.min(words.len())..]) {
             ("create_thin", [id]) => Ok(PoolMessage::CreateThin(thin_id("id", id)?)),
-            ("create_snap", [id, origin]) => Ok(PoolMessage::CreateSnap {
-                id: thin_id("id", id)?,
-                origin: thin_id("origin", origin)?,
-            }),
+            ("create_snap", [id, origin]) => {
+                Ok(PoolMessage::CreateSnap { id: thin_id("id", id)?, origin: thin_id("origin", origin)? })
+            }
             ("delete", [id]) => Ok(PoolMessage::Delete(thin_id("id", id)?)),
             ("set_transaction_id", [old, new]) => Ok(PoolMessage::SetTransactionId {
                 old: number("current transaction id", old)?,
@@ -82,8 +81,12 @@ impl PoolMessage {
             ("reserve_metadata_snap", []) => Ok(PoolMessage::ReserveMetadataSnap),
             ("release_metadata_snap", []) => Ok(PoolMessage::ReleaseMetadataSnap),
             (
-                "create_thin" | "create_snap" | "delete" | "set_transaction_id"
-                | "reserve_metadata_snap" | "release_metadata_snap",
+                "create_thin"
+                | "create_snap"
+                | "delete"
+                | "set_transaction_id"
+                | "reserve_metadata_snap"
+                | "release_metadata_snap",
                 _,
             ) => Err(MessageError::WordCount { text: text.to_owned() }),
             _ => Err(MessageError::Unknown { text: text.to_owned() }),
@@ -112,8 +115,5 @@ fn thin_id(field: &'static str, word: &str) -> Result<ThinId, MessageError> {
 
 fn number(field: &'static str, word: &str) -> Result<u64, MessageError> {
     let digits = word.bytes().all(|b| b.is_ascii_digit());
-    digits
-        .then(|| word.parse().ok())
-        .flatten()
-        .ok_or_else(|| MessageError::Invalid { field, value: word.to_owned() })
+    digits.then(|| word.parse().ok()).flatten().ok_or_else(|| MessageError::Invalid { field, value: word.to_owned() })
 }

@@ -8,11 +8,13 @@
 //! read with bounds checks; nothing is left suspended and nothing half-made when a verb fails. This module
 //! must not know what devices are for: no pool policy, no snapshots, no database.
 
-pub mod codec;
 mod client;
+pub mod codec;
 mod count;
 mod error;
 mod explain;
+pub mod fake;
+mod fault;
 mod info;
 mod ioctl;
 pub mod message;
@@ -32,19 +34,18 @@ pub use nix::errno::Errno;
 pub use client::{ActivateOptions, Dm, NodePolicy, Settings, StatusOptions, SuspendOptions};
 pub use count::CountingKernel;
 pub use error::{Error, Result};
+pub use fault::{Fault, FaultPlan, FaultyKernel, Verdict};
 pub use info::{DeviceInfo, ListedDevice, Removal};
 pub use nodes::{NodeDir, Swept};
 pub use real::{RealKernel, NODE_DIR, OLDEST_DRIVER};
 pub use request::{
-    DriverVersion, Flags, Header, ListEntry, Payload, Reply, ReplyData, Request, Selector,
-    TargetLine, TargetVersion, Verb,
+    DriverVersion, Flags, Header, ListEntry, Payload, Reply, ReplyData, Request, Selector, TargetLine, TargetVersion,
+    Verb,
 };
-pub use status::{
-    PoolMode, Status, TargetStatus, ThinPoolStatus, ThinStatus, Usage, WorkingPool,
-};
+pub use status::{PoolMode, Status, TargetStatus, ThinPoolStatus, ThinStatus, Usage, WorkingPool};
 pub use table::{
-    DeviceRef, DiscardPolicy, LinearTable, NoSpacePolicy, PoolFeatures, TableError, Target,
-    ThinPoolTable, ThinTable, MAX_BLOCK_SIZE, MIN_BLOCK_SIZE,
+    DeviceRef, DiscardPolicy, LinearTable, NoSpacePolicy, PoolFeatures, TableError, Target, ThinPoolTable, ThinTable,
+    MAX_BLOCK_SIZE, MIN_BLOCK_SIZE,
 };
 pub use udev::{EventCookie, UdevFlags};
 

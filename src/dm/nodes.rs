@@ -67,8 +67,7 @@ impl NodeDir {
                 Err(Errno::EEXIST) if block_device(&path) == Some(device) => return Ok(false),
                 Err(Errno::EEXIST) if tries < 3 => remove(&path)?,
                 Err(Errno::ENOENT) if tries < 3 => {
-                    fs::create_dir_all(&self.dir)
-                        .map_err(|error| node_error("make", &self.dir, &error))?;
+                    fs::create_dir_all(&self.dir).map_err(|error| node_error("make", &self.dir, &error))?;
                 }
                 Err(errno) => return Err(Error::Node { action: "make", path, errno }),
             }
@@ -121,9 +120,7 @@ fn block_device(path: &Path) -> Option<DeviceNumber> {
 
 fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(node_error("remove", path, &error))
-        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(node_error("remove", path, &error)),
         _ => Ok(()),
     }
 }

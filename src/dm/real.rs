@@ -102,9 +102,7 @@ fn open_error(path: &Path, errno: Errno) -> Error {
     let path = path.to_owned();
     match errno {
         Errno::ENODEV | Errno::ENXIO => Error::NoDeviceMapper { path, errno },
-        Errno::EACCES | Errno::EPERM => {
-            Error::NoPermission { what: format!("control node {}", path.display()), errno }
-        }
+        Errno::EACCES | Errno::EPERM => Error::NoPermission { what: format!("control node {}", path.display()), errno },
         _ => Error::NoControlNode { path, errno },
     }
 }
@@ -113,14 +111,11 @@ fn open_error(path: &Path, errno: Errno) -> Error {
 /// that loads the module.
 fn make_node(path: &Path) -> Result<()> {
     let no_node = |errno| match errno {
-        Errno::EACCES | Errno::EPERM => {
-            Error::NoPermission { what: format!("control node {}", path.display()), errno }
-        }
+        Errno::EACCES | Errno::EPERM => Error::NoPermission { what: format!("control node {}", path.display()), errno },
         _ => Error::NoControlNode { path: path.to_owned(), errno },
     };
     if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir)
-            .map_err(|error| no_node(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))))?;
+        fs::create_dir_all(dir).map_err(|error| no_node(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))))?;
     }
     let minor = fs::read_to_string("/proc/misc")
         .ok()
@@ -221,9 +216,7 @@ impl EventSource for RealEvents {
                 Ok(0) if left.is_zero() || Instant::now() >= deadline => return Ok(false),
                 Ok(0) | Err(Errno::EINTR) => {}
                 Ok(_) => return Ok(true),
-                Err(errno) => {
-                    return Err(Error::Node { action: "poll", path: self.path.clone(), errno })
-                }
+                Err(errno) => return Err(Error::Node { action: "poll", path: self.path.clone(), errno }),
             }
         }
     }

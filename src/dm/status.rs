@@ -127,8 +127,7 @@ impl ThinPoolStatus {
             "-" => false,
             other => return Err(words.invalid("needs_check", other)),
         };
-        let metadata_low_water =
-            if words.is_empty() { None } else { Some(words.number("metadata low water mark")?) };
+        let metadata_low_water = if words.is_empty() { None } else { Some(words.number("metadata low water mark")?) };
         words.end()?;
         Ok(ThinPoolStatus::Working(WorkingPool {
             transaction_id,
@@ -312,9 +311,8 @@ impl fmt::Display for TargetStatus {
 
 fn usage(words: &mut Words<'_>, field: &'static str) -> Result<Usage, TableError> {
     let word = words.word(field)?;
-    let number = |text: &str| -> Option<u64> {
-        text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
-    };
+    let number =
+        |text: &str| -> Option<u64> { text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten() };
     word.split_once('/')
         .and_then(|(used, total)| Some(Usage { used: number(used)?, total: number(total)? }))
         .ok_or_else(|| words.invalid(field, word))

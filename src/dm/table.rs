@@ -223,8 +223,7 @@ impl ThinPoolTable {
         let low_water_blocks = words.number("low water mark")?;
         let features = Self::parse_features(&mut words)?;
         words.end()?;
-        let table =
-            ThinPoolTable { start, length, metadata, data, block_size, low_water_blocks, features };
+        let table = ThinPoolTable { start, length, metadata, data, block_size, low_water_blocks, features };
         table.check()?;
         Ok(table)
     }
@@ -247,7 +246,7 @@ impl ThinPoolTable {
     /// [`TableError::BlockSize`] when it is not; the kernel would answer EINVAL.
     pub fn check(&self) -> Result<(), TableError> {
         let size = self.block_size;
-        if size < MIN_BLOCK_SIZE || size > MAX_BLOCK_SIZE || size.0 % MIN_BLOCK_SIZE.0 != 0 {
+        if size < MIN_BLOCK_SIZE || size > MAX_BLOCK_SIZE || !size.0.is_multiple_of(MIN_BLOCK_SIZE.0) {
             return Err(TableError::BlockSize { size });
         }
         Ok(())
@@ -255,14 +254,8 @@ impl ThinPoolTable {
 
     fn params(&self) -> String {
         let words = self.features.words();
-        let mut text = format!(
-            "{} {} {} {} {}",
-            self.metadata,
-            self.data,
-            self.block_size.0,
-            self.low_water_blocks,
-            words.len()
-        );
+        let mut text =
+            format!("{} {} {} {} {}", self.metadata, self.data, self.block_size.0, self.low_water_blocks, words.len());
         for word in words {
             text.push(' ');
             text.push_str(word);
@@ -428,9 +421,7 @@ impl Target {
     pub fn devices(&self) -> Vec<&DeviceRef> {
         match self {
             Target::ThinPool(table) => vec![&table.metadata, &table.data],
-            Target::Thin(table) => {
-                std::iter::once(&table.pool).chain(&table.external_origin).collect()
-            }
+            Target::Thin(table) => std::iter::once(&table.pool).chain(&table.external_origin).collect(),
             Target::Linear(table) => vec![&table.device],
             Target::Error { .. } | Target::Other { .. } => Vec::new(),
         }
@@ -439,12 +430,7 @@ impl Target {
     /// The line as text.
     #[must_use]
     pub fn to_line(&self) -> TargetLine {
-        TargetLine {
-            start: self.start(),
-            length: self.length(),
-            kind: self.kind().to_owned(),
-            params: self.params(),
-        }
+        TargetLine { start: self.start(), length: self.length(), kind: self.kind().to_owned(), params: self.params() }
     }
 
     /// The line as a value. A target that is not known becomes [`Target::Other`].
@@ -454,18 +440,11 @@ impl Target {
     pub fn from_line(line: &TargetLine) -> Result<Target, TableError> {
         let TargetLine { start, length, kind, params } = line;
         Ok(match kind.as_str() {
-            ThinPoolTable::TARGET => {
-                Target::ThinPool(ThinPoolTable::parse(*start, *length, params)?)
-            }
+            ThinPoolTable::TARGET => Target::ThinPool(ThinPoolTable::parse(*start, *length, params)?),
             ThinTable::TARGET => Target::Thin(ThinTable::parse(*start, *length, params)?),
             LinearTable::TARGET => Target::Linear(LinearTable::parse(*start, *length, params)?),
             "error" => Target::Error { start: *start, length: *length },
-            _ => Target::Other {
-                kind: kind.clone(),
-                start: *start,
-                length: *length,
-                params: params.clone(),
-            },
+            _ => Target::Other { kind: kind.clone(), start: *start, length: *length, params: params.clone() },
         })
     }
 }
@@ -494,11 +473,7 @@ impl<'a> Words<'a> {
     }
 
     pub(super) fn word(&mut self, field: &'static str) -> Result<&'a str, TableError> {
-        self.words.next().ok_or_else(|| TableError::Missing {
-            target: self.target,
-            field,
-            text: self.text.to_owned(),
-        })
+        self.words.next().ok_or_else(|| TableError::Missing { target: self.target, field, text: self.text.to_owned() })
     }
 
     pub(super) fn number<T: FromStr>(&mut self, field: &'static str) -> Result<T, TableError> {

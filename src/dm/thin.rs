@@ -76,13 +76,7 @@ impl Dm {
     /// # Errors
     /// As [`Dm::create_snap`]. [`Error::Rollback`] when the device could not be resumed after a failure;
     /// when only the resume failed, its error, and the snapshot exists.
-    pub fn create_snap_of_device(
-        &self,
-        pool: &DmName,
-        id: ThinId,
-        device: &DmName,
-        origin: ThinId,
-    ) -> Result<()> {
+    pub fn create_snap_of_device(&self, pool: &DmName, id: ThinId, device: &DmName, origin: ThinId) -> Result<()> {
         let running = match self.info(device)? {
             Some(info) => info.live_table && !info.suspended,
             None => false,
@@ -169,11 +163,7 @@ impl Dm {
     }
 }
 
-fn wrong_kind(
-    name: &DmName,
-    wanted: &'static str,
-    lines: &[super::status::TargetStatus],
-) -> Error {
+fn wrong_kind(name: &DmName, wanted: &'static str, lines: &[super::status::TargetStatus]) -> Error {
     let kinds: Vec<&str> = lines.iter().map(|line| line.kind()).collect();
     let found = if kinds.is_empty() { "one without a table".to_owned() } else { kinds.join(", ") };
     Error::WrongKind { device: name.to_string(), wanted, found }

@@ -21,9 +21,7 @@ use super::error::StoreError;
 use super::overlay::Overlay;
 use super::owners::{Owned, Owns};
 use super::reader::{not_found, Reader};
-use super::records::{
-    IdRange, Kind, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord,
-};
+use super::records::{IdRange, Kind, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord};
 use super::tables::{self, meta, Table};
 
 /// The first number that is no thin id any more.
@@ -59,18 +57,12 @@ impl<'a> Changes<'a> {
     /// [`StoreError::AlreadyExists`]; for its parent [`StoreError::NotFound`] or
     /// [`StoreError::NotCommitted`]; [`StoreError::ThinOwned`] and [`StoreError::NumberOwned`] where
     /// another record has them; [`StoreError::EmptyKey`].
-    pub fn insert_snapshot(
-        &mut self,
-        key: &str,
-        record: &SnapshotRecord,
-    ) -> Result<(), StoreError> {
+    pub fn insert_snapshot(&mut self, key: &str, record: &SnapshotRecord) -> Result<(), StoreError> {
         if key.is_empty() {
             return Err(StoreError::EmptyKey);
         }
         if self.find_snapshot(key)?.is_some() {
-            return Err(StoreError::AlreadyExists {
-                key: key.to_owned(),
-            });
+            return Err(StoreError::AlreadyExists { key: key.to_owned() });
         }
         if let Some(parent) = &record.parent {
             self.check_parent(parent)?;
@@ -89,16 +81,10 @@ impl<'a> Changes<'a> {
     /// [`StoreError::NotFound`]; [`StoreError::ParentFixed`]; [`StoreError::HasChildren`] where a
     /// committed snapshot with children was to become something else; and, for thin and number, those
     /// of [`Changes::insert_snapshot`].
-    pub fn replace_snapshot(
-        &mut self,
-        key: &str,
-        record: &SnapshotRecord,
-    ) -> Result<(), StoreError> {
+    pub fn replace_snapshot(&mut self, key: &str, record: &SnapshotRecord) -> Result<(), StoreError> {
         let old = self.snapshot(key)?;
         if old.parent != record.parent {
-            return Err(StoreError::ParentFixed {
-                key: key.to_owned(),
-            });
+            return Err(StoreError::ParentFixed { key: key.to_owned() });
         }
         if record.kind != Kind::Committed {
             self.check_childless(key)?;
@@ -126,11 +112,7 @@ impl<'a> Changes<'a> {
     ///
     /// # Errors
     /// [`StoreError::ThinOwned`], [`StoreError::NumberOwned`].
-    pub fn put_template(
-        &mut self,
-        key: &TemplateKey,
-        record: &TemplateRecord,
-    ) -> Result<(), StoreError> {
+    pub fn put_template(&mut self, key: &TemplateKey, record: &TemplateRecord) -> Result<(), StoreError> {
         let old = self.template(key)?;
         let claim = self.claim(&Owner::Template(key.clone()), record)?;
         let value = encode(Table::Templates, record)?;
@@ -144,9 +126,7 @@ impl<'a> Changes<'a> {
     /// # Errors
     /// [`StoreError::NotFound`].
     pub fn remove_template(&mut self, key: &TemplateKey) -> Result<TemplateRecord, StoreError> {
-        let old = self
-            .template(key)?
-            .ok_or_else(|| not_found(&key.to_string()))?;
+        let old = self.template(key)?.ok_or_else(|| not_found(&key.to_string()))?;
         self.release(&old);
         self.delete(Table::Templates, tables::template(key));
         Ok(old)
@@ -221,20 +201,14 @@ impl<'a> Changes<'a> {
     fn check_parent(&self, parent: &str) -> Result<(), StoreError> {
         match self.snapshot(parent)?.kind {
             Kind::Committed => Ok(()),
-            kind => Err(StoreError::NotCommitted {
-                key: parent.to_owned(),
-                kind,
-            }),
+            kind => Err(StoreError::NotCommitted { key: parent.to_owned(), kind }),
         }
     }
 
     fn check_childless(&self, key: &str) -> Result<(), StoreError> {
         match self.first_child(key)? {
             None => Ok(()),
-            Some(child) => Err(StoreError::HasChildren {
-                key: key.to_owned(),
-                child,
-            }),
+            Some(child) => Err(StoreError::HasChildren { key: key.to_owned(), child }),
         }
     }
 
@@ -297,24 +271,13 @@ struct Claim {
 }
 
 fn taken(what: Owned, owner: Owner, wanted_by: &Owner) -> StoreError {
-    let wanted_by = wanted_by.clone();
+    let (owner, wanted_by) = (Box::new(owner), Box::new(wanted_by.clone()));
     match what {
-        Owned::Thin(thin) => StoreError::ThinOwned {
-            thin: thin.get(),
-            owner,
-            wanted_by,
-        },
-        Owned::Number(number) => StoreError::NumberOwned {
-            number,
-            owner,
-            wanted_by,
-        },
+        Owned::Thin(thin) => StoreError::ThinOwned { thin: thin.get(), owner, wanted_by },
+        Owned::Number(number) => StoreError::NumberOwned { number, owner, wanted_by },
     }
 }
 
 fn encode<T: Serialize>(table: Table, value: &T) -> Result<Vec<u8>, StoreError> {
-    serde_json::to_vec(value).map_err(|error| StoreError::Encode {
-        table: table.name(),
-        reason: error.to_string(),
-    })
+    serde_json::to_vec(value).map_err(|error| StoreError::Encode { table: table.name(), reason: error.to_string() })
 }

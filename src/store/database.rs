@@ -67,8 +67,7 @@ impl Database {
     ) -> Result<Self, StoreError> {
         let name = path.to_owned();
         let opener = move |watch| {
-            let backend =
-                backend().map_err(|error| StoreError::from_redb("opening", &name, error.into()))?;
+            let backend = backend().map_err(|error| StoreError::from_redb("opening", &name, error.into()))?;
             open_checked(Watched::new(backend, watch), &name)
         };
         Self::with_opener(Box::new(opener), path)
@@ -101,11 +100,7 @@ impl Database {
     /// A view of what is on disk now, which later commits don't change.
     pub(super) fn snapshot(&self) -> Result<Snapshot, StoreError> {
         let transaction = self.with_redb("reading", |redb| Ok(redb.begin_read()?))?;
-        Ok(Snapshot {
-            transaction,
-            path: Arc::clone(&self.path),
-            failed: Arc::clone(&self.failed),
-        })
+        Ok(Snapshot { transaction, path: Arc::clone(&self.path), failed: Arc::clone(&self.failed) })
     }
 
     /// Writes an overlay in one transaction. When this returns without an error it is on disk.
@@ -147,9 +142,7 @@ impl Database {
 
     fn open_again(&self) -> Result<(), StoreError> {
         if self.watch.sync_failed() {
-            return Err(StoreError::SyncFailed {
-                path: self.path.to_path_buf(),
-            });
+            return Err(StoreError::SyncFailed { path: self.path.to_path_buf() });
         }
         let mut redb = self.redb.write().unwrap_or_else(PoisonError::into_inner);
         if self.failed.load(Ordering::SeqCst) {
@@ -171,11 +164,7 @@ impl Database {
         })?;
         match found {
             SCHEMA => Ok(()),
-            _ => Err(StoreError::NewerSchema {
-                path: self.path.to_path_buf(),
-                found,
-                known: SCHEMA,
-            }),
+            _ => Err(StoreError::NewerSchema { path: self.path.to_path_buf(), found, known: SCHEMA }),
         }
     }
 }
@@ -202,9 +191,7 @@ fn make_tables(redb: &redb::Database) -> Result<(), redb::Error> {
     for table in Table::ALL {
         transaction.open_table(definition(table))?;
     }
-    transaction
-        .open_table(definition(Table::Meta))?
-        .insert(meta::SCHEMA, SCHEMA.to_string().as_bytes())?;
+    transaction.open_table(definition(Table::Meta))?.insert(meta::SCHEMA, SCHEMA.to_string().as_bytes())?;
     Ok(transaction.commit()?)
 }
 
@@ -212,17 +199,11 @@ fn make_tables(redb: &redb::Database) -> Result<(), redb::Error> {
 /// in the middle of some operation. redb can panic on damage that it does not expect.
 fn open_checked(backend: impl StorageBackend, path: &Path) -> Result<redb::Database, StoreError> {
     let open = AssertUnwindSafe(|| {
-        Builder::new()
-            .set_cache_size(CACHE_BYTES)
-            .set_check_integrity_on_open(true)
-            .create_with_backend(backend)
+        Builder::new().set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true).create_with_backend(backend)
     });
     match catch_unwind(open) {
         Ok(opened) => opened.map_err(|error| StoreError::from_redb("opening", path, error.into())),
-        Err(_) => Err(StoreError::Corrupted {
-            path: path.to_owned(),
-            reason: "it does not hold together".to_owned(),
-        }),
+        Err(_) => Err(StoreError::Corrupted { path: path.to_owned(), reason: "it does not hold together".to_owned() }),
     }
 }
 

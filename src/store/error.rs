@@ -56,9 +56,9 @@ pub enum StoreError {
         /// The thin id.
         thin: u32,
         /// Whose it is.
-        owner: Owner,
+        owner: Box<Owner>,
         /// Who was to have it.
-        wanted_by: Owner,
+        wanted_by: Box<Owner>,
     },
     /// The device number is another record's.
     #[error("device number {number} of {wanted_by} belongs to {owner}")]
@@ -66,9 +66,9 @@ pub enum StoreError {
         /// The device number.
         number: u64,
         /// Whose it is.
-        owner: Owner,
+        owner: Box<Owner>,
         /// Who was to have it.
-        wanted_by: Owner,
+        wanted_by: Box<Owner>,
     },
     /// A lease that ends before it starts, or beyond the 24 bits of a thin id.
     #[error("a lease of thin ids {start} to {end} makes no sense")]
@@ -163,27 +163,15 @@ impl StoreError {
         match error {
             redb::Error::DatabaseAlreadyOpen => StoreError::InUse { path },
             redb::Error::Corrupted(reason) => StoreError::Corrupted { path, reason },
-            redb::Error::UpgradeRequired(_) => StoreError::Corrupted {
-                path,
-                reason: error.to_string(),
-            },
+            redb::Error::UpgradeRequired(_) => StoreError::Corrupted { path, reason: error.to_string() },
             redb::Error::Io(io) => match io.kind() {
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::DiskFull { path },
-                ErrorKind::InvalidData | ErrorKind::UnexpectedEof => StoreError::Corrupted {
-                    path,
-                    reason: io.to_string(),
-                },
-                _ => StoreError::Database {
-                    step,
-                    path,
-                    source: Arc::new(redb::Error::Io(io)),
-                },
+                ErrorKind::InvalidData | ErrorKind::UnexpectedEof => {
+                    StoreError::Corrupted { path, reason: io.to_string() }
+                }
+                _ => StoreError::Database { step, path, source: Arc::new(redb::Error::Io(io)) },
             },
-            error => StoreError::Database {
-                step,
-                path,
-                source: Arc::new(error),
-            },
+            error => StoreError::Database { step, path, source: Arc::new(error) },
         }
     }
 }

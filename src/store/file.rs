@@ -27,9 +27,7 @@ pub(super) fn create_missing(path: &Path) -> Result<(), StoreError> {
     }
     let draft = draft_of(path);
     empty(&draft).map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => StoreError::InUse {
-            path: draft.clone(),
-        },
+        io::ErrorKind::WouldBlock => StoreError::InUse { path: draft.clone() },
         _ => failed(error),
     })?;
     drop(Database::open(&draft)?);
@@ -38,12 +36,7 @@ pub(super) fn create_missing(path: &Path) -> Result<(), StoreError> {
 
 /// Makes an empty file, or empties one that nobody uses.
 fn empty(path: &Path) -> io::Result<()> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)?;
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
     file.try_lock()?;
     file.set_len(0)
 }

@@ -56,11 +56,7 @@ struct Group {
 
 impl Group {
     fn open(database: &Database) -> Result<Self, StoreError> {
-        Ok(Group {
-            disk: database.snapshot()?,
-            changes: Overlay::default(),
-            outcome: Outcome::default(),
-        })
+        Ok(Group { disk: database.snapshot()?, changes: Overlay::default(), outcome: Outcome::default() })
     }
 
     /// Runs a change and takes it in if it was neither refused nor panicked.
@@ -110,9 +106,7 @@ impl Store {
         let backend = Mutex::new(Some(backend));
         Self::with_backends(move || {
             let mut backend = backend.lock().unwrap_or_else(PoisonError::into_inner);
-            backend
-                .take()
-                .ok_or_else(|| io::Error::other("the storage can be opened once only"))
+            backend.take().ok_or_else(|| io::Error::other("the storage can be opened once only"))
         })
     }
 
@@ -142,10 +136,7 @@ impl Store {
 
     /// Reads a consistent view of what is on disk. Commits meanwhile neither wait for it nor show in
     /// it; what they free stays allocated, so a long walk is better cut into pages.
-    pub fn read<T>(
-        &self,
-        f: impl FnOnce(&Reader<'_>) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
+    pub fn read<T>(&self, f: impl FnOnce(&Reader<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let disk = self.database.snapshot()?;
         let nothing = Overlay::default();
         f(&Reader::new(&disk, &nothing))
@@ -204,10 +195,7 @@ impl Store {
         let arrival = Arrival::announce(&self.arriving);
         let mut gate = self.lock();
         while matches!(*gate, Gate::Committing) {
-            gate = self
-                .turned
-                .wait(gate)
-                .unwrap_or_else(PoisonError::into_inner);
+            gate = self.turned.wait(gate).unwrap_or_else(PoisonError::into_inner);
         }
         let mut group = match std::mem::replace(&mut *gate, Gate::Idle) {
             Gate::Gathering(group) => group,
@@ -237,11 +225,8 @@ impl Store {
     /// Writes a group and tells its members, whatever happens on the way.
     fn lead(&self, changes: Overlay, outcome: &Outcome) -> Result<(), StoreError> {
         let written = catch_unwind(AssertUnwindSafe(|| self.database.apply(&changes)));
-        let written = written.unwrap_or_else(|_| {
-            Err(StoreError::CommitPanicked {
-                path: self.database.path().to_owned(),
-            })
-        });
+        let written =
+            written.unwrap_or_else(|_| Err(StoreError::CommitPanicked { path: self.database.path().to_owned() }));
         if written.is_ok() {
             self.commits.fetch_add(1, Ordering::Relaxed);
         }
@@ -258,10 +243,7 @@ impl Store {
             if let Some(ended) = outcome.get() {
                 return ended.clone();
             }
-            gate = self
-                .turned
-                .wait(gate)
-                .unwrap_or_else(PoisonError::into_inner);
+            gate = self.turned.wait(gate).unwrap_or_else(PoisonError::into_inner);
         }
     }
 

@@ -30,10 +30,7 @@ impl Overlay {
 
     /// Puts a value.
     pub(super) fn put(&mut self, table: Table, key: Vec<u8>, value: Vec<u8>) {
-        self.tables
-            .entry(table)
-            .or_default()
-            .insert(key, Some(value));
+        self.tables.entry(table).or_default().insert(key, Some(value));
     }
 
     /// Deletes a key.

@@ -23,9 +23,7 @@ pub(super) trait Owns {
 impl Owns for SnapshotRecord {
     fn owns(&self) -> Vec<Owned> {
         let thin = self.owned_thin().map(Owned::Thin);
-        thin.into_iter()
-            .chain([Owned::Number(self.number)])
-            .collect()
+        thin.into_iter().chain([Owned::Number(self.number)]).collect()
     }
 }
 
@@ -38,9 +36,7 @@ impl Owns for TemplateRecord {
 impl Owns for ReclaimRecord {
     fn owns(&self) -> Vec<Owned> {
         let thin = self.thin().map(Owned::Thin);
-        thin.into_iter()
-            .chain([Owned::Number(self.number)])
-            .collect()
+        thin.into_iter().chain([Owned::Number(self.number)]).collect()
     }
 }
 

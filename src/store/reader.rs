@@ -14,9 +14,7 @@ use super::database::Snapshot;
 use super::error::StoreError;
 use super::overlay::{Fate, Overlay};
 use super::owners::Owned;
-use super::records::{
-    IdRange, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord,
-};
+use super::records::{IdRange, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord};
 use super::tables::{self, meta, Table};
 
 pub(super) type Entry = (Vec<u8>, Vec<u8>);
@@ -31,11 +29,7 @@ pub struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Reads from `disk` with `group` over it.
     pub(super) fn new(disk: &'a Snapshot, group: &'a Overlay) -> Self {
-        Reader {
-            disk,
-            group,
-            own: Overlay::default(),
-        }
+        Reader { disk, group, own: Overlay::default() }
     }
 
     /// The snapshot with this key.
@@ -55,11 +49,7 @@ impl<'a> Reader<'a> {
     ///
     /// Whoever walks through all of them asks for a page at a time, each in a read of its own: that
     /// holds neither a transaction nor all the records.
-    pub fn page(
-        &self,
-        after: Option<&str>,
-        count: usize,
-    ) -> Result<Vec<(String, SnapshotRecord)>, StoreError> {
+    pub fn page(&self, after: Option<&str>, count: usize) -> Result<Vec<(String, SnapshotRecord)>, StoreError> {
         let from = match after {
             Some(key) => Bound::Excluded(key.as_bytes()),
             None => Bound::Unbounded,
@@ -109,8 +99,7 @@ impl<'a> Reader<'a> {
             .into_iter()
             .map(|(key, value)| {
                 let record = decode(Table::Templates, &key, &value)?;
-                let key =
-                    tables::template_from(&key).ok_or_else(|| bad_key(Table::Templates, &key))?;
+                let key = tables::template_from(&key).ok_or_else(|| bad_key(Table::Templates, &key))?;
                 Ok((key, record))
             })
             .collect()
@@ -123,11 +112,7 @@ impl<'a> Reader<'a> {
 
     /// Up to `count` reclaim entries in the order of their device numbers, from the first one after
     /// `after`.
-    pub fn reclaims(
-        &self,
-        after: Option<u64>,
-        count: usize,
-    ) -> Result<Vec<ReclaimRecord>, StoreError> {
+    pub fn reclaims(&self, after: Option<u64>, count: usize) -> Result<Vec<ReclaimRecord>, StoreError> {
         let after = after.map(tables::number);
         let from = match &after {
             Some(number) => Bound::Excluded(number.as_slice()),
@@ -183,11 +168,7 @@ impl<'a> Reader<'a> {
         self.record(Table::Owners, &tables::owned(what))
     }
 
-    pub(super) fn record<T: DeserializeOwned>(
-        &self,
-        table: Table,
-        key: &[u8],
-    ) -> Result<Option<T>, StoreError> {
+    pub(super) fn record<T: DeserializeOwned>(&self, table: Table, key: &[u8]) -> Result<Option<T>, StoreError> {
         match self.bytes(table, key)? {
             Some(value) => decode(table, key, &value).map(Some),
             None => Ok(None),
@@ -195,10 +176,7 @@ impl<'a> Reader<'a> {
     }
 
     fn bytes(&self, table: Table, key: &[u8]) -> Result<Fate, StoreError> {
-        let changed = self
-            .own
-            .get(table, key)
-            .or_else(|| self.group.get(table, key));
+        let changed = self.own.get(table, key).or_else(|| self.group.get(table, key));
         match changed {
             Some(fate) => Ok(fate.clone()),
             None => self.disk.get(table, key),
@@ -206,12 +184,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Up to `count` entries whose keys start with `prefix`.
-    pub(super) fn prefix(
-        &self,
-        table: Table,
-        prefix: &[u8],
-        count: usize,
-    ) -> Result<Vec<Entry>, StoreError> {
+    pub(super) fn prefix(&self, table: Table, prefix: &[u8], count: usize) -> Result<Vec<Entry>, StoreError> {
         let end = successor(prefix);
         let to = match &end {
             Some(end) => Bound::Excluded(end.as_slice()),
@@ -221,12 +194,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Up to `count` entries of a range: what is on disk, as the overlays change it.
-    fn scan(
-        &self,
-        table: Table,
-        range: (Bound<&[u8]>, Bound<&[u8]>),
-        count: usize,
-    ) -> Result<Vec<Entry>, StoreError> {
+    fn scan(&self, table: Table, range: (Bound<&[u8]>, Bound<&[u8]>), count: usize) -> Result<Vec<Entry>, StoreError> {
         let mut changed: BTreeMap<&[u8], &Fate> = self.group.range(table, range).collect();
         changed.extend(self.own.range(table, range));
         let mut changed = changed.into_iter().peekable();
@@ -259,9 +227,7 @@ fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
 }
 
 pub(super) fn not_found(key: &str) -> StoreError {
-    StoreError::NotFound {
-        key: key.to_owned(),
-    }
+    StoreError::NotFound { key: key.to_owned() }
 }
 
 fn decode<T: DeserializeOwned>(table: Table, key: &[u8], value: &[u8]) -> Result<T, StoreError> {
@@ -273,11 +239,7 @@ fn decode<T: DeserializeOwned>(table: Table, key: &[u8], value: &[u8]) -> Result
 }
 
 fn bad_key(table: Table, key: &[u8]) -> StoreError {
-    StoreError::Decode {
-        table: table.name(),
-        key: printable(key),
-        reason: "not a key of this table".to_owned(),
-    }
+    StoreError::Decode { table: table.name(), key: printable(key), reason: "not a key of this table".to_owned() }
 }
 
 fn text(table: Table, key: Vec<u8>) -> Result<String, StoreError> {

@@ -9,8 +9,8 @@ use std::process::Command;
 use std::sync::Arc;
 
 use devmapper_snapshotter::dm::{
-    ActivateOptions, CountingKernel, Dm, Error, NoSpacePolicy, PoolFeatures, RealKernel, Settings,
-    Target, ThinPoolTable,
+    ActivateOptions, CountingKernel, Dm, Error, NoSpacePolicy, PoolFeatures, RealKernel, Settings, Target,
+    ThinPoolTable,
 };
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors, ThinId};
@@ -28,7 +28,13 @@ pub struct Bench {
     pub counter: Arc<CountingKernel>,
     prefix: String,
     dir: tempfile::TempDir,
-    loops: Vec<PathBuf>,
+    loops: Vec<Loop>,
+}
+
+struct Loop {
+    number: DeviceNumber,
+    node: PathBuf,
+    file: PathBuf,
 }
 
 impl Bench {
@@ -67,8 +73,14 @@ impl Bench {
         let node = run("losetup", &["--find", "--show", &file.to_string_lossy()]);
         let node = PathBuf::from(node.trim());
         let number = DeviceNumber::from_u64(std::fs::metadata(&node).expect("a loop device").rdev());
-        self.loops.push(node);
+        self.loops.push(Loop { number, node, file });
         number
+    }
+
+    /// The node and the file of a loop device of this bench.
+    pub fn loop_of(&self, disk: DeviceNumber) -> (&Path, &Path) {
+        let found = self.loops.iter().find(|l| l.number == disk).expect("a disk of this bench");
+        (&found.node, &found.file)
     }
 
     /// The table of a pool on two new loop devices.
@@ -91,10 +103,7 @@ impl Bench {
     pub fn pool(&mut self, data_bytes: u64) -> (DmName, DeviceNumber) {
         let table = Target::ThinPool(self.pool_table(data_bytes));
         let name = self.name("pool");
-        let info = self
-            .dm
-            .activate(&name, None, &[table], ActivateOptions::default())
-            .expect("a pool");
+        let info = self.dm.activate(&name, None, &[table], ActivateOptions::default()).expect("a pool");
         (name, info.device)
     }
 
@@ -108,19 +117,14 @@ impl Bench {
 
     /// Writes `len` bytes of `tag` at `offset`, past the page cache.
     pub fn write(&self, name: &DmName, offset: u64, len: usize, tag: u8) -> std::io::Result<()> {
-        let file =
-            File::options().write(true).custom_flags(O_DIRECT).open(self.dm.node(name))?;
-        let buffer = Aligned::new(len, tag);
-        file.write_all_at(buffer.bytes(), offset)?;
-        file.sync_all()
+        let file = DirectFile::open(&self.dm.node(name))?;
+        file.write(offset, &vec![tag; len])?;
+        file.flush()
     }
 
     /// Reads `len` bytes at `offset`, past the page cache.
     pub fn read(&self, name: &DmName, offset: u64, len: usize) -> std::io::Result<Vec<u8>> {
-        let file = File::options().read(true).custom_flags(O_DIRECT).open(self.dm.node(name))?;
-        let mut buffer = Aligned::new(len, 0);
-        file.read_exact_at(buffer.bytes_mut(), offset)?;
-        Ok(buffer.bytes().to_vec())
+        DirectFile::open(&self.dm.node(name))?.read(offset, len)
     }
 
     /// Removes all devices of this test, however they depend on each other.
@@ -145,33 +149,42 @@ impl Bench {
 impl Drop for Bench {
     fn drop(&mut self) {
         self.sweep();
-        for node in &self.loops {
-            let _ = Command::new("losetup").arg("--detach").arg(node).status();
+        for device in &self.loops {
+            let _ = Command::new("losetup").arg("--detach").arg(&device.node).status();
         }
     }
 }
 
-/// A buffer that O_DIRECT takes.
-struct Aligned {
-    memory: Vec<u8>,
-    start: usize,
-    len: usize,
+/// A device that is read and written past the page cache. Offsets and lengths are multiples of 4096.
+pub struct DirectFile(File);
+
+impl DirectFile {
+    pub fn open(node: &Path) -> std::io::Result<DirectFile> {
+        File::options().read(true).write(true).custom_flags(O_DIRECT).open(node).map(DirectFile)
+    }
+
+    pub fn read(&self, offset: u64, length: usize) -> std::io::Result<Vec<u8>> {
+        let (mut memory, range) = aligned(length);
+        self.0.read_exact_at(&mut memory[range.clone()], offset)?;
+        Ok(memory[range].to_vec())
+    }
+
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
+        let (mut memory, range) = aligned(bytes.len());
+        memory[range.clone()].copy_from_slice(bytes);
+        self.0.write_all_at(&memory[range], offset)
+    }
+
+    pub fn flush(&self) -> std::io::Result<()> {
+        self.0.sync_all()
+    }
 }
 
-impl Aligned {
-    fn new(len: usize, tag: u8) -> Aligned {
-        let memory = vec![tag; len + 4096];
-        let start = memory.as_ptr().align_offset(4096);
-        Aligned { memory, start, len }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.memory[self.start..self.start + self.len]
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + self.len]
-    }
+/// Memory in which O_DIRECT takes the given range.
+fn aligned(length: usize) -> (Vec<u8>, std::ops::Range<usize>) {
+    let memory = vec![0; length + 4096];
+    let start = memory.as_ptr().align_offset(4096);
+    (memory, start..start + length)
 }
 
 pub fn thin_id(id: u32) -> ThinId {

@@ -70,10 +70,7 @@ fn prepared(power: &Arc<Power>) -> (Disk, Store) {
 
 /// Runs the workload until the power fails; returns how many changes were acknowledged.
 fn run(store: &Store) -> usize {
-    WORKLOAD
-        .iter()
-        .take_while(|change| store.commit(**change).is_ok())
-        .count()
+    WORKLOAD.iter().take_while(|change| store.commit(**change).is_ok()).count()
 }
 
 fn all_survivors(seed: u64) -> [Survivors; 5] {
@@ -88,15 +85,8 @@ fn all_survivors(seed: u64) -> [Survivors; 5] {
 
 /// Checks what is found after a power cut with so many acknowledged changes.
 fn check(found: &State, states: &[State], acknowledged: usize, context: &str) {
-    let whole = states[acknowledged..]
-        .iter()
-        .take(2)
-        .any(|state| state == found);
-    assert!(
-        whole,
-        "{context}: {acknowledged} changes acknowledged, found {:?}",
-        found.keys()
-    );
+    let whole = states[acknowledged..].iter().take(2).any(|state| state == found);
+    assert!(whole, "{context}: {acknowledged} changes acknowledged, found {:?}", found.keys());
 }
 
 #[test]
@@ -122,9 +112,7 @@ fn a_power_cut_at_any_step_loses_nothing_acknowledged_and_halves_nothing() {
             let found = Store::with_backend(disk.after_cut(survivors, &steady));
             let store = found.unwrap_or_else(|error| panic!("{context}: {error}"));
             check(&state(&store), &states, acknowledged, &context);
-            commit(&store, |c| {
-                c.insert_snapshot("afterwards", &active(99, None))
-            });
+            commit(&store, |c| c.insert_snapshot("afterwards", &active(99, None)));
         }
         if !power.is_off() {
             assert_eq!(acknowledged, WORKLOAD.len());
@@ -157,8 +145,7 @@ fn a_power_cut_at_any_step_of_opening_again_loses_nothing_either() {
             for survivors in all_survivors(second) {
                 let context = format!("cuts at {first} and {second}, {survivors:?}");
                 let twice = once.after_cut(survivors, &Power::steady());
-                let store =
-                    Store::with_backend(twice).unwrap_or_else(|error| panic!("{context}: {error}"));
+                let store = Store::with_backend(twice).unwrap_or_else(|error| panic!("{context}: {error}"));
                 check(&state(&store), &states, acknowledged, &context);
             }
             if !power.is_off() {
@@ -178,14 +165,9 @@ fn a_failed_commit_is_reported_and_shows_whole_or_not_at_all_afterwards() {
     let power = Power::lasting(steps + 1);
     let (disk, store) = prepared(&power);
     commit(&store, |c| c.insert_snapshot("base", &committed(1, None)));
-    let error = refused(&store, |c| {
-        c.insert_snapshot("next", &active(2, Some("base")))
-    });
+    let error = refused(&store, |c| c.insert_snapshot("next", &active(2, Some("base"))));
     let message = error.to_string();
-    assert!(
-        message.starts_with("committing to (backend): "),
-        "{message}"
-    );
+    assert!(message.starts_with("committing to (backend): "), "{message}");
     assert!(message.contains("the power is off"), "{message}");
     assert_eq!(store.commits(), 1);
     drop(store);
@@ -200,9 +182,7 @@ fn a_lone_commit_is_one_sync() {
     let (syncs, commits) = (store.syncs(), store.commits());
     // The file grows once on the way, which is a sync of its own.
     for n in 2..52 {
-        commit(&store, |c| {
-            c.insert_snapshot(&format!("k{n}"), &active(n, Some("base")))
-        });
+        commit(&store, |c| c.insert_snapshot(&format!("k{n}"), &active(n, Some("base"))));
     }
     assert_eq!((store.syncs() - syncs, store.commits() - commits), (51, 50));
 }

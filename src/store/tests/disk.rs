@@ -22,11 +22,7 @@ pub struct Power {
 impl Power {
     /// Power that fails after `lasts` steps.
     pub fn lasting(lasts: u64) -> Arc<Self> {
-        Arc::new(Power {
-            steps: AtomicU64::new(0),
-            lasts,
-            off: AtomicBool::new(false),
-        })
+        Arc::new(Power { steps: AtomicU64::new(0), lasts, off: AtomicBool::new(false) })
     }
 
     /// Power that does not fail.
@@ -102,11 +98,7 @@ impl Disk {
 
     fn holding(bytes: Vec<u8>, power: &Arc<Power>) -> Self {
         Disk {
-            platter: Arc::new(Mutex::new(Platter {
-                durable: bytes.clone(),
-                cached: bytes,
-                pending: Vec::new(),
-            })),
+            platter: Arc::new(Mutex::new(Platter { durable: bytes.clone(), cached: bytes, pending: Vec::new() })),
             power: Arc::clone(power),
         }
     }

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use crate::store::{
-    Changes, Kind, ReclaimKind, ReclaimRecord, SnapshotRecord, Store, StoreError, TemplateKey,
-    TemplateRecord,
+    Changes, Kind, ReclaimKind, ReclaimRecord, SnapshotRecord, Store, StoreError, TemplateKey, TemplateRecord,
 };
 use crate::units::{Sectors, ThinId};
 
@@ -32,10 +31,7 @@ impl Fixture {
 }
 
 /// Commits a change that must not be refused.
-pub fn commit<T>(
-    store: &Store,
-    change: impl FnOnce(&mut Changes<'_>) -> Result<T, StoreError> + Send,
-) -> T {
+pub fn commit<T>(store: &Store, change: impl FnOnce(&mut Changes<'_>) -> Result<T, StoreError> + Send) -> T {
     store.commit(change).unwrap()
 }
 
@@ -84,21 +80,11 @@ pub fn active(number: u32, parent: Option<&str>) -> SnapshotRecord {
 }
 
 pub fn template_key(fs: &str, size: u64) -> TemplateKey {
-    TemplateKey {
-        fs: fs.to_owned(),
-        options: "0f3a".to_owned(),
-        size: Sectors(size),
-    }
+    TemplateKey { fs: fs.to_owned(), options: "0f3a".to_owned(), size: Sectors(size) }
 }
 
 pub fn template(number: u32) -> TemplateRecord {
-    TemplateRecord {
-        number: number.into(),
-        thin: thin(number),
-        size: Sectors(2048),
-        mapped: None,
-        created_at: time(3),
-    }
+    TemplateRecord { number: number.into(), thin: thin(number), size: Sectors(2048), mapped: None, created_at: time(3) }
 }
 
 pub fn reclaim(number: u32) -> ReclaimRecord {

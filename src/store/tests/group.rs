@@ -34,16 +34,8 @@ impl std::fmt::Debug for Gated {
 
 impl Gated {
     fn new() -> Self {
-        let gate = Gate {
-            closed: false,
-            waiting: 0,
-            good: usize::MAX,
-            takes: Duration::ZERO,
-        };
-        Gated {
-            disk: Disk::blank(&Power::steady()),
-            gate: Arc::new((Mutex::new(gate), Condvar::new())),
-        }
+        let gate = Gate { closed: false, waiting: 0, good: usize::MAX, takes: Duration::ZERO };
+        Gated { disk: Disk::blank(&Power::steady()), gate: Arc::new((Mutex::new(gate), Condvar::new())) }
     }
 
     fn set(&self, change: impl FnOnce(&mut Gate)) {
@@ -54,12 +46,7 @@ impl Gated {
     /// Waits until a sync stands at the closed gate.
     fn wait_for_sync(&self) {
         let gate = self.gate.0.lock().unwrap();
-        drop(
-            self.gate
-                .1
-                .wait_while(gate, |gate| gate.waiting == 0)
-                .unwrap(),
-        );
+        drop(self.gate.1.wait_while(gate, |gate| gate.waiting == 0).unwrap());
     }
 }
 
@@ -94,14 +81,12 @@ impl StorageBackend for Gated {
     }
 }
 
+/// What a thread does with the store.
+type Caller<'a> = Box<dyn FnOnce(&Store) + Send + 'a>;
+
 /// Lets one commit reach its sync and holds it there while `others` start theirs; they all form the
 /// next group. Returns when every thread has ended.
-fn with_next_group(
-    store: &Store,
-    gated: &Gated,
-    failing: bool,
-    others: Vec<Box<dyn FnOnce(&Store) + Send + '_>>,
-) {
+fn with_next_group(store: &Store, gated: &Gated, failing: bool, others: Vec<Caller<'_>>) {
     gated.set(|gate| gate.closed = true);
     let arrived = AtomicUsize::new(0);
     let count = others.len();
@@ -166,17 +151,11 @@ fn those_who_come_while_a_group_is_written_go_to_disk_together() {
     let before = store.commits();
     let others = (1..=8).map(|n| {
         Box::new(move |store: &Store| {
-            commit(store, |c| {
-                c.insert_snapshot(&format!("k{n}"), &active(n, None))
-            });
-        }) as Box<dyn FnOnce(&Store) + Send>
+            commit(store, |c| c.insert_snapshot(&format!("k{n}"), &active(n, None)));
+        }) as Caller<'_>
     });
     with_next_group(&store, &gated, false, others.collect());
-    assert_eq!(
-        store.commits() - before,
-        2,
-        "the first one's and one for the eight"
-    );
+    assert_eq!(store.commits() - before, 2, "the first one's and one for the eight");
     assert_eq!(store.read(|r| r.page(None, 100)).unwrap().len(), 8);
 }
 
@@ -193,7 +172,7 @@ fn changes_of_one_group_see_each_other() {
                 Err(StoreError::AlreadyExists { .. }) => lost.fetch_add(1, Ordering::SeqCst),
                 Err(error) => panic!("{error}"),
             };
-        }) as Box<dyn FnOnce(&Store) + Send>
+        }) as Caller<'_>
     });
     with_next_group(&store, &gated, false, others.collect());
     assert_eq!((won.into_inner(), lost.into_inner()), (1, 5));
@@ -204,12 +183,10 @@ fn a_refusal_and_a_panic_in_a_group_leave_the_others_alone() {
     let gated = Gated::new();
     let store = Store::with_backend(gated.clone()).unwrap();
     let before = store.commits();
-    let mut others: Vec<Box<dyn FnOnce(&Store) + Send>> = Vec::new();
+    let mut others: Vec<Caller<'_>> = Vec::new();
     for n in 1..=4 {
         others.push(Box::new(move |store| {
-            commit(store, |c| {
-                c.insert_snapshot(&format!("good-{n}"), &active(n, None))
-            });
+            commit(store, |c| c.insert_snapshot(&format!("good-{n}"), &active(n, None)));
         }));
         others.push(Box::new(move |store| {
             let error = refused(store, |c| {
@@ -245,12 +222,10 @@ fn a_failed_sync_is_reported_to_every_caller_of_the_group_and_to_all_after_it() 
     let others = (1..=5).map(|n| {
         let failed = &failed;
         Box::new(move |store: &Store| {
-            let error = refused(store, |c| {
-                c.insert_snapshot(&format!("k{n}"), &active(n, None))
-            });
+            let error = refused(store, |c| c.insert_snapshot(&format!("k{n}"), &active(n, None)));
             assert!(error.to_string().contains("the disk is broken"), "{error}");
             failed.fetch_add(1, Ordering::SeqCst);
-        }) as Box<dyn FnOnce(&Store) + Send>
+        }) as Caller<'_>
     });
     with_next_group(&store, &gated, true, others.collect());
     assert_eq!(failed.into_inner(), 5);
@@ -269,7 +244,7 @@ fn a_refusal_that_may_stand_on_a_lost_change_is_not_reported_as_one() {
             // Two of the three are refused, because of one that never reaches the disk.
             let error = refused(store, |c| c.insert_snapshot("same", &active(n, None)));
             assert!(error.to_string().contains("the disk is broken"), "{error}");
-        }) as Box<dyn FnOnce(&Store) + Send>
+        }) as Caller<'_>
     });
     with_next_group(&store, &gated, true, others.collect());
 }
@@ -286,9 +261,7 @@ fn a_lone_panic_leaves_the_store_usable() {
         });
         catch_unwind(panicking).unwrap_err();
     }
-    commit(&fixture.store, |c| {
-        c.insert_snapshot("good", &active(1, None))
-    });
+    commit(&fixture.store, |c| c.insert_snapshot("good", &active(1, None)));
     assert_eq!(fixture.store.read(|r| r.page(None, 9)).unwrap().len(), 1);
 }
 
@@ -303,15 +276,11 @@ fn a_change_that_only_reads_costs_no_commit() {
 #[test]
 fn a_reader_keeps_its_view_while_others_commit() {
     let fixture = Fixture::new();
-    commit(&fixture.store, |c| {
-        c.insert_snapshot("old", &active(1, None))
-    });
+    commit(&fixture.store, |c| c.insert_snapshot("old", &active(1, None)));
     fixture
         .store
         .read(|r| {
-            commit(&fixture.store, |c| {
-                c.insert_snapshot("new", &active(2, None))
-            });
+            commit(&fixture.store, |c| c.insert_snapshot("new", &active(2, None)));
             assert_eq!(r.page(None, 9)?.len(), 1);
             Ok(())
         })

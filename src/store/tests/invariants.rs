@@ -35,36 +35,19 @@ fn family() -> Fixture {
 #[test]
 fn a_key_in_use_is_refused() {
     let fixture = family();
-    let error = refused(&fixture.store, |c| {
-        c.insert_snapshot("box", &active(9, None))
-    });
-    assert!(
-        matches!(&error, StoreError::AlreadyExists { key } if key == "box"),
-        "{error}"
-    );
+    let error = refused(&fixture.store, |c| c.insert_snapshot("box", &active(9, None)));
+    assert!(matches!(&error, StoreError::AlreadyExists { key } if key == "box"), "{error}");
 }
 
 #[test]
 fn a_parent_must_exist_and_be_committed() {
     let fixture = family();
-    let error = refused(&fixture.store, |c| {
-        c.insert_snapshot("x", &active(9, Some("nobody")))
-    });
-    assert!(
-        matches!(&error, StoreError::NotFound { key } if key == "nobody"),
-        "{error}"
-    );
-    let error = refused(&fixture.store, |c| {
-        c.insert_snapshot("x", &active(9, Some("box")))
-    });
+    let error = refused(&fixture.store, |c| c.insert_snapshot("x", &active(9, Some("nobody"))));
+    assert!(matches!(&error, StoreError::NotFound { key } if key == "nobody"), "{error}");
+    let error = refused(&fixture.store, |c| c.insert_snapshot("x", &active(9, Some("box"))));
     assert_eq!(error.to_string(), "parent \"box\" is active, not committed");
-    let error = refused(&fixture.store, |c| {
-        c.insert_snapshot("x", &active(9, Some("x")))
-    });
-    assert!(
-        matches!(&error, StoreError::NotFound { key } if key == "x"),
-        "{error}"
-    );
+    let error = refused(&fixture.store, |c| c.insert_snapshot("x", &active(9, Some("x"))));
+    assert!(matches!(&error, StoreError::NotFound { key } if key == "x"), "{error}");
 }
 
 #[test]
@@ -72,9 +55,7 @@ fn a_snapshot_with_children_stays_and_stays_committed() {
     let fixture = family();
     let error = refused(&fixture.store, |c| c.remove_snapshot("layer"));
     assert_eq!(error.to_string(), "\"layer\" has children, \"box\" for one");
-    let error = refused(&fixture.store, |c| {
-        c.replace_snapshot("layer", &active(2, Some("base")))
-    });
+    let error = refused(&fixture.store, |c| c.replace_snapshot("layer", &active(2, Some("base"))));
     assert!(matches!(error, StoreError::HasChildren { .. }), "{error}");
     commit(&fixture.store, |c| {
         c.remove_snapshot("box")?;
@@ -121,13 +102,9 @@ fn a_thin_is_owned_while_its_snapshot_is_no_view() {
 #[test]
 fn replacing_keeps_the_parent_and_needs_the_snapshot() {
     let fixture = family();
-    let error = refused(&fixture.store, |c| {
-        c.replace_snapshot("box", &active(3, Some("base")))
-    });
+    let error = refused(&fixture.store, |c| c.replace_snapshot("box", &active(3, Some("base"))));
     assert!(matches!(error, StoreError::ParentFixed { .. }), "{error}");
-    let error = refused(&fixture.store, |c| {
-        c.replace_snapshot("nobody", &active(9, None))
-    });
+    let error = refused(&fixture.store, |c| c.replace_snapshot("nobody", &active(9, None)));
     assert!(matches!(error, StoreError::NotFound { .. }), "{error}");
     let mut record = active(3, Some("layer"));
     record.labels.clear();
@@ -143,41 +120,18 @@ fn a_thin_has_one_owner_and_the_refusal_names_both() {
     let error = refused(&fixture.store, |c| c.insert_snapshot("thief", &thief));
     let expected = "thin 2 of snapshot \"thief\" belongs to snapshot \"layer\"";
     assert_eq!(error.to_string(), expected);
-    let error = refused(&fixture.store, |c| {
-        c.put_template(&template_key("ext4", 1), &template(3))
-    });
-    assert!(
-        matches!(error, StoreError::ThinOwned { thin: 3, .. }),
-        "{error}"
-    );
+    let error = refused(&fixture.store, |c| c.put_template(&template_key("ext4", 1), &template(3)));
+    assert!(matches!(error, StoreError::ThinOwned { thin: 3, .. }), "{error}");
     let error = refused(&fixture.store, |c| c.put_reclaim(&reclaim(3)));
-    assert!(
-        matches!(error, StoreError::ThinOwned { thin: 3, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, StoreError::ThinOwned { thin: 3, .. }), "{error}");
     let error = refused(&fixture.store, |c| c.put_foreign(thin(1)));
-    assert!(
-        matches!(error, StoreError::ThinOwned { thin: 1, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, StoreError::ThinOwned { thin: 1, .. }), "{error}");
     commit(&fixture.store, |c| c.put_foreign(thin(77)));
-    let error = refused(&fixture.store, |c| {
-        c.insert_snapshot("x", &active(77, None))
-    });
-    assert!(
-        error
-            .to_string()
-            .ends_with("belongs to somebody else's thin"),
-        "{error}"
-    );
+    let error = refused(&fixture.store, |c| c.insert_snapshot("x", &active(77, None)));
+    assert!(error.to_string().ends_with("belongs to somebody else's thin"), "{error}");
     assert!(commit(&fixture.store, |c| c.remove_foreign(thin(77))));
-    assert!(
-        !commit(&fixture.store, |c| c.remove_foreign(thin(1))),
-        "not a foreign one"
-    );
-    commit(&fixture.store, |c| {
-        c.insert_snapshot("x", &active(77, None))
-    });
+    assert!(!commit(&fixture.store, |c| c.remove_foreign(thin(1))), "not a foreign one");
+    commit(&fixture.store, |c| c.insert_snapshot("x", &active(77, None)));
 }
 
 #[test]
@@ -203,9 +157,7 @@ fn thin_and_number_pass_from_a_removed_snapshot_to_reclaim_and_are_free_after_it
     assert_eq!(ticked, Some(reclaim(3)));
     assert_eq!(commit(&fixture.store, |c| c.remove_reclaim(3)), None);
     assert_eq!(fixture.store.read(|r| r.thin_owner(thin(3))).unwrap(), None);
-    commit(&fixture.store, |c| {
-        c.insert_snapshot("box", &active(3, Some("layer")))
-    });
+    commit(&fixture.store, |c| c.insert_snapshot("box", &active(3, Some("layer"))));
 }
 
 #[test]
@@ -213,10 +165,7 @@ fn committing_moves_thin_and_number_from_key_to_name() {
     let fixture = family();
     commit(&fixture.store, |c| {
         let record = c.remove_snapshot("box")?;
-        let record = crate::store::SnapshotRecord {
-            kind: Kind::Committed,
-            ..record
-        };
+        let record = crate::store::SnapshotRecord { kind: Kind::Committed, ..record };
         c.insert_snapshot("image", &record)
     });
     fixture
@@ -224,10 +173,7 @@ fn committing_moves_thin_and_number_from_key_to_name() {
         .read(|r| {
             assert_eq!(r.find_snapshot("box")?, None);
             assert_eq!(r.children_of("layer")?, ["image"]);
-            assert_eq!(
-                r.number_owner(3)?,
-                Some(Owner::Snapshot("image".to_owned()))
-            );
+            assert_eq!(r.number_owner(3)?, Some(Owner::Snapshot("image".to_owned())));
             Ok(())
         })
         .unwrap();
@@ -262,11 +208,7 @@ fn a_change_that_is_refused_late_leaves_nothing_behind() {
     });
     assert!(matches!(error, StoreError::AlreadyExists { .. }));
     assert_eq!(everything(&fixture.store), before);
-    assert_eq!(
-        fixture.store.commits(),
-        commits,
-        "there was nothing to write"
-    );
+    assert_eq!(fixture.store.commits(), commits, "there was nothing to write");
     assert_eq!(everything(&fixture.reopen().store), before);
 }
 

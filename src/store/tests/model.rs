@@ -62,9 +62,7 @@ impl Model {
     }
 
     fn number_taken(&self, id: u32, but: Option<&str>) -> bool {
-        self.snapshots
-            .iter()
-            .any(|(key, record)| record.number == u64::from(id) && but != Some(key))
+        self.snapshots.iter().any(|(key, record)| record.number == u64::from(id) && but != Some(key))
             || self.reclaim.contains_key(&u64::from(id))
             || self.templates.values().any(|taken| *taken == id)
     }
@@ -76,9 +74,7 @@ impl Model {
     }
 
     fn has_children(&self, key: &str) -> bool {
-        self.snapshots
-            .values()
-            .any(|record| record.parent.as_deref() == Some(key))
+        self.snapshots.values().any(|record| record.parent.as_deref() == Some(key))
     }
 
     /// Does an operation; says whether it made sense.
@@ -91,9 +87,7 @@ impl Model {
                     let parent = self.snapshots.get(&parent);
                     parent.is_some_and(|parent| parent.kind == Kind::Committed)
                 });
-                let fits = parent_fits
-                    && !self.snapshots.contains_key(&name(key))
-                    && self.free(&record, None);
+                let fits = parent_fits && !self.snapshots.contains_key(&name(key)) && self.free(&record, None);
                 if fits {
                     self.snapshots.insert(name(key), record);
                 }
@@ -105,8 +99,7 @@ impl Model {
                     return false;
                 };
                 let record = snapshot(id, kind, old.parent.as_deref());
-                let fits = self.free(&record, Some(&key))
-                    && (kind == Kind::Committed || !self.has_children(&key));
+                let fits = self.free(&record, Some(&key)) && (kind == Kind::Committed || !self.has_children(&key));
                 if fits {
                     self.snapshots.insert(key, record);
                 }
@@ -173,9 +166,7 @@ fn apply(c: &mut Changes<'_>, operation: &Operation) -> Result<(), StoreError> {
             Some(_) => Ok(()),
             None => Err(StoreError::EmptyKey),
         },
-        Operation::Template(key, id) => {
-            c.put_template(&template_key("ext4", key.into()), &template(id))
-        }
+        Operation::Template(key, id) => c.put_template(&template_key("ext4", key.into()), &template(id)),
         Operation::Foreign(id) => c.put_foreign(thin(id)),
     }
 }
@@ -189,12 +180,8 @@ fn observed(store: &Store) -> Model {
             let foreign = r.foreign_thins()?.into_iter();
             Ok(Model {
                 snapshots: r.page(None, usize::MAX)?.into_iter().collect(),
-                reclaim: reclaims
-                    .map(|entry| (entry.number, entry.number as u32))
-                    .collect(),
-                templates: templates
-                    .map(|(key, t)| (key.size.0, t.thin.get()))
-                    .collect(),
+                reclaim: reclaims.map(|entry| (entry.number, entry.number as u32)).collect(),
+                templates: templates.map(|(key, t)| (key.size.0, t.thin.get())).collect(),
                 foreign: foreign.map(|thin| thin.get()).collect(),
             })
         })

@@ -41,11 +41,7 @@ fn a_new_file_belongs_to_its_owner_alone_and_leaves_no_draft() {
 #[test]
 fn what_a_crash_left_of_making_the_file_is_no_obstacle() {
     let directory = tempfile::tempdir().unwrap();
-    std::fs::write(
-        directory.path().join("metadata.redb.new"),
-        "half a database",
-    )
-    .unwrap();
+    std::fs::write(directory.path().join("metadata.redb.new"), "half a database").unwrap();
     let store = Store::open(&directory.path().join("metadata.redb")).unwrap();
     commit(&store, |c| c.insert_snapshot("a", &active(1, None)));
     assert!(!directory.path().join("metadata.redb.new").exists());
@@ -83,25 +79,11 @@ fn a_newer_schema_is_refused_with_both_versions() {
     let database = Database::open(&path).unwrap();
     let transaction = database.begin_write().unwrap();
     let meta = TableDefinition::<&[u8], &[u8]>::new("meta");
-    transaction
-        .open_table(meta)
-        .unwrap()
-        .insert(b"schema".as_slice(), b"7".as_slice())
-        .unwrap();
+    transaction.open_table(meta).unwrap().insert(b"schema".as_slice(), b"7".as_slice()).unwrap();
     transaction.commit().unwrap();
     drop(database);
     let error = refusal(&path);
-    assert!(
-        matches!(
-            error,
-            StoreError::NewerSchema {
-                found: 7,
-                known: 1,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, StoreError::NewerSchema { found: 7, known: 1, .. }), "{error}");
     assert!(error.to_string().contains("schema version 7"), "{error}");
 }
 
@@ -112,11 +94,7 @@ fn somebody_elses_redb_file_is_refused_and_not_touched() {
     let theirs = TableDefinition::<&str, u64>::new("theirs");
     let database = Database::create(&path).unwrap();
     let transaction = database.begin_write().unwrap();
-    transaction
-        .open_table(theirs)
-        .unwrap()
-        .insert("a", 1)
-        .unwrap();
+    transaction.open_table(theirs).unwrap().insert("a", 1).unwrap();
     transaction.commit().unwrap();
     drop(database);
     let error = refusal(&path);
@@ -144,9 +122,7 @@ fn damage_is_found_at_the_start_or_does_no_harm() {
     let disk = Disk::blank(&Power::steady());
     let store = Store::with_backend(disk.clone()).unwrap();
     for n in 1..=40 {
-        commit(&store, |c| {
-            c.insert_snapshot(&format!("key-{n}"), &active(n, None))
-        });
+        commit(&store, |c| c.insert_snapshot(&format!("key-{n}"), &active(n, None)));
     }
     let expected = store.read(|r| r.page(None, usize::MAX)).unwrap();
     drop(store);
@@ -225,10 +201,7 @@ impl StorageBackend for Filling {
 fn a_full_disk_is_named_as_such_and_once_there_is_room_the_store_goes_on() {
     let disk = Disk::blank(&Power::steady());
     let full = Arc::new(AtomicBool::new(false));
-    let filling = Filling {
-        disk: disk.clone(),
-        full: Arc::clone(&full),
-    };
+    let filling = Filling { disk: disk.clone(), full: Arc::clone(&full) };
     let store = Store::with_backends(move || Ok(filling.clone())).unwrap();
     commit(&store, |c| c.insert_snapshot("before", &active(1, None)));
     full.store(true, Ordering::SeqCst);
@@ -256,19 +229,12 @@ fn a_record_that_cannot_be_understood_is_named_with_its_table() {
     let database = Database::open(&path).unwrap();
     let transaction = database.begin_write().unwrap();
     let snapshots = TableDefinition::<&[u8], &[u8]>::new("snapshots");
-    transaction
-        .open_table(snapshots)
-        .unwrap()
-        .insert(b"a/b".as_slice(), b"{}".as_slice())
-        .unwrap();
+    transaction.open_table(snapshots).unwrap().insert(b"a/b".as_slice(), b"{}".as_slice()).unwrap();
     transaction.commit().unwrap();
     drop(database);
     let store = Store::open(&path).unwrap();
     let message = store.read(|r| r.snapshot("a/b")).unwrap_err().to_string();
-    assert!(
-        message.contains("snapshots") && message.contains("a/b"),
-        "{message}"
-    );
+    assert!(message.contains("snapshots") && message.contains("a/b"), "{message}");
     assert!(message.contains("missing field"), "{message}");
 }
 
@@ -278,10 +244,7 @@ fn a_record_of_the_first_schema_still_reads() {
         "labels":{},"created_at":{"secs_since_epoch":1700000000,"nanos_since_epoch":5},
         "updated_at":{"secs_since_epoch":1700000000,"nanos_since_epoch":5}}"#;
     let record: SnapshotRecord = serde_json::from_slice(text).unwrap();
-    assert_eq!(
-        (record.number, record.thin, record.mapped, record.inodes),
-        (3, thin(3), None, None)
-    );
+    assert_eq!((record.number, record.thin, record.mapped, record.inodes), (3, thin(3), None, None));
     let text = br#"{"uuid":"6f0c0d4e","block_size":128,"formatted":true,"epoch":3}"#;
     let pool = PoolRecord {
         uuid: "6f0c0d4e".to_owned(),

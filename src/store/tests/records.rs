@@ -1,9 +1,7 @@
 //! What is put is what is read, now and after the file was opened again.
 
 use super::fixture::*;
-use crate::store::{
-    ExternalPool, IdRange, Kind, Owner, PoolRecord, ReclaimKind, ReclaimRecord, StoreError,
-};
+use crate::store::{ExternalPool, IdRange, Kind, Owner, PoolRecord, ReclaimKind, ReclaimRecord, StoreError};
 use crate::units::Sectors;
 
 /// The first number beyond the thin ids.
@@ -23,10 +21,7 @@ fn a_snapshot_reads_as_it_was_put() {
     let fixture = fixture.reopen();
     let read = fixture.store.read(|r| r.snapshot("layer")).unwrap();
     assert_eq!(read, record);
-    assert_eq!(
-        fixture.store.read(|r| r.find_snapshot("other")).unwrap(),
-        None
-    );
+    assert_eq!(fixture.store.read(|r| r.find_snapshot("other")).unwrap(), None);
     let error = fixture.store.read(|r| r.snapshot("other")).unwrap_err();
     assert_eq!(error.to_string(), "\"other\" does not exist");
 }
@@ -38,13 +33,9 @@ fn keys_may_hold_slashes_spaces_nuls_and_four_kilobytes() {
     assert!(long.len() > 4096);
     let keys = ["a/b c", "ünïcode 牛", "with\0nul", "with", long.as_str()];
     for (key, number) in keys.iter().zip(1..) {
-        commit(&fixture.store, |c| {
-            c.insert_snapshot(key, &committed(number, None))
-        });
+        commit(&fixture.store, |c| c.insert_snapshot(key, &committed(number, None)));
         let child = format!("child of {key}");
-        commit(&fixture.store, |c| {
-            c.insert_snapshot(&child, &active(number + 10, Some(key)))
-        });
+        commit(&fixture.store, |c| c.insert_snapshot(&child, &active(number + 10, Some(key))));
     }
     let fixture = fixture.reopen();
     for key in keys {
@@ -69,18 +60,13 @@ fn pages_walk_through_all_snapshots_in_the_order_of_their_keys() {
     let mut seen = Vec::new();
     let mut after: Option<String> = None;
     loop {
-        let page = fixture
-            .store
-            .read(|r| r.page(after.as_deref(), 10))
-            .unwrap();
+        let page = fixture.store.read(|r| r.page(after.as_deref(), 10)).unwrap();
         let Some((last, _)) = page.last() else { break };
         assert!(page.len() <= 10);
         after = Some(last.clone());
         seen.extend(page);
     }
-    let expected: Vec<_> = (1..=25)
-        .map(|n| (format!("key-{n:03}"), committed(n, None)))
-        .collect();
+    let expected: Vec<_> = (1..=25).map(|n| (format!("key-{n:03}"), committed(n, None))).collect();
     assert_eq!(seen, expected);
 }
 
@@ -116,10 +102,7 @@ fn templates_reclaim_entries_pool_and_leases_read_as_they_were_put() {
     };
     let leases = [range(256, 512), range(0, 256)];
     let (ext4, xfs) = (template_key("ext4", 2048), template_key("xfs", 4096));
-    let view = ReclaimRecord {
-        kind: ReclaimKind::View { of: thin(1) },
-        ..reclaim(9)
-    };
+    let view = ReclaimRecord { kind: ReclaimKind::View { of: thin(1) }, ..reclaim(9) };
     commit(&fixture.store, |c| {
         c.put_pool(&pool)?;
         c.put_leases(&leases)?;
@@ -153,10 +136,7 @@ fn a_pool_that_somebody_else_assembles_reads_as_it_was_put() {
     for uuid in [Some("LVM-x-tpool".to_owned()), None] {
         let pool = PoolRecord {
             uuid: "6f0c0d4e".to_owned(),
-            external: Some(ExternalPool {
-                name: "vg-thin-tpool".to_owned(),
-                uuid,
-            }),
+            external: Some(ExternalPool { name: "vg-thin-tpool".to_owned(), uuid }),
             block_size: Sectors(256),
             formatted: true,
             epoch: 0,
@@ -187,10 +167,7 @@ fn every_recorded_thin_is_listed_with_its_owner() {
         (thin(5), Owner::Foreign),
     ];
     assert_eq!(thins.into_iter().collect::<Vec<_>>(), expected);
-    assert_eq!(
-        fixture.store.read(|r| r.foreign_thins()).unwrap(),
-        [thin(5)]
-    );
+    assert_eq!(fixture.store.read(|r| r.foreign_thins()).unwrap(), [thin(5)]);
 }
 
 #[test]
@@ -246,18 +223,9 @@ fn a_range_contains_its_start_and_not_its_end() {
 fn the_ids_of_a_range_are_those_it_contains_upwards() {
     let ids = |start, end| range(start, end).ids().collect::<Vec<_>>();
     assert_eq!(ids(0, 3), [thin(0), thin(1), thin(2)]);
-    assert_eq!(
-        ids(ID_END - 2, ID_END),
-        [thin(ID_END - 2), thin(ID_END - 1)]
-    );
+    assert_eq!(ids(ID_END - 2, ID_END), [thin(ID_END - 2), thin(ID_END - 1)]);
     assert_eq!(ids(ID_END - 1, ID_END + 3), [thin(ID_END - 1)]);
-    for (start, end) in [
-        (0, 0),
-        (7, 7),
-        (8, 7),
-        (ID_END, ID_END),
-        (ID_END, ID_END + 3),
-    ] {
+    for (start, end) in [(0, 0), (7, 7), (8, 7), (ID_END, ID_END), (ID_END, ID_END + 3)] {
         assert_eq!(ids(start, end), [], "{start} to {end}");
     }
     assert_eq!(range(0, ID_END).ids().count(), 1 << 24);

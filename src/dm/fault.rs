@@ -1,0 +1,171 @@
+//! Faults on purpose: the n-th step fails, or everything ends just before or just after it.
+//!
+//! A [`FaultPlan`] counts steps, whoever takes them: a [`FaultyKernel`] counts requests that change
+//! something, the modelled kernel counts what it makes durable, and a test may count its own (writes of a
+//! database, say) in the same plan, so that one number enumerates them all.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::errno::Errno;
+
+use super::error::{Error, Result};
+use super::request::{Reply, Request, Verb};
+use super::{EventSource, Kernel};
+use crate::units::{DeviceNumber, Sectors};
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The step fails with this errno and does nothing. Later steps are not touched.
+    ErrorBefore(Errno),
+    /// The step does not happen, and nothing does after it.
+    CrashBefore,
+    /// The step happens, whoever took it does not hear of it, and nothing happens after it.
+    CrashAfter,
+}
+
+/// What is to be done about a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Take it.
+    Go,
+    /// Fail with this errno instead.
+    Fail(Errno),
+    /// Take it, and then behave as if everything had ended.
+    GoThenHalt,
+    /// Everything has ended.
+    Halt,
+}
+
+/// Counts steps and makes one of them go wrong. Shared by all who take steps.
+#[derive(Debug, Default)]
+pub struct FaultPlan {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    taken: u64,
+    fault: Option<(u64, Fault)>,
+    halted: bool,
+    last: String,
+}
+
+impl FaultPlan {
+    /// A plan without a fault: it counts.
+    #[must_use]
+    pub fn counting() -> Arc<FaultPlan> {
+        Arc::default()
+    }
+
+    /// A plan whose step number `step` (the first is 0) goes wrong.
+    #[must_use]
+    pub fn at(step: u64, fault: Fault) -> Arc<FaultPlan> {
+        let state = State { fault: Some((step, fault)), ..State::default() };
+        Arc::new(FaultPlan { state: Mutex::new(state) })
+    }
+
+    /// Somebody is about to take a step.
+    pub fn step(&self, what: &str) -> Verdict {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.halted {
+            return Verdict::Halt;
+        }
+        let number = state.taken;
+        state.taken += 1;
+        let Some((_, fault)) = state.fault.filter(|(step, _)| *step == number) else {
+            return Verdict::Go;
+        };
+        what.clone_into(&mut state.last);
+        match fault {
+            Fault::ErrorBefore(errno) => Verdict::Fail(errno),
+            Fault::CrashBefore => {
+                state.halted = true;
+                Verdict::Halt
+            }
+            Fault::CrashAfter => {
+                state.halted = true;
+                Verdict::GoThenHalt
+            }
+        }
+    }
+
+    /// How many steps were taken or tried before everything ended.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).taken
+    }
+
+    /// Whether everything has ended.
+    #[must_use]
+    pub fn halted(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).halted
+    }
+
+    /// Which step went wrong, if one did.
+    #[must_use]
+    pub fn tripped(&self) -> Option<String> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        (!state.last.is_empty()).then(|| state.last.clone())
+    }
+}
+
+/// Passes requests on to another kernel and lets a plan spoil one of those that change something. After a
+/// crash every request, reading ones too, fails with [`Error::Halted`]: whoever asks is dead.
+#[derive(Debug)]
+pub struct FaultyKernel {
+    inner: Arc<dyn Kernel>,
+    plan: Arc<FaultPlan>,
+}
+
+impl FaultyKernel {
+    /// Lets `plan` spoil a request to `inner`.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Kernel>, plan: Arc<FaultPlan>) -> FaultyKernel {
+        FaultyKernel { inner, plan }
+    }
+}
+
+/// Whether a verb changes something.
+fn changes(verb: Verb) -> bool {
+    matches!(
+        verb,
+        Verb::RemoveAll
+            | Verb::Create
+            | Verb::Remove
+            | Verb::Rename
+            | Verb::Suspend
+            | Verb::Resume
+            | Verb::Load
+            | Verb::Clear
+            | Verb::Message
+            | Verb::SetGeometry
+    )
+}
+
+impl Kernel for FaultyKernel {
+    fn submit(&self, request: &Request) -> Result<Reply> {
+        let halted = || Error::Halted { request: request.to_string() };
+        if !changes(request.verb()) {
+            return if self.plan.halted() { Err(halted()) } else { self.inner.submit(request) };
+        }
+        match self.plan.step(&request.to_string()) {
+            Verdict::Go => self.inner.submit(request),
+            Verdict::Fail(errno) => Err(Error::from_errno(request, errno)),
+            Verdict::Halt => Err(halted()),
+            Verdict::GoThenHalt => {
+                // Nobody is left to hear of it.
+                let _ = self.inner.submit(request);
+                Err(halted())
+            }
+        }
+    }
+
+    fn device_size(&self, device: DeviceNumber) -> Option<Sectors> {
+        self.inner.device_size(device)
+    }
+
+    fn event_source(&self) -> Result<Box<dyn EventSource>> {
+        self.inner.event_source()
+    }
+}
