@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::units::Sectors;
+use crate::units::{DeviceNumber, Sectors};
 
 use super::blank::Found;
 
@@ -98,6 +98,14 @@ pub enum BlockError {
         path: PathBuf,
         /// The kernel's answer.
         source: io::Error,
+    },
+    /// A loop device's node leads to something else.
+    #[error("{} is not block device {number}, as it should be: remove it, and it will be made anew", path.display())]
+    LoopWrongNode {
+        /// The node.
+        path: PathBuf,
+        /// What it should be.
+        number: DeviceNumber,
     },
     /// All loop devices found free were taken by others in the meantime.
     #[error("no free loop device for {} after {tries} tries: other programs took each one first", file.display())]
@@ -196,7 +204,7 @@ impl BlockError {
             E::Busy { .. } => Some(nix::libc::EBUSY),
             E::DiscardUnsupported { .. } => Some(nix::libc::EOPNOTSUPP),
             E::NotABlockDevice { .. } => Some(nix::libc::ENOTBLK),
-            E::NotBlank { .. } | E::LoopNoneFree { .. } => None,
+            E::NotBlank { .. } | E::LoopNoneFree { .. } | E::LoopWrongNode { .. } => None,
         }
     }
 }

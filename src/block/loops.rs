@@ -5,7 +5,7 @@
 //!
 //! Invariant: a device handed out here was seen, after it was attached or found, to be bound to that very file.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -13,19 +13,15 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::libc;
-use nix::sys::stat::{makedev, mknod, Mode, SFlag};
 
 use crate::units::{DeviceNumber, Sectors};
 
 use super::error::BlockError;
 use super::ioctl::{self, LoopConfig, LoopInfo, LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO, LO_FLAGS_READ_ONLY};
+use super::loop_nodes::LoopNodes;
 
 /// How often a free device is looked for again when somebody else took the last one in between.
 const ATTACH_TRIES: u32 = 64;
-
-/// The loop driver's number (Documentation/admin-guide/devices.txt).
-const LOOP_MAJOR: u32 = 7;
 
 /// How to attach a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,17 +52,10 @@ impl LoopOptions {
     }
 }
 
-/// The loop driver of this machine: where its nodes are and where the kernel lists its devices.
-#[derive(Debug, Clone)]
+/// The loop driver of this machine.
+#[derive(Debug, Clone, Default)]
 pub struct Loops {
-    dev: PathBuf,
-    sys_block: PathBuf,
-}
-
-impl Default for Loops {
-    fn default() -> Self {
-        Loops { dev: "/dev".into(), sys_block: "/sys/block".into() }
-    }
+    nodes: LoopNodes,
 }
 
 /// An attached loop device, open. Dropping it closes it; without [`LoopOptions::autoclear`] it stays attached.
@@ -93,11 +82,8 @@ impl Loops {
             .write(!options.read_only)
             .open(file)
             .map_err(|source| BlockError::Open { path: file.to_owned(), source })?;
-        let control = self.control()?;
         for _ in 0..ATTACH_TRIES {
-            let index = ioctl::loop_get_free(control.as_fd())
-                .map_err(|errno| driver_error(&self.dev.join("loop-control"), errno.into()))?;
-            let (path, device) = self.open_node(index)?;
+            let (path, device) = self.nodes.open(self.nodes.free()?, true)?;
             match bind(&device, &backing, file, options) {
                 Ok(()) => return bound(path, device, options.direct_io, &backing),
                 Err(Errno::EBUSY) => continue,
@@ -117,8 +103,8 @@ impl Loops {
     pub fn find(&self, file: &Path) -> Result<Vec<LoopDevice>, BlockError> {
         let metadata = std::fs::metadata(file).map_err(|source| BlockError::Open { path: file.to_owned(), source })?;
         let mut found = Vec::new();
-        for index in self.attached()? {
-            let (path, device) = self.open_node(index)?;
+        for index in self.nodes.attached()? {
+            let (path, device) = self.nodes.open(index, false)?;
             match ioctl::loop_status(device.as_fd()) {
                 Ok(info) if is_whole(&info, &metadata) => found.push(LoopDevice::new(path, device, &info)?),
                 // Another file's, or detached since it was listed.
@@ -139,60 +125,12 @@ impl Loops {
         found.into_iter().try_for_each(LoopDevice::detach)?;
         Ok(count)
     }
-
-    fn control(&self) -> Result<File, BlockError> {
-        let path = self.dev.join("loop-control");
-        OpenOptions::new().read(true).write(true).open(&path).map_err(|source| driver_error(&path, source))
-    }
-
-    /// The numbers of the devices that are bound to something: those for which sysfs has a `loop` directory.
-    fn attached(&self) -> Result<Vec<u32>, BlockError> {
-        let unreadable = |source| BlockError::step("list the block devices in", &self.sys_block, source);
-        let mut indices = Vec::new();
-        for entry in std::fs::read_dir(&self.sys_block).map_err(unreadable)? {
-            let entry = entry.map_err(unreadable)?;
-            let name = entry.file_name();
-            let index = name.to_str().and_then(|name| name.strip_prefix("loop")?.parse().ok());
-            if let Some(index) = index.filter(|_| entry.path().join("loop").is_dir()) {
-                indices.push(index);
-            }
-        }
-        indices.sort_unstable();
-        Ok(indices)
-    }
-
-    /// Opens `/dev/loopN`, making the node where nobody else (udev, devtmpfs) has made it.
-    fn open_node(&self, index: u32) -> Result<(PathBuf, File), BlockError> {
-        let path = self.dev.join(format!("loop{index}"));
-        let number = self.number_of(index);
-        let device = match open_device(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                make_node(&path, number)?;
-                open_device(&path)
-            }
-            opened => opened,
-        };
-        let device = device.map_err(|source| driver_error(&path, source))?;
-        let actual = device_number(&path, &device)?;
-        if actual == number {
-            Ok((path, device))
-        } else {
-            let message = format!("the node is device {actual}, it should be {number}: remove it");
-            Err(BlockError::Open { path, source: io::Error::other(message) })
-        }
-    }
-
-    /// A loop device's number as sysfs has it; the minor is not the index where `loop.max_part` is set.
-    fn number_of(&self, index: u32) -> DeviceNumber {
-        let listed = std::fs::read_to_string(self.sys_block.join(format!("loop{index}/dev")));
-        let number = listed.ok().and_then(|text| text.trim().parse().ok());
-        number.unwrap_or(DeviceNumber { major: LOOP_MAJOR, minor: index })
-    }
 }
 
 impl LoopDevice {
     fn new(path: PathBuf, file: File, info: &LoopInfo) -> Result<Self, BlockError> {
-        let number = device_number(&path, &file)?;
+        let metadata = file.metadata().map_err(|e| BlockError::step("look up", &path, e))?;
+        let number = DeviceNumber::from_u64(metadata.rdev());
         Ok(LoopDevice { path, file, number, direct_io: info.flags & LO_FLAGS_DIRECT_IO != 0 })
     }
 
@@ -291,7 +229,7 @@ fn bound(path: PathBuf, device: File, direct_io: bool, backing: &File) -> Result
     LoopDevice::new(path, device, &info)
 }
 
-fn is_whole(info: &LoopInfo, file: &std::fs::Metadata) -> bool {
+fn is_whole(info: &LoopInfo, file: &Metadata) -> bool {
     let same = info.device == file.dev() && info.inode == file.ino();
     same && info.offset == 0 && info.size_limit == 0
 }
@@ -305,34 +243,27 @@ fn status_name(file: &Path) -> [u8; 64] {
     name
 }
 
-fn open_device(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).open(path)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn make_node(path: &Path, number: DeviceNumber) -> Result<(), BlockError> {
-    let device = makedev(u64::from(number.major), u64::from(number.minor));
-    match mknod(path, SFlag::S_IFBLK, Mode::S_IRUSR | Mode::S_IWUSR, device) {
-        // Somebody else made it a moment ago.
-        Ok(()) | Err(Errno::EEXIST) => Ok(()),
-        Err(Errno::EPERM | Errno::EACCES) => {
-            let source = io::Error::from(io::ErrorKind::PermissionDenied);
-            Err(BlockError::LoopPermission { path: path.to_owned(), source })
-        }
-        Err(errno) => Err(BlockError::step("make the device node", path, errno)),
+    #[test]
+    fn the_name_in_the_status_is_cut_and_ends_in_zero() {
+        assert_eq!(&status_name(Path::new("/a/b"))[..5], b"/a/b\0");
+        let long = status_name(Path::new(&"x".repeat(80)));
+        assert_eq!(&long[..63], "x".repeat(63).as_bytes());
+        assert_eq!(long[63], 0);
     }
-}
 
-fn device_number(path: &Path, device: &File) -> Result<DeviceNumber, BlockError> {
-    let metadata = device.metadata().map_err(|e| BlockError::step("look up", path, e))?;
-    Ok(DeviceNumber::from_u64(metadata.rdev()))
-}
-
-/// A failure to reach the driver, told apart by what the user can do about it.
-fn driver_error(path: &Path, source: io::Error) -> BlockError {
-    let path = path.to_owned();
-    match source.raw_os_error() {
-        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => BlockError::LoopModuleMissing { path, source },
-        Some(libc::EPERM | libc::EACCES) => BlockError::LoopPermission { path, source },
-        _ => BlockError::Open { path, source },
+    #[test]
+    fn a_device_with_an_offset_or_a_limit_or_of_another_file_does_not_hold_the_whole_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().metadata().unwrap();
+        let whole = LoopInfo { device: file.dev(), inode: file.ino(), ..LoopInfo::zeroed() };
+        assert!(is_whole(&whole, &file));
+        assert!(!is_whole(&LoopInfo { offset: 512, ..whole }, &file));
+        assert!(!is_whole(&LoopInfo { size_limit: 512, ..whole }, &file));
+        assert!(!is_whole(&LoopInfo { inode: file.ino() + 1, ..whole }, &file));
+        assert!(!is_whole(&LoopInfo { device: file.dev() + 1, ..whole }, &file));
     }
 }

@@ -9,6 +9,7 @@ mod disk;
 mod error;
 mod growth;
 mod ioctl;
+mod loop_nodes;
 mod loops;
 mod mounts;
 mod process;

@@ -26,10 +26,6 @@ impl<'a> Fields<'a> {
         self.bytes(offset).map(u32::from_le_bytes)
     }
 
-    pub(super) fn be16(self, offset: usize) -> Option<u16> {
-        self.bytes(offset).map(u16::from_be_bytes)
-    }
-
     pub(super) fn be32(self, offset: usize) -> Option<u32> {
         self.bytes(offset).map(u32::from_be_bytes)
     }

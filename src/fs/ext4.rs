@@ -1,8 +1,6 @@
-//! ext4: its mke2fs options, its superblock, and where mke2fs puts the zeros it writes.
+//! ext4: its mke2fs options and its superblock.
 //!
-//! The layout is the kernel's (Documentation/filesystems/ext4/super.rst and group_descr.rst); all of it little-endian.
-
-use std::ops::Range;
+//! The layout is the kernel's (Documentation/filesystems/ext4/super.rst); all of it little-endian.
 
 use uuid::Uuid;
 
@@ -23,6 +21,10 @@ const STATE_ERRORS: u16 = 2;
 const INCOMPAT_RECOVER: u32 = 0x4;
 const INCOMPAT_META_BG: u32 = 0x10;
 const INCOMPAT_64BIT: u32 = 0x80;
+const INCOMPAT_CHECKSUM_SEED: u32 = 0x2000;
+const COMPAT_SPARSE_SUPER_2: u32 = 0x200;
+const RO_COMPAT_SPARSE_SUPER: u32 = 0x1;
+const RO_COMPAT_METADATA_CHECKSUMS: u32 = 0x400;
 const RO_COMPAT_ORPHAN_PRESENT: u32 = 0x1_0000;
 
 /// How mke2fs reads its arguments (misc/mke2fs.c, the string given to getopt).
@@ -85,14 +87,25 @@ pub(super) struct Superblock {
     free_inodes: u32,
     clean: bool,
     uuid: Uuid,
-    first_block: u32,
-    blocks_per_group: u32,
-    inodes_per_group: u32,
-    inode_size: u16,
-    descriptor_size: u16,
-    meta_groups: bool,
+    pub(super) layout: Layout,
+}
+
+/// What of a superblock tells where the block groups' things are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Layout {
+    pub(super) first_block: u32,
+    pub(super) blocks_per_group: u32,
+    pub(super) inodes_per_group: u32,
+    pub(super) inode_size: u16,
+    pub(super) descriptor_size: u16,
+    /// The first block of descriptors that lies in its own meta group, if that is the layout.
+    pub(super) first_meta_block: Option<u32>,
+    /// Whether superblock copies lie in groups whose numbers are powers of 3, 5 and 7.
+    pub(super) sparse_copies: bool,
+    /// What checksums start from, where all metadata has them.
+    pub(super) checksum_seed: Option<u32>,
     /// `s_jnl_blocks`: the journal inode's block map, where there is a copy of it.
-    journal: Option<[u8; 68]>,
+    pub(super) journal: Option<[u8; 60]>,
 }
 
 impl Superblock {
@@ -133,25 +146,36 @@ fn parse(fields: Fields<'_>) -> Result<Superblock, String> {
 
 fn parse_fields(fields: Fields<'_>) -> Option<Superblock> {
     let incompat = fields.le32(96)?;
-    let wide = incompat & INCOMPAT_64BIT != 0;
-    let high = if wide { fields.le32(336)? } else { 0 };
+    let high = if incompat & INCOMPAT_64BIT != 0 { fields.le32(336)? } else { 0 };
     let state = fields.le16(58)?;
     let orphans = fields.le32(232)? != 0 || fields.le32(100)? & RO_COMPAT_ORPHAN_PRESENT != 0;
+    let in_order = state & (STATE_VALID | STATE_ERRORS) == STATE_VALID;
     Some(Superblock {
         // ext4 has blocks of 1 to 64 KiB.
-        block_size: 1024_u32.checked_shl(fields.le32(24).filter(|log| *log <= 6)?)?,
+        block_size: 1024 << fields.le32(24).filter(|log| *log <= 6)?,
         blocks: u64::from(high) << 32 | u64::from(fields.le32(4)?),
         inodes: fields.le32(0)?,
         free_inodes: fields.le32(16)?,
-        clean: state & (STATE_VALID | STATE_ERRORS) == STATE_VALID && incompat & INCOMPAT_RECOVER == 0 && !orphans,
+        clean: in_order && incompat & INCOMPAT_RECOVER == 0 && !orphans,
         uuid: Uuid::from_bytes(fields.bytes(104)?),
+        layout: parse_layout(fields)?,
+    })
+}
+
+fn parse_layout(fields: Fields<'_>) -> Option<Layout> {
+    let (compat, incompat, ro_compat) = (fields.le32(92)?, fields.le32(96)?, fields.le32(100)?);
+    let seed =
+        if incompat & INCOMPAT_CHECKSUM_SEED != 0 { fields.le32(624)? } else { crc32c(!0, &fields.bytes::<16>(104)?) };
+    Some(Layout {
         first_block: fields.le32(20)?,
         blocks_per_group: fields.le32(32)?,
         inodes_per_group: fields.le32(40)?,
         inode_size: fields.le16(88)?,
-        descriptor_size: if wide { fields.le16(254)? } else { 32 },
-        meta_groups: incompat & INCOMPAT_META_BG != 0,
-        // s_jnl_backup_type 1: the copy holds i_block and the size.
+        descriptor_size: if incompat & INCOMPAT_64BIT != 0 { fields.le16(254)? } else { 32 },
+        first_meta_block: (incompat & INCOMPAT_META_BG != 0).then_some(fields.le32(260)?),
+        sparse_copies: ro_compat & RO_COMPAT_SPARSE_SUPER != 0 && compat & COMPAT_SPARSE_SUPER_2 == 0,
+        checksum_seed: (ro_compat & RO_COMPAT_METADATA_CHECKSUMS != 0).then_some(seed),
+        // s_jnl_backup_type 1: the copy is i_block, the inode's size behind it.
         journal: if fields.u8(253)? == 1 { fields.bytes(268) } else { None },
     })
 }
@@ -161,63 +185,18 @@ fn check(block: &Superblock) -> Option<&'static str> {
         Some("it has no blocks or no inodes")
     } else if block.free_inodes > block.inodes {
         Some("it has more free inodes than inodes")
-    } else if block.blocks_per_group == 0 || block.descriptor_size < 32 {
-        Some("its block groups have no size")
+    } else if block.layout.blocks_per_group == 0 {
+        Some("its block groups have no blocks")
+    } else if !(32..=1024).contains(&block.layout.descriptor_size) {
+        Some("its group descriptors have an absurd size")
     } else {
         None
     }
 }
 
-/// Where mke2fs writes zeros when it may not assume that they are there: inode tables and journal, in bytes.
-/// Of a layout that it does not know, all of the file system.
-///
-/// # Errors
-/// [`FsError::Superblock`], [`FsError::Block`].
-pub(super) fn zeroed_ranges(disk: &dyn Disk) -> Result<Vec<Range<u64>>, FsError> {
-    let superblock = Superblock::read(disk)?;
-    let block_size = u64::from(superblock.block_size);
-    let journal = superblock.journal.and_then(|map| journal_extents(Fields(&map)));
-    let Some(mut extents) = journal.filter(|_| !superblock.meta_groups) else {
-        return Ok(vec![0..superblock.blocks.saturating_mul(block_size)]);
-    };
-    extents.extend(inode_tables(disk, &superblock)?);
-    let bytes = |block: u64| block.saturating_mul(block_size);
-    Ok(extents.into_iter().map(|extent| bytes(extent.start)..bytes(extent.end)).collect())
-}
-
-/// The inode tables in blocks, from the group descriptors, which follow the superblock's block.
-fn inode_tables(disk: &dyn Disk, superblock: &Superblock) -> Result<Vec<Range<u64>>, FsError> {
-    let block_size = u64::from(superblock.block_size);
-    let groups = superblock.blocks.div_ceil(u64::from(superblock.blocks_per_group));
-    let size = u64::from(superblock.descriptor_size);
-    let length = (u64::from(superblock.inodes_per_group) * u64::from(superblock.inode_size)).div_ceil(block_size);
-    let start = (u64::from(superblock.first_block) + 1) * block_size;
-    let mut tables = Vec::new();
-    let mut descriptor = vec![0; usize::from(superblock.descriptor_size)];
-    for group in 0..groups {
-        disk.read_at(&mut descriptor, start + group * size)?;
-        let fields = Fields(&descriptor);
-        let high = fields.le32(40).unwrap_or(0);
-        let table = u64::from(high) << 32 | u64::from(fields.le32(8).unwrap_or(0));
-        tables.push(table..table.saturating_add(length));
-    }
-    Ok(tables)
-}
-
-/// The journal in blocks, if its map is the root of an extent tree that has no further level.
-fn journal_extents(map: Fields<'_>) -> Option<Vec<Range<u64>>> {
-    const EXTENT_MAGIC: u16 = 0xF30A;
-    let (magic, entries, depth) = (map.le16(0)?, map.le16(2)?, map.le16(6)?);
-    if magic != EXTENT_MAGIC || depth != 0 || entries > 4 {
-        return None;
-    }
-    (0..usize::from(entries))
-        .map(|entry| {
-            let extent = map.from(12 * (entry + 1))?;
-            let start = u64::from(extent.le16(6)?) << 32 | u64::from(extent.le32(8)?);
-            // Lengths above 32768 mean allocated but unwritten, and count from there.
-            let length = extent.le16(4).map(|length| if length > 32768 { length - 32768 } else { length })?;
-            Some(start..start + u64::from(length))
-        })
-        .collect()
+/// CRC-32C without the last inversion, as the kernel's `ext4_chksum` has it.
+pub(super) fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
+    bytes.iter().fold(seed, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0x82F6_3B78 & (crc & 1).wrapping_neg()))
+    })
 }

@@ -15,7 +15,7 @@ use super::error::FsError;
 use super::options;
 use super::program::{self, Ended, Outcome};
 use super::types::{FsSpec, FsState, FsType};
-use super::{ext4, xfs, zeros};
+use super::{ext4, ext4_groups, xfs, zeros};
 
 /// How long a mkfs may take unless told otherwise.
 const TIME_LIMIT: Duration = Duration::from_secs(300);
@@ -34,7 +34,8 @@ pub trait Formatter: Send + Sync + Debug {
     fn format(&self, device: &Path, spec: &FsSpec, size: Sectors) -> Result<(), FsError>;
 
     /// Grows the file system on a device that has become larger to `size`, and leaves one that reaches there already
-    /// as it is. The device may be mounted elsewhere at the time.
+    /// as it is. What the device has beyond the old size must read as zeros, as it does on a thin that never was
+    /// larger. It may be mounted elsewhere at the time; then it takes more of the pool.
     ///
     /// # Errors
     /// [`FsError`].
@@ -134,7 +135,7 @@ impl Mkfs {
         remove_lost_and_found(device)?;
         if !prezeroed {
             let disk = RealDisks.open(device, Access::Write)?;
-            let freed = zeros::punch(disk.as_ref(), &ext4::zeroed_ranges(disk.as_ref())?)?;
+            let freed = zeros::punch(disk.as_ref(), &ext4_groups::zeroed_ranges(disk.as_ref())?)?;
             tracing::info!(device = %device.display(), freed, "this mke2fs (before 1.47) wrote zeros; they were discarded");
         }
         Ok(())
@@ -262,7 +263,13 @@ fn grow_ext4(device: &Path, size: Sectors) -> Result<(), FsError> {
     if superblock.blocks >= blocks {
         return Ok(());
     }
-    mounted(device, FsType::Ext4, |directory| Ok(resize_ext4(directory, blocks)?))
+    mounted(device, FsType::Ext4, |directory| Ok(resize_ext4(directory, blocks)?))?;
+    match RealDisks.open(device, Access::WriteExclusive) {
+        Ok(disk) => ext4_groups::note_zeros_behind(disk.as_ref(), superblock.blocks).map(drop),
+        // Mounted elsewhere: the kernel will clear the new inode tables by and by.
+        Err(BlockError::Busy { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn grow_xfs(device: &Path, size: Sectors) -> Result<(), FsError> {

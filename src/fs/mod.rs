@@ -7,6 +7,7 @@
 mod bytes;
 mod error;
 mod ext4;
+mod ext4_groups;
 mod mkfs;
 mod options;
 mod program;

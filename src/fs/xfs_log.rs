@@ -101,7 +101,9 @@ impl Log<'_> {
         for back in 1..=LONGEST_RECORD.min(self.blocks) {
             let at = head + self.blocks - back;
             let bytes = self.read(at)?;
-            let Some(record) = Record::parse(Fields(&bytes)) else { continue };
+            let Some(record) = Record::parse(Fields(&bytes)) else {
+                continue;
+            };
             let ends_at_head = record.header_blocks + record.data_blocks == back;
             if !ends_at_head || record.operations != 1 {
                 return Ok(false);
