@@ -161,9 +161,10 @@ impl Fields for Filtered<'_> {
     fn field(&self, path: &[&str]) -> Option<std::borrow::Cow<'_, str>> {
         let info = self.0;
         match path {
-            ["kind"] => Some(info.kind.as_str().into()),
-            ["name"] => Some(info.key.as_str().into()),
-            ["parent"] => info.parent.as_deref().map(Into::into),
+            // containerd looks at the first part of these and ignores what follows.
+            ["kind", ..] => Some(info.kind.as_str().into()),
+            ["name", ..] => Some(info.key.as_str().into()),
+            ["parent", ..] => Some(info.parent.as_deref().unwrap_or_default().into()),
             ["labels", label @ ..] => info.labels.get(&label.join(".")).map(|value| value.as_str().into()),
             _ => None,
         }

@@ -7,7 +7,7 @@
 use uuid::Uuid;
 
 use super::{Areas, Backer, DeviceNames, PoolError, PoolSettings, Role};
-use crate::dm::{ActivateOptions, Dm, NoSpacePolicy, PoolFeatures, Target, ThinPoolTable};
+use crate::dm::{ActivateOptions, Dm, NoSpacePolicy, PoolFeatures, Target, ThinPoolTable, WorkingPool};
 use crate::names::DmName;
 use crate::store::{ExternalPool, PoolRecord, Store};
 use crate::units::{DeviceNumber, Sectors};
@@ -32,6 +32,9 @@ pub fn open(settings: &PoolSettings, dm: &Dm, store: &Store, backer: &dyn Backer
             record
         }
     };
+    if record.name != settings.name {
+        return Err(PoolError::Name { store: store.path().into(), has: record.name, wanted: settings.name.clone() });
+    }
     let names = DeviceNames::new(&settings.name, &record.uuid);
     let opening = Opening { settings, dm, store, backer, names: &names };
     let (device_name, device, block_size) = match &settings.external {
@@ -47,6 +50,7 @@ fn new_record(settings: &PoolSettings) -> PoolRecord {
     PoolRecord {
         uuid: uuid.simple().to_string(),
         external: None,
+        name: settings.name.clone(),
         block_size: settings.block_size,
         formatted: false,
         epoch: (uuid.as_u64_pair().1 >> 2) & 0x00ff_ffff_ffff_0000,
@@ -117,7 +121,8 @@ impl Opening<'_> {
     }
 
     fn move_epoch(&self, name: &DmName, record: &mut PoolRecord) -> Result<(), PoolError> {
-        let found = self.transaction_id(name)?;
+        let status = self.working(name)?;
+        let found = status.transaction_id;
         let expected = [Some(record.epoch), record.epoch_next, (!record.formatted).then_some(0)];
         if !expected.contains(&Some(found)) {
             return Err(self.foreign(name, &format!(
@@ -125,6 +130,10 @@ impl Opening<'_> {
                 record.epoch,
                 record.epoch_next.map(|next| format!(" or {next}")).unwrap_or_default(),
             )));
+        }
+        if status.held_metadata_root.is_some() {
+            tracing::warn!(pool = %name, "a metadata snapshot was left held; it is released");
+            self.dm.release_metadata_snap(name).map_err(|source| PoolError::Assemble { pool: name.clone(), source })?;
         }
         let next = record.epoch.max(found) + 1;
         record.epoch_next = Some(next);
@@ -136,10 +145,10 @@ impl Opening<'_> {
         Ok(self.store.commit(|c| c.put_pool(record))?)
     }
 
-    fn transaction_id(&self, name: &DmName) -> Result<u64, PoolError> {
+    fn working(&self, name: &DmName) -> Result<WorkingPool, PoolError> {
         let status =
             self.dm.pool_status(name, true).map_err(|source| PoolError::Look { device: name.clone(), source })?;
-        status.working().map(|pool| pool.transaction_id).ok_or_else(|| PoolError::Failed { pool: name.clone() })
+        status.working().copied().ok_or_else(|| PoolError::Failed { pool: name.clone() })
     }
 
     fn same_block_size(&self, name: &DmName, record: &PoolRecord) -> Result<(), PoolError> {
@@ -194,7 +203,7 @@ impl Opening<'_> {
         if record.formatted && record.block_size != block_size {
             return Err(PoolError::BlockSize { pool: name.clone(), has: block_size, wanted: record.block_size });
         }
-        self.transaction_id(name)?;
+        self.working(name)?;
         record = PoolRecord { external: Some(found), block_size, formatted: true, ..record };
         self.store.commit(|c| c.put_pool(&record))?;
         Ok((name.clone(), info.device, block_size))

@@ -10,7 +10,9 @@ mod devices;
 mod error;
 mod identity;
 mod ids;
+mod metadata;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -18,7 +20,9 @@ pub use backing::{Areas, Backer, GivenAreas, HostBacker};
 pub use devices::{DeviceNames, Role};
 pub use error::PoolError;
 pub use ids::IdGuard;
+pub use metadata::MetadataError;
 
+use crate::block::{self, Access, Disks};
 pub use crate::dm::DeviceInfo;
 use crate::dm::{self, ActivateOptions, Dm, Target, ThinPoolStatus};
 use crate::names::DmName;
@@ -223,6 +227,31 @@ impl Pool {
     /// The block device node of `role`.
     pub fn node(&self, role: Role) -> PathBuf {
         self.dm.node(&self.names.name(role))
+    }
+
+    /// Every thin in the pool with the number of blocks it maps, ours or not, from a snapshot of the metadata that is
+    /// held for as long as it takes. Fails with `MetadataSnapHeld` while another program holds one.
+    pub fn thins(&self, disks: &dyn Disks) -> Result<BTreeMap<ThinId, u64>, PoolError> {
+        let pool = &self.device_name;
+        let fail = |source| PoolError::Look { device: pool.clone(), source };
+        let table = self.dm.table(pool).map_err(fail)?;
+        let metadata = match table.as_slice() {
+            [Target::ThinPool(table)] => table.metadata.number(),
+            _ => None,
+        };
+        let node = metadata.and_then(block::node_of).ok_or_else(|| PoolError::Failed { pool: pool.clone() })?;
+        self.dm.reserve_metadata_snap(pool).map_err(fail)?;
+        let read = || {
+            let status = self.dm.pool_status(pool, true).map_err(fail)?;
+            let root = status.working().and_then(|status| status.held_metadata_root);
+            let root = root.ok_or_else(|| PoolError::Failed { pool: pool.clone() })?;
+            let read = disks.open(&node, Access::Read).map_err(MetadataError::from);
+            read.and_then(|disk| metadata::thins(disk.as_ref(), root))
+                .map_err(|source| PoolError::Metadata { pool: pool.clone(), source })
+        };
+        let found = read();
+        self.dm.release_metadata_snap(pool).map_err(fail)?;
+        found
     }
 
     /// Runs `action` while the device is frozen: its file system is synced and takes no writes. It is thawed whatever
