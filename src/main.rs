@@ -129,7 +129,7 @@ async fn serve(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let monitor = tokio::spawn(monitor::watch(Arc::clone(&snapshotter)));
-    let service = Service::new(snapshotter);
+    let service = Service::new(Arc::clone(&snapshotter));
     let broken = Arc::new(AtomicBool::new(false));
     let stop = {
         let (service, broken) = (service.clone(), Arc::clone(&broken));
