@@ -4,10 +4,9 @@
 //! file needs no `unsafe` and a reply that is cut short or lies about its offsets is an error that names
 //! the field. Layouts: linux/dm-ioctl.h. It must not know how a buffer reaches the kernel.
 
-use super::request::{
-    DriverVersion, Flags, Header, ListEntry, Payload, Reply, ReplyData, Request, Selector, TargetLine, TargetVersion,
-    Verb,
-};
+use super::reply::{DriverVersion, Header, ListEntry, Reply, ReplyData, TargetVersion};
+use super::request::{Payload, Request, Selector, TargetLine};
+use super::verb::{Flags, Verb};
 use crate::names::{MAX_NAME_BYTES, MAX_UUID_BYTES};
 use crate::units::{DeviceNumber, Sectors};
 
