@@ -86,10 +86,11 @@ impl Cookie {
         Err(cannot(Errno::EEXIST))
     }
 
-    /// What a request that causes an event has to carry, with these flags for the rules.
+    /// What a request that causes an event has to carry, with these flags for the rules, and with
+    /// [`UdevFlags::PRIMARY_SOURCE`]: without it the rules take the event for a passer-by's, and make no links.
     #[must_use]
     pub fn with(&self, flags: UdevFlags) -> EventCookie {
-        EventCookie { flags, base: self.base }
+        EventCookie { flags: flags.union(UdevFlags::PRIMARY_SOURCE), base: self.base }
     }
 
     /// One more request is going to cause an event.
