@@ -66,7 +66,8 @@ impl Zoo {
             length: Sectors(256),
             params: format!("2 128 {disk} 0 {disk} 2048"),
         };
-        let mixed = [piece(0, 8, 0), piece(8, 8, 64), Target::Error { start: Sectors(16), length: Sectors(8) }, striped];
+        let mixed =
+            [piece(0, 8, 0), piece(8, 8, 64), Target::Error { start: Sectors(16), length: Sectors(8) }, striped];
         let mut names = vec![
             pool.clone(),
             thin,
