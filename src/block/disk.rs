@@ -1,0 +1,282 @@
+//! One open block device, behind a small trait so that a modelled disk can stand in for a real one.
+
+use std::fmt::Debug;
+use std::fs::{File, OpenOptions};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::libc;
+
+use crate::units::Sectors;
+
+use super::error::BlockError;
+use super::ioctl;
+
+/// The most that one discard call is given, 1 GiB. A discard cannot be interrupted while the kernel is at it.
+pub const DISCARD_STEP: Sectors = Sectors(1 << 21);
+
+/// What a device is opened for.
+///
+/// The exclusive kinds claim the device (`O_EXCL` without `O_CREAT`, open(2)): they fail with
+/// [`BlockError::Busy`] while it is mounted or claimed by another, and while they last nobody else can mount or
+/// claim it. They do not keep others from opening it plainly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Read beside others.
+    Read,
+    /// Read and write beside others.
+    Write,
+    /// Read, and claim.
+    ReadExclusive,
+    /// Read and write, and claim.
+    WriteExclusive,
+}
+
+impl Access {
+    const fn writes(self) -> bool {
+        matches!(self, Access::Write | Access::WriteExclusive)
+    }
+
+    const fn claims(self) -> bool {
+        matches!(self, Access::ReadExclusive | Access::WriteExclusive)
+    }
+}
+
+/// Where disks come from: the real kernel, or a model of one.
+pub trait Disks: Send + Sync + Debug {
+    /// Opens the block device at `path`.
+    ///
+    /// # Errors
+    /// [`BlockError::Open`], [`BlockError::Busy`] (exclusive access only), [`BlockError::NotABlockDevice`].
+    fn open(&self, path: &Path, access: Access) -> Result<Box<dyn Disk>, BlockError>;
+}
+
+/// An open block device. Dropping it closes it and gives up its claim.
+pub trait Disk: Send + Debug {
+    /// The path it was opened by, for messages.
+    fn path(&self) -> &Path;
+
+    /// Its size.
+    ///
+    /// # Errors
+    /// [`BlockError::Step`].
+    fn size(&self) -> Result<Sectors, BlockError>;
+
+    /// Makes everything written so far, by whomever, outlive a power cut: writes out the device's page cache and
+    /// has the device flush its own (fsync(2) on the device).
+    ///
+    /// # Errors
+    /// [`BlockError::Step`]: some earlier write may be lost.
+    fn flush(&self) -> Result<(), BlockError>;
+
+    /// Tells the device that `length` from `offset` on is not needed any more (BLKDISCARD, one call for each
+    /// [`DISCARD_STEP`]). On a thin, whole pool blocks inside the range read as zeros afterwards and are free.
+    ///
+    /// # Errors
+    /// [`BlockError::DiscardUnsupported`], [`BlockError::Discard`] naming where it stopped.
+    fn discard(&self, offset: Sectors, length: Sectors) -> Result<(), BlockError>;
+
+    /// Seals the device against new writes, or unseals it (BLKROSET). It holds for the device and all its names
+    /// until it is unsealed or gone, not just for this opening.
+    ///
+    /// # Errors
+    /// [`BlockError::Step`].
+    fn set_read_only(&self, read_only: bool) -> Result<(), BlockError>;
+
+    /// Whether the device is read-only, by a seal or by its nature (BLKROGET).
+    ///
+    /// # Errors
+    /// [`BlockError::Step`].
+    fn is_read_only(&self) -> Result<bool, BlockError>;
+
+    /// Fills `buffer` from `offset` (in bytes) on.
+    ///
+    /// # Errors
+    /// [`BlockError::Transfer`], also when the device ends before the buffer does.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), BlockError>;
+
+    /// Writes all of `data` at `offset` (in bytes), through the page cache: [`Disk::flush`] makes it durable.
+    ///
+    /// # Errors
+    /// [`BlockError::Transfer`], also when the device ends before the data does.
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<(), BlockError>;
+}
+
+/// Discards a whole device in steps of [`DISCARD_STEP`], asking before each whether to go on.
+///
+/// `Ok(false)` means that `keep_going` said no before the end was reached.
+///
+/// # Errors
+/// As [`Disk::size`] and [`Disk::discard`].
+pub fn discard_all(disk: &dyn Disk, mut keep_going: impl FnMut() -> bool) -> Result<bool, BlockError> {
+    let size = disk.size()?;
+    for (offset, length) in steps(Sectors(0), size) {
+        if !keep_going() {
+            return Ok(false);
+        }
+        disk.discard(offset, length)?;
+    }
+    Ok(true)
+}
+
+/// The pieces, none longer than [`DISCARD_STEP`], that make up a range.
+fn steps(offset: Sectors, length: Sectors) -> impl Iterator<Item = (Sectors, Sectors)> {
+    let end = offset.0.saturating_add(length.0);
+    let mut next = offset.0;
+    std::iter::from_fn(move || {
+        let step = DISCARD_STEP.0.min(end - next);
+        let piece = (step > 0).then_some((Sectors(next), Sectors(step)));
+        next += step;
+        piece
+    })
+}
+
+/// The kernel's own block devices.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RealDisks;
+
+impl Disks for RealDisks {
+    fn open(&self, path: &Path, access: Access) -> Result<Box<dyn Disk>, BlockError> {
+        Ok(Box::new(RealDisk::open(path, access)?))
+    }
+}
+
+#[derive(Debug)]
+struct RealDisk {
+    path: PathBuf,
+    file: File,
+}
+
+impl RealDisk {
+    fn open(path: &Path, access: Access) -> Result<Self, BlockError> {
+        // What O_EXCL does to other kinds of file is undefined (open(2)), and opening a FIFO would wait.
+        let metadata = std::fs::metadata(path).map_err(|source| open_error(path, source))?;
+        if !metadata.file_type().is_block_device() {
+            return Err(BlockError::NotABlockDevice { path: path.to_owned() });
+        }
+        let exclusive = if access.claims() { libc::O_EXCL } else { 0 };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(access.writes())
+            .custom_flags(libc::O_CLOEXEC | exclusive)
+            .open(path)
+            .map_err(|source| open_error(path, source))?;
+        Ok(RealDisk { path: path.to_owned(), file })
+    }
+
+    fn step(&self, step: &'static str, source: impl Into<std::io::Error>) -> BlockError {
+        BlockError::step(step, &self.path, source)
+    }
+
+    fn discard_step(&self, offset: Sectors, length: Sectors) -> Result<(), BlockError> {
+        let bytes = |sectors: Sectors| sectors.bytes().map_err(|_| Errno::EINVAL);
+        let discarded = bytes(offset).and_then(|start| ioctl::discard(self.file.as_fd(), start, bytes(length)?));
+        discarded.map_err(|errno| match errno {
+            Errno::EOPNOTSUPP => BlockError::DiscardUnsupported { path: self.path.clone() },
+            errno => BlockError::Discard { path: self.path.clone(), offset, length, source: errno.into() },
+        })
+    }
+}
+
+fn open_error(path: &Path, source: std::io::Error) -> BlockError {
+    match source.raw_os_error() {
+        Some(libc::EBUSY) => BlockError::Busy { path: path.to_owned() },
+        _ => BlockError::Open { path: path.to_owned(), source },
+    }
+}
+
+impl Disk for RealDisk {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn size(&self) -> Result<Sectors, BlockError> {
+        let bytes = ioctl::size_in_bytes(self.file.as_fd()).map_err(|e| self.step("read the size of", e))?;
+        Ok(Sectors::from_bytes_down(bytes))
+    }
+
+    fn flush(&self) -> Result<(), BlockError> {
+        self.file.sync_all().map_err(|e| self.step("flush", e))
+    }
+
+    fn discard(&self, offset: Sectors, length: Sectors) -> Result<(), BlockError> {
+        steps(offset, length).try_for_each(|(offset, length)| self.discard_step(offset, length))
+    }
+
+    fn set_read_only(&self, read_only: bool) -> Result<(), BlockError> {
+        let step = if read_only { "make read-only" } else { "make writable" };
+        ioctl::set_read_only(self.file.as_fd(), read_only).map_err(|e| self.step(step, e))
+    }
+
+    fn is_read_only(&self) -> Result<bool, BlockError> {
+        ioctl::is_read_only(self.file.as_fd()).map_err(|e| self.step("read the read-only state of", e))
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), BlockError> {
+        let length = buffer.len();
+        self.file.read_exact_at(buffer, offset).map_err(|source| BlockError::Transfer {
+            step: "read",
+            path: self.path.clone(),
+            offset,
+            length,
+            source,
+        })
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<(), BlockError> {
+        self.file.write_all_at(data, offset).map_err(|source| BlockError::Transfer {
+            step: "write",
+            path: self.path.clone(),
+            offset,
+            length: data.len(),
+            source,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::memory::MemoryDisk;
+    use super::*;
+
+    #[test]
+    fn a_discard_is_cut_into_steps_that_meet_without_gap_or_overlap() {
+        let length = Sectors(2 * DISCARD_STEP.0 + 7);
+        let pieces: Vec<_> = steps(Sectors(3), length).collect();
+        assert_eq!(
+            pieces,
+            [
+                (Sectors(3), DISCARD_STEP),
+                (Sectors(3 + DISCARD_STEP.0), DISCARD_STEP),
+                (Sectors(3 + 2 * DISCARD_STEP.0), Sectors(7)),
+            ]
+        );
+        assert_eq!(steps(Sectors(5), Sectors(0)).count(), 0);
+    }
+
+    #[test]
+    fn a_discard_of_everything_stops_when_told() {
+        let disk = MemoryDisk::new(Sectors(16));
+        disk.write_at(&[7; 512], 0).unwrap();
+        assert!(!discard_all(&disk, || false).unwrap());
+        let mut sector = [0; 512];
+        disk.read_at(&mut sector, 0).unwrap();
+        assert_eq!(sector, [7; 512], "discarded although told to stop");
+        assert!(discard_all(&disk, || true).unwrap());
+        disk.read_at(&mut sector, 0).unwrap();
+        assert_eq!(sector, [0; 512]);
+    }
+
+    #[test]
+    fn only_block_devices_are_opened() {
+        for path in ["/dev/null", "/"] {
+            let error = RealDisks.open(Path::new(path), Access::Read).unwrap_err();
+            assert!(matches!(error, BlockError::NotABlockDevice { .. }), "{error}");
+            assert!(error.to_string().contains(path), "{error}");
+        }
+        let error = RealDisks.open(Path::new("/dev/no-such-device"), Access::Read).unwrap_err();
+        assert_eq!(error.errno(), Some(libc::ENOENT));
+    }
+}

@@ -1,0 +1,214 @@
+//! Every ioctl of this room, each wrapped in one safe function. The only file here with `unsafe` in it.
+//!
+//! Numbers and layouts are from the kernel's headers: linux/fs.h (BLK*), linux/loop.h (LOOP_*),
+//! fs/ext4/ext4.h (EXT4_IOC_RESIZE_FS) and fs/xfs/libxfs/xfs_fs.h (XFS_IOC_FSGROWFSDATA). All of them are part of
+//! the kernel's stable interface. Must not know what a call is good for: that is the callers' matter.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::libc::c_int;
+
+type Result<T> = std::result::Result<T, Errno>;
+
+/// `LO_FLAGS_READ_ONLY`: writes are refused.
+pub(super) const LO_FLAGS_READ_ONLY: u32 = 1;
+/// `LO_FLAGS_AUTOCLEAR`: detached by the kernel at the last close.
+pub(super) const LO_FLAGS_AUTOCLEAR: u32 = 4;
+/// `LO_FLAGS_DIRECT_IO`: the file is read and written past the page cache.
+pub(super) const LO_FLAGS_DIRECT_IO: u32 = 16;
+
+/// `struct loop_info64` (linux/loop.h). Plain integers without padding: 232 bytes.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LoopInfo {
+    pub device: u64,
+    pub inode: u64,
+    pub rdevice: u64,
+    pub offset: u64,
+    pub size_limit: u64,
+    pub number: u32,
+    pub encrypt_type: u32,
+    pub encrypt_key_size: u32,
+    pub flags: u32,
+    pub file_name: [u8; 64],
+    pub crypt_name: [u8; 64],
+    pub encrypt_key: [u8; 32],
+    pub init: [u64; 2],
+}
+
+impl LoopInfo {
+    pub(super) const fn zeroed() -> Self {
+        LoopInfo {
+            device: 0,
+            inode: 0,
+            rdevice: 0,
+            offset: 0,
+            size_limit: 0,
+            number: 0,
+            encrypt_type: 0,
+            encrypt_key_size: 0,
+            flags: 0,
+            file_name: [0; 64],
+            crypt_name: [0; 64],
+            encrypt_key: [0; 32],
+            init: [0; 2],
+        }
+    }
+}
+
+/// `struct loop_config` (linux/loop.h), Linux 5.8 and later: 304 bytes.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LoopConfig {
+    pub fd: u32,
+    pub block_size: u32,
+    pub info: LoopInfo,
+    pub reserved: [u64; 8],
+}
+
+/// `struct xfs_growfs_data` (xfs_fs.h): 16 bytes with its tail padding, which is spelled out here.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+struct XfsGrowData {
+    new_blocks: u64,
+    inode_percent: u32,
+    padding: u32,
+}
+
+const _: () = assert!(size_of::<LoopInfo>() == 232);
+const _: () = assert!(size_of::<LoopConfig>() == 304);
+const _: () = assert!(size_of::<XfsGrowData>() == 16);
+
+mod raw {
+    use super::{LoopConfig, LoopInfo, XfsGrowData};
+
+    nix::ioctl_read!(blk_get_size_64, 0x12, 114, usize);
+    nix::ioctl_write_ptr_bad!(blk_discard, nix::request_code_none!(0x12, 119), [u64; 2]);
+    nix::ioctl_write_ptr_bad!(blk_ro_set, nix::request_code_none!(0x12, 93), nix::libc::c_int);
+    nix::ioctl_read_bad!(blk_ro_get, nix::request_code_none!(0x12, 94), nix::libc::c_int);
+
+    nix::ioctl_write_int_bad!(loop_set_fd, 0x4C00);
+    nix::ioctl_none_bad!(loop_clr_fd, 0x4C01);
+    nix::ioctl_write_ptr_bad!(loop_set_status_64, 0x4C04, LoopInfo);
+    nix::ioctl_read_bad!(loop_get_status_64, 0x4C05, LoopInfo);
+    nix::ioctl_none_bad!(loop_set_capacity, 0x4C07);
+    nix::ioctl_write_int_bad!(loop_set_direct_io, 0x4C08);
+    nix::ioctl_write_int_bad!(loop_set_block_size, 0x4C09);
+    nix::ioctl_write_ptr_bad!(loop_configure, 0x4C0A, LoopConfig);
+    nix::ioctl_none_bad!(loop_ctl_get_free, 0x4C82);
+
+    nix::ioctl_write_ptr!(ext4_resize_fs, b'f', 16, u64);
+    nix::ioctl_write_ptr!(xfs_grow_data, b'X', 110, XfsGrowData);
+}
+
+/// Size of a block device in bytes (BLKGETSIZE64).
+pub(super) fn size_in_bytes(fd: BorrowedFd<'_>) -> Result<u64> {
+    // The request's number is made of size_t, what it writes is a u64 (linux/fs.h): on 64-bit they are one.
+    const { assert!(size_of::<usize>() == size_of::<u64>()) };
+    let mut bytes: usize = 0;
+    // SAFETY: BLKGETSIZE64 writes exactly 8 bytes through the pointer, which is to a live, aligned 8-byte integer
+    // borrowed for the call alone; the descriptor is open for as long as `fd` lives. A descriptor of
+    // something else than a block device answers ENOTTY and writes nothing.
+    unsafe { raw::blk_get_size_64(fd.as_raw_fd(), &mut bytes) }?;
+    Ok(bytes as u64)
+}
+
+/// Discards `length` bytes from `offset` on (BLKDISCARD). Both are in bytes, both multiples of 512.
+pub(super) fn discard(fd: BorrowedFd<'_>, offset: u64, length: u64) -> Result<()> {
+    let range = [offset, length];
+    // SAFETY: BLKDISCARD reads two u64 through the pointer, which is to a live array of just that. What it does to the
+    // device's content is bounded by the kernel to the device; memory of this process is not touched.
+    unsafe { raw::blk_discard(fd.as_raw_fd(), &range) }.map(drop)
+}
+
+/// Makes a block device read-only or writable again for all who open it from now on (BLKROSET).
+pub(super) fn set_read_only(fd: BorrowedFd<'_>, read_only: bool) -> Result<()> {
+    let flag = c_int::from(read_only);
+    // SAFETY: BLKROSET reads one int through the pointer, which is to a live int.
+    unsafe { raw::blk_ro_set(fd.as_raw_fd(), &flag) }.map(drop)
+}
+
+/// Whether a block device is read-only (BLKROGET).
+pub(super) fn is_read_only(fd: BorrowedFd<'_>) -> Result<bool> {
+    let mut flag: c_int = 0;
+    // SAFETY: BLKROGET writes one int through the pointer, which is to a live int borrowed for the call alone.
+    unsafe { raw::blk_ro_get(fd.as_raw_fd(), &mut flag) }?;
+    Ok(flag != 0)
+}
+
+/// The number of a free loop device, made if there was none (LOOP_CTL_GET_FREE on /dev/loop-control).
+pub(super) fn loop_get_free(control: BorrowedFd<'_>) -> Result<u32> {
+    // SAFETY: LOOP_CTL_GET_FREE takes no argument and touches no memory of this process.
+    let number = unsafe { raw::loop_ctl_get_free(control.as_raw_fd()) }?;
+    u32::try_from(number).map_err(|_| Errno::ENODEV)
+}
+
+/// Binds a file to a loop device and sets it up in one step (LOOP_CONFIGURE, Linux 5.8).
+pub(super) fn loop_configure(device: BorrowedFd<'_>, config: &LoopConfig) -> Result<()> {
+    // SAFETY: LOOP_CONFIGURE reads one struct loop_config; `LoopConfig` has its layout (size asserted above) and
+    // is fully initialised. The kernel takes its own reference to the file in `config.fd`.
+    unsafe { raw::loop_configure(device.as_raw_fd(), config) }.map(drop)
+}
+
+/// Binds a file to a loop device (LOOP_SET_FD, all kernels).
+pub(super) fn loop_set_fd(device: BorrowedFd<'_>, file: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: the argument is a descriptor by value, open for the call; the kernel takes its own reference to it.
+    unsafe { raw::loop_set_fd(device.as_raw_fd(), file.as_raw_fd()) }.map(drop)
+}
+
+/// Detaches a loop device, at its last close if somebody else has it open (LOOP_CLR_FD).
+pub(super) fn loop_clear(device: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: LOOP_CLR_FD takes no argument and touches no memory of this process.
+    unsafe { raw::loop_clr_fd(device.as_raw_fd()) }.map(drop)
+}
+
+/// Sets a loop device's name and flags (LOOP_SET_STATUS64).
+pub(super) fn loop_set_status(device: BorrowedFd<'_>, info: &LoopInfo) -> Result<()> {
+    // SAFETY: LOOP_SET_STATUS64 reads one struct loop_info64; `LoopInfo` has its layout (size asserted above).
+    unsafe { raw::loop_set_status_64(device.as_raw_fd(), info) }.map(drop)
+}
+
+/// What a loop device is bound to; ENXIO when to nothing (LOOP_GET_STATUS64).
+pub(super) fn loop_status(device: BorrowedFd<'_>) -> Result<LoopInfo> {
+    let mut info = LoopInfo::zeroed();
+    // SAFETY: LOOP_GET_STATUS64 writes one struct loop_info64, of which every bit pattern is a valid `LoopInfo`
+    // (integers and byte arrays, size asserted above), into memory borrowed for the call alone.
+    unsafe { raw::loop_get_status_64(device.as_raw_fd(), &mut info) }?;
+    Ok(info)
+}
+
+/// Takes over the backing file's present size (LOOP_SET_CAPACITY).
+pub(super) fn loop_set_capacity(device: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: LOOP_SET_CAPACITY takes no argument and touches no memory of this process.
+    unsafe { raw::loop_set_capacity(device.as_raw_fd()) }.map(drop)
+}
+
+/// Switches direct I/O to the backing file on or off (LOOP_SET_DIRECT_IO).
+pub(super) fn loop_set_direct_io(device: BorrowedFd<'_>, on: bool) -> Result<()> {
+    // SAFETY: the argument is a number by value; no memory of this process is touched.
+    unsafe { raw::loop_set_direct_io(device.as_raw_fd(), c_int::from(on)) }.map(drop)
+}
+
+/// Sets a loop device's logical block size in bytes (LOOP_SET_BLOCK_SIZE).
+pub(super) fn loop_set_block_size(device: BorrowedFd<'_>, bytes: u32) -> Result<()> {
+    let bytes = c_int::try_from(bytes).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: the argument is a number by value; no memory of this process is touched.
+    unsafe { raw::loop_set_block_size(device.as_raw_fd(), bytes) }.map(drop)
+}
+
+/// Grows a mounted ext4 to `blocks` of its own blocks (EXT4_IOC_RESIZE_FS on any descriptor inside it).
+pub(super) fn ext4_resize(inside: BorrowedFd<'_>, blocks: u64) -> Result<()> {
+    // SAFETY: EXT4_IOC_RESIZE_FS reads one u64 through the pointer, which is to a live u64.
+    unsafe { raw::ext4_resize_fs(inside.as_raw_fd(), &blocks) }.map(drop)
+}
+
+/// Grows a mounted xfs to `blocks` of its own blocks (XFS_IOC_FSGROWFSDATA on any descriptor inside it).
+///
+/// `inode_percent` is the share of the space that inodes may take; the call sets it too, so pass the present one.
+pub(super) fn xfs_grow(inside: BorrowedFd<'_>, blocks: u64, inode_percent: u32) -> Result<()> {
+    let data = XfsGrowData { new_blocks: blocks, inode_percent, padding: 0 };
+    // SAFETY: XFS_IOC_FSGROWFSDATA reads one struct xfs_growfs_data; `XfsGrowData` has its layout, padding
+    // included (size asserted above), and is fully initialised.
+    unsafe { raw::xfs_grow_data(inside.as_raw_fd(), &data) }.map(drop)
+}

@@ -1,0 +1,269 @@
+//! Loop devices: files as block devices, straight from the kernel's ioctls.
+//!
+//! A file is recognised by its device and inode number, never by its name: names in a loop device's status are cut
+//! to 63 bytes, go stale when a file is renamed, and mean other files in other mount namespaces.
+//!
+//! Invariant: a device handed out here was seen, after it was attached or found, to be bound to that very file.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+
+use crate::units::{DeviceNumber, Sectors};
+
+use super::error::BlockError;
+use super::ioctl::{self, LoopConfig, LoopInfo, LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO, LO_FLAGS_READ_ONLY};
+use super::loop_nodes::LoopNodes;
+
+/// How often a free device is looked for again when somebody else took the last one in between.
+const ATTACH_TRIES: u32 = 64;
+
+/// How to attach a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoopOptions {
+    /// The logical block size in bytes, a power of two from 512 to the page size.
+    pub block_size: u32,
+    /// Read and write the file past the page cache where that works; where it doesn't, it is done without.
+    pub direct_io: bool,
+    /// Let the kernel detach the device at its last close: it stays only while this [`LoopDevice`] or another
+    /// opener holds it.
+    pub autoclear: bool,
+    /// Refuse writes.
+    pub read_only: bool,
+}
+
+impl Default for LoopOptions {
+    fn default() -> Self {
+        LoopOptions { block_size: 512, direct_io: true, autoclear: false, read_only: false }
+    }
+}
+
+impl LoopOptions {
+    fn flags(self) -> u32 {
+        let flag = |on: bool, flag: u32| if on { flag } else { 0 };
+        flag(self.read_only, LO_FLAGS_READ_ONLY)
+            | flag(self.autoclear, LO_FLAGS_AUTOCLEAR)
+            | flag(self.direct_io, LO_FLAGS_DIRECT_IO)
+    }
+}
+
+/// The loop driver of this machine.
+#[derive(Debug, Clone, Default)]
+pub struct Loops {
+    nodes: LoopNodes,
+}
+
+/// An attached loop device, open. Dropping it closes it; without [`LoopOptions::autoclear`] it stays attached.
+#[derive(Debug)]
+pub struct LoopDevice {
+    path: PathBuf,
+    file: File,
+    number: DeviceNumber,
+    direct_io: bool,
+}
+
+impl Loops {
+    /// Attaches `file` to a free loop device.
+    ///
+    /// A file that is attached already gets a second device, and two of them spoil each other's content: ask
+    /// [`Loops::find`] first.
+    ///
+    /// # Errors
+    /// [`BlockError::LoopModuleMissing`], [`BlockError::LoopPermission`], [`BlockError::LoopNoneFree`],
+    /// [`BlockError::LoopAttach`], [`BlockError::Open`].
+    pub fn attach(&self, file: &Path, options: LoopOptions) -> Result<LoopDevice, BlockError> {
+        let backing = OpenOptions::new()
+            .read(true)
+            .write(!options.read_only)
+            .open(file)
+            .map_err(|source| BlockError::Open { path: file.to_owned(), source })?;
+        for _ in 0..ATTACH_TRIES {
+            let (path, device) = self.nodes.open(self.nodes.free()?, true)?;
+            match bind(&device, &backing, file, options) {
+                Ok(()) => return bound(path, device, options.direct_io, &backing),
+                Err(Errno::EBUSY) => continue,
+                Err(errno) => {
+                    return Err(BlockError::LoopAttach { file: file.to_owned(), device: path, source: errno.into() })
+                }
+            }
+        }
+        Err(BlockError::LoopNoneFree { file: file.to_owned(), tries: ATTACH_TRIES })
+    }
+
+    /// All loop devices that hold the whole of `file`, by number. (A device over a part of it is not listed.)
+    ///
+    /// # Errors
+    /// [`BlockError::Open`] for the file, [`BlockError::LoopPermission`], [`BlockError::Step`] when the kernel's list
+    /// cannot be read.
+    pub fn find(&self, file: &Path) -> Result<Vec<LoopDevice>, BlockError> {
+        let metadata = std::fs::metadata(file).map_err(|source| BlockError::Open { path: file.to_owned(), source })?;
+        let mut found = Vec::new();
+        for index in self.nodes.attached()? {
+            let (path, device) = self.nodes.open(index, false)?;
+            match ioctl::loop_status(device.as_fd()) {
+                Ok(info) if is_whole(&info, &metadata) => found.push(LoopDevice::new(path, device, &info)?),
+                // Another file's, or detached since it was listed.
+                Ok(_) | Err(Errno::ENXIO) => {}
+                Err(errno) => return Err(BlockError::step("read the loop status of", &path, errno)),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Detaches all devices that hold the whole of `file`, and says how many there were.
+    ///
+    /// # Errors
+    /// As [`Loops::find`] and [`LoopDevice::detach`].
+    pub fn detach_all(&self, file: &Path) -> Result<usize, BlockError> {
+        let found = self.find(file)?;
+        let count = found.len();
+        found.into_iter().try_for_each(LoopDevice::detach)?;
+        Ok(count)
+    }
+}
+
+impl LoopDevice {
+    fn new(path: PathBuf, file: File, info: &LoopInfo) -> Result<Self, BlockError> {
+        let metadata = file.metadata().map_err(|e| BlockError::step("look up", &path, e))?;
+        let number = DeviceNumber::from_u64(metadata.rdev());
+        Ok(LoopDevice { path, file, number, direct_io: info.flags & LO_FLAGS_DIRECT_IO != 0 })
+    }
+
+    /// Its node, `/dev/loopN`.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its device number, for tables.
+    #[must_use]
+    pub fn number(&self) -> DeviceNumber {
+        self.number
+    }
+
+    /// Whether it reads and writes its file past the page cache.
+    #[must_use]
+    pub fn direct_io(&self) -> bool {
+        self.direct_io
+    }
+
+    /// Its present size.
+    ///
+    /// # Errors
+    /// [`BlockError::Step`].
+    pub fn size(&self) -> Result<Sectors, BlockError> {
+        let bytes =
+            ioctl::size_in_bytes(self.file.as_fd()).map_err(|e| BlockError::step("read the size of", &self.path, e))?;
+        Ok(Sectors::from_bytes_down(bytes))
+    }
+
+    /// Takes over the file's size after the file has grown, and gives it.
+    ///
+    /// # Errors
+    /// [`BlockError::Step`].
+    pub fn set_capacity(&self) -> Result<Sectors, BlockError> {
+        ioctl::loop_set_capacity(self.file.as_fd())
+            .map_err(|e| BlockError::step("take over the file's size on", &self.path, e))?;
+        self.size()
+    }
+
+    /// Detaches it from its file. While somebody else has it open, that happens at the last close instead.
+    ///
+    /// # Errors
+    /// [`BlockError::Step`]; one that is detached already is no error.
+    pub fn detach(self) -> Result<(), BlockError> {
+        match ioctl::loop_clear(self.file.as_fd()) {
+            Ok(()) | Err(Errno::ENXIO) => Ok(()),
+            Err(errno) => Err(BlockError::step("detach", &self.path, errno)),
+        }
+    }
+}
+
+/// Binds the file, by LOOP_CONFIGURE or, on kernels before 5.8, by the older pair of calls.
+fn bind(device: &File, backing: &File, name: &Path, options: LoopOptions) -> Result<(), Errno> {
+    let fd = u32::try_from(backing.as_raw_fd()).map_err(|_| Errno::EBADF)?;
+    let info = LoopInfo { flags: options.flags(), file_name: status_name(name), ..LoopInfo::zeroed() };
+    let config = LoopConfig { fd, block_size: options.block_size, info, reserved: [0; 8] };
+    match ioctl::loop_configure(device.as_fd(), &config) {
+        // What kernels that do not know the call answer (drivers/block/loop.c, lo_ioctl: -EINVAL or -ENOTTY).
+        Err(Errno::EINVAL | Errno::ENOTTY) => bind_in_steps(device, backing, &config),
+        done => done,
+    }
+}
+
+fn bind_in_steps(device: &File, backing: &File, config: &LoopConfig) -> Result<(), Errno> {
+    ioctl::loop_set_fd(device.as_fd(), backing.as_fd())?;
+    let set_up = || {
+        let flags = config.info.flags & LO_FLAGS_AUTOCLEAR;
+        ioctl::loop_set_status(device.as_fd(), &LoopInfo { flags, ..config.info })?;
+        ioctl::loop_set_block_size(device.as_fd(), config.block_size)?;
+        if config.info.flags & LO_FLAGS_DIRECT_IO != 0 {
+            // Not every file system has it; whether it came on is read back later.
+            let _ = ioctl::loop_set_direct_io(device.as_fd(), true);
+        }
+        Ok(())
+    };
+    set_up().inspect_err(|_| {
+        // The cause is worth more to the caller than a failed undo.
+        let _ = ioctl::loop_clear(device.as_fd());
+    })
+}
+
+/// Checks a device just bound: it is this file's, and it can be read the way it is set up.
+fn bound(path: PathBuf, device: File, direct_io: bool, backing: &File) -> Result<LoopDevice, BlockError> {
+    let failed = |source: io::Error| BlockError::step("check the newly attached", &path, source);
+    if direct_io && device.read_at(&mut [0; 512], 0).is_err() {
+        // The file system took the flag and then could not do it.
+        ioctl::loop_set_direct_io(device.as_fd(), false).map_err(|e| failed(e.into()))?;
+    }
+    let info = ioctl::loop_status(device.as_fd()).map_err(|e| failed(e.into()))?;
+    let metadata = backing.metadata().map_err(failed)?;
+    if !is_whole(&info, &metadata) {
+        return Err(failed(io::Error::other("it is bound to another file")));
+    }
+    LoopDevice::new(path, device, &info)
+}
+
+fn is_whole(info: &LoopInfo, file: &Metadata) -> bool {
+    let same = info.device == file.dev() && info.inode == file.ino();
+    same && info.offset == 0 && info.size_limit == 0
+}
+
+/// The name a loop device shows in its status: for people only, cut to what the kernel's field holds.
+fn status_name(file: &Path) -> [u8; 64] {
+    let mut name = [0; 64];
+    let bytes = file.as_os_str().as_bytes();
+    let length = bytes.len().min(name.len() - 1);
+    name[..length].copy_from_slice(&bytes[..length]);
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_in_the_status_is_cut_and_ends_in_zero() {
+        assert_eq!(&status_name(Path::new("/a/b"))[..5], b"/a/b\0");
+        let long = status_name(Path::new(&"x".repeat(80)));
+        assert_eq!(&long[..63], "x".repeat(63).as_bytes());
+        assert_eq!(long[63], 0);
+    }
+
+    #[test]
+    fn a_device_with_an_offset_or_a_limit_or_of_another_file_does_not_hold_the_whole_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().metadata().unwrap();
+        let whole = LoopInfo { device: file.dev(), inode: file.ino(), ..LoopInfo::zeroed() };
+        assert!(is_whole(&whole, &file));
+        assert!(!is_whole(&LoopInfo { offset: 512, ..whole }, &file));
+        assert!(!is_whole(&LoopInfo { size_limit: 512, ..whole }, &file));
+        assert!(!is_whole(&LoopInfo { inode: file.ino() + 1, ..whole }, &file));
+        assert!(!is_whole(&LoopInfo { device: file.dev() + 1, ..whole }, &file));
+    }
+}

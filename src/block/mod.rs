@@ -1,0 +1,30 @@
+//! Block devices and the files behind them: open, size, discard, seal, loop devices, mounts nobody else sees.
+//!
+//! Knows the kernel's block layer and its mount calls. Must not know thin pools, snapshots, databases or
+//! which program makes a file system: those are `dm`, `pool`, `store` and `fs`. Runs no program.
+//! The room's only `unsafe` is in `ioctl.rs`.
+
+mod blank;
+mod disk;
+mod error;
+mod growth;
+mod ioctl;
+mod loop_nodes;
+mod loops;
+mod mounts;
+mod nodes;
+mod process;
+mod sparse;
+
+pub use blank::{find_content, Found};
+pub use disk::{discard_all, Access, Disk, Disks, RealDisks, DISCARD_STEP};
+pub use error::BlockError;
+pub use growth::{resize_ext4, resize_xfs};
+pub use loops::{LoopDevice, LoopOptions, Loops};
+pub use mounts::{with_private_mount, PrivateMount};
+pub use nodes::node_of;
+pub use process::kill_group;
+pub use sparse::{allocated, create_sparse, host_space, HostSpace};
+
+#[cfg(test)]
+pub(crate) mod memory;

@@ -1,0 +1,133 @@
+//! Sparse backing files, and how much room their file system has left for them.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::sys::statvfs::statvfs;
+
+use super::error::BlockError;
+
+/// Makes a sparse file of `bytes` bytes, or makes an existing one that long if it is shorter; never shortens one.
+/// Gives the file's size in bytes afterwards.
+///
+/// When it returns, the file with its size and its name outlive a power cut (the file and its directory are
+/// synced). A new file is for its owner alone (mode 0600); its directory must exist.
+///
+/// # Errors
+/// [`BlockError::Open`], [`BlockError::SetLength`] (`EFBIG`: the file system has no files as large as that),
+/// [`BlockError::Step`] for the syncs.
+pub fn create_sparse(path: &Path, bytes: u64) -> Result<u64, BlockError> {
+    let open_error = |source| BlockError::Open { path: path.to_owned(), source };
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(open_error)?;
+    let metadata = file.metadata().map_err(open_error)?;
+    if !metadata.is_file() {
+        return Err(open_error(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
+    }
+    if metadata.len() < bytes {
+        let error = |source| BlockError::SetLength { path: path.to_owned(), bytes, source };
+        file.set_len(bytes).map_err(error)?;
+    }
+    // Also when nothing was to be done: the one who made it may have crashed before the sync.
+    file.sync_all().map_err(|e| BlockError::step("sync", path, e))?;
+    sync_parent(path)?;
+    Ok(metadata.len().max(bytes))
+}
+
+/// How many bytes of disk a file takes; for a sparse file less than its size.
+///
+/// # Errors
+/// [`BlockError::Step`].
+pub fn allocated(path: &Path) -> Result<u64, BlockError> {
+    // st_blocks counts 512 bytes whatever the file system's block size is (stat(2)).
+    let metadata = std::fs::metadata(path).map_err(|e| BlockError::step("look up", path, e))?;
+    Ok(metadata.blocks().saturating_mul(512))
+}
+
+/// Room on the file system that holds a file or directory, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostSpace {
+    /// The file system's size.
+    pub total: u64,
+    /// What is free, without the reserve that only root may use.
+    pub free: u64,
+}
+
+/// The size and the free space of the file system that `path` is on (statvfs(3)).
+///
+/// # Errors
+/// [`BlockError::Step`].
+pub fn host_space(path: &Path) -> Result<HostSpace, BlockError> {
+    let stat = statvfs(path).map_err(|e| BlockError::step("read the free space of", path, e))?;
+    let unit = stat.fragment_size();
+    Ok(HostSpace { total: stat.blocks().saturating_mul(unit), free: stat.blocks_available().saturating_mul(unit) })
+}
+
+fn sync_parent(path: &Path) -> Result<(), BlockError> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let synced = File::open(parent).and_then(|directory| directory.sync_all());
+    synced.map_err(|e| BlockError::step("sync", parent, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_sparse_file_is_long_takes_nothing_and_is_private() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("data");
+        assert_eq!(create_sparse(&path, 64 * MIB).unwrap(), 64 * MIB);
+        let metadata = std::fs::metadata(&path).unwrap();
+        assert_eq!(metadata.len(), 64 * MIB);
+        assert_eq!(metadata.mode() & 0o777, 0o600);
+        assert!(allocated(&path).unwrap() < MIB);
+    }
+
+    #[test]
+    fn an_existing_file_grows_and_never_shrinks_nor_loses_its_content() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("data");
+        std::fs::write(&path, b"content").unwrap();
+        assert_eq!(create_sparse(&path, MIB).unwrap(), MIB);
+        assert_eq!(create_sparse(&path, 10).unwrap(), MIB);
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), MIB);
+        assert_eq!(&std::fs::read(&path).unwrap()[..8], b"content\0");
+    }
+
+    #[test]
+    fn a_missing_directory_and_an_absurd_size_are_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = create_sparse(&directory.path().join("no/data"), MIB).unwrap_err();
+        assert!(matches!(error, BlockError::Open { .. }), "{error}");
+        let error = create_sparse(&directory.path().join("data"), u64::MAX).unwrap_err();
+        assert!(matches!(error, BlockError::SetLength { bytes: u64::MAX, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_device_node_is_no_backing_file() {
+        let error = create_sparse(Path::new("/dev/null"), MIB).unwrap_err();
+        assert!(error.to_string().contains("not a regular file"), "{error}");
+    }
+
+    #[test]
+    fn a_file_system_has_more_room_in_all_than_free() {
+        let space = host_space(Path::new("/")).unwrap();
+        assert!(space.total >= space.free && space.total > 0, "{space:?}");
+        let error = host_space(Path::new("/no/such/place")).unwrap_err();
+        assert!(error.to_string().contains("/no/such/place"), "{error}");
+    }
+}

@@ -1,0 +1,474 @@
+//! What an operator may set: the configuration file, the environment and the flags, read into one checked [`Config`].
+//!
+//! Every key is optional. Flags win over the environment, the environment over the file. A file with problems is refused
+//! as a whole: all of them are reported together, each with its key. This file knows nothing of pools or of gRPC.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use bytesize::ByteSize;
+use toml::{Table, Value};
+
+use crate::units::Sectors;
+
+/// Where the configuration is looked for when no `--config` is given; that file may be missing.
+pub const DEFAULT_PATH: &str = "/etc/devmapper-snapshotter/config.toml";
+const DEFAULT_ROOT: &str = "/var/lib/devmapper-snapshotter";
+const DEFAULT_ADDRESS: &str = "/run/devmapper-snapshotter/devmapper-snapshotter.sock";
+const DEFAULT_NAME: &str = "devmapper-snapshotter";
+
+/// dm-thin's limits for the block size (thin-provisioning.rst): 64 KiB to 1 GiB, a multiple of 64 KiB.
+const BLOCK_STEP: u64 = 64 << 10;
+const BLOCK_MAX: u64 = 1 << 30;
+/// dm-thin uses no more than 16 GiB of metadata less 64 MiB; below 2 MiB it has no room to work.
+const METADATA_MIN: u64 = 2 << 20;
+const METADATA_MAX: u64 = 16 << 30;
+const DATA_MIN: u64 = 64 << 20;
+const IMAGE_MIN: u64 = 64 << 20;
+/// Device names end in `-template-16777215` at the longest, and device-mapper allows 127 bytes.
+const NAME_MAX: usize = 100;
+
+/// A checked configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// State directory: the database, and the pool's files where the pool is the embedded one.
+    pub root: PathBuf,
+    /// The Unix socket to serve on.
+    pub address: PathBuf,
+    /// A `tracing` filter such as `info` or `devmapper_snapshotter=debug`.
+    pub log_level: String,
+    /// Prefix of every device name of this daemon.
+    pub name: String,
+    /// Where the pool's blocks come from.
+    pub backing: Backing,
+    /// The pool's block size; fixed for its life.
+    pub block_size: Sectors,
+    /// Size of the metadata area; `None` derives it from the size of the data.
+    pub metadata_size: Option<Sectors>,
+    /// Size of a snapshot without a parent; children are never smaller than their parent.
+    pub base_image_size: Sectors,
+    /// `ext4` or `xfs`, checked by the `fs` room.
+    pub fs_type: String,
+    /// More arguments for mkfs, behind the built-in ones.
+    pub fs_options: Vec<String>,
+    /// Whether removed snapshots are discarded; `None` means yes on the embedded pool only.
+    pub discard: Option<bool>,
+    /// New writable snapshots are refused when less than this share of the pool (or of the file system under the
+    /// embedded pool) is free.
+    pub min_free_percent: u8,
+}
+
+/// The three ways to a pool, from the least set-up to the most.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Backing {
+    /// Sparse files under the state directory on loop devices; `None` sizes the data from the file system.
+    Embedded { data_size: Option<Sectors> },
+    /// Block devices given by the operator; without a metadata device both areas are carved out of the one.
+    Devices { data: PathBuf, metadata: Option<PathBuf> },
+    /// A pool that somebody else assembles, by its device-mapper name.
+    External { pool_name: String },
+}
+
+/// What flags and environment say; they replace what the file says.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    pub root: Option<PathBuf>,
+    pub address: Option<PathBuf>,
+    pub log_level: Option<String>,
+}
+
+/// All that is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("configuration {path}: cannot be read: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("configuration {path}: not TOML: {source}")]
+    Syntax { path: PathBuf, source: Box<toml::de::Error> },
+    #[error("configuration {path}: {} wrong:{}", count(problems.len()), Listed(problems))]
+    Values { path: PathBuf, problems: Vec<Problem> },
+}
+
+/// One thing wrong, with the key it is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    pub key: String,
+    pub what: String,
+}
+
+struct Listed<'a>(&'a [Problem]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|p| write!(f, "\n  {}: {}", p.key, p.what))
+    }
+}
+
+fn count(n: usize) -> String {
+    if n == 1 {
+        "1 thing is".into()
+    } else {
+        format!("{n} things are")
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            root: DEFAULT_ROOT.into(),
+            address: DEFAULT_ADDRESS.into(),
+            log_level: "info".into(),
+            name: DEFAULT_NAME.into(),
+            backing: Backing::Embedded { data_size: None },
+            block_size: Sectors(BLOCK_STEP / 512),
+            metadata_size: None,
+            base_image_size: Sectors((10 << 30) / 512),
+            fs_type: "ext4".into(),
+            fs_options: Vec::new(),
+            discard: None,
+            min_free_percent: 5,
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file at `path`, or the default one if it exists when `path` is `None`, and lays `overrides` over it.
+    pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Config, ConfigError> {
+        let (path, optional) = match path {
+            Some(path) => (path, false),
+            None => (Path::new(DEFAULT_PATH), true),
+        };
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if optional && error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(source) => return Err(ConfigError::Read { path: path.into(), source }),
+        };
+        Config::parse(&text, path, overrides)
+    }
+
+    /// Checks the text of a configuration; `path` is for the messages.
+    pub fn parse(text: &str, path: &Path, overrides: &Overrides) -> Result<Config, ConfigError> {
+        let table: Table =
+            text.parse().map_err(|source| ConfigError::Syntax { path: path.into(), source: Box::new(source) })?;
+        let mut keys = Keys { table, problems: Vec::new() };
+        let config = keys.config(overrides);
+        keys.refuse_the_rest();
+        if keys.problems.is_empty() {
+            return Ok(config);
+        }
+        Err(ConfigError::Values { path: path.into(), problems: keys.problems })
+    }
+}
+
+/// Takes keys out of the table one by one, and remembers what is wrong with them.
+struct Keys {
+    table: Table,
+    problems: Vec<Problem>,
+}
+
+impl Keys {
+    fn config(&mut self, overrides: &Overrides) -> Config {
+        let default = Config::default();
+        let root = self.take("root", absolute_path);
+        let address = self.take("address", absolute_path);
+        let log_level = self.take("log_level", text);
+        Config {
+            root: self.overridden("root", overrides.root.clone(), root, default.root),
+            address: self.overridden("address", overrides.address.clone(), address, default.address),
+            log_level: overrides.log_level.clone().or(log_level).unwrap_or(default.log_level),
+            name: self.take("name", device_prefix).unwrap_or(default.name),
+            block_size: self.take("block_size", block_size).unwrap_or(default.block_size),
+            metadata_size: self.take("metadata_size", |v| size(v, METADATA_MIN, METADATA_MAX)),
+            base_image_size: self
+                .take("base_image_size", |v| size(v, IMAGE_MIN, u64::MAX))
+                .unwrap_or(default.base_image_size),
+            fs_type: self.take("fs_type", file_system).unwrap_or(default.fs_type),
+            fs_options: self.take("fs_options", texts).unwrap_or_default(),
+            discard: self.take("discard", boolean),
+            min_free_percent: self.take("min_free_percent", percent).unwrap_or(default.min_free_percent),
+            backing: self.backing(),
+        }
+    }
+
+    fn backing(&mut self) -> Backing {
+        let data_size = self.take("data_size", |v| size(v, DATA_MIN, u64::MAX));
+        let data = self.take("data_device", absolute_path);
+        let metadata = self.take("metadata_device", absolute_path);
+        let pool_name = self.take("pool_name", device_name);
+        match (pool_name, data, metadata) {
+            (Some(_), Some(_), _) | (Some(_), _, Some(_)) => {
+                self.problem("pool_name", "names a pool that somebody else assembles; data_device and metadata_device are for one that this daemon assembles: give either");
+                Backing::Embedded { data_size }
+            }
+            (Some(pool_name), None, None) => {
+                self.only_embedded(data_size, "pool_name");
+                Backing::External { pool_name }
+            }
+            (None, Some(data), metadata) => {
+                self.only_embedded(data_size, "data_device");
+                Backing::Devices { data, metadata }
+            }
+            (None, None, Some(_)) => {
+                self.problem("metadata_device", "needs a data_device beside it");
+                Backing::Embedded { data_size }
+            }
+            (None, None, None) => Backing::Embedded { data_size },
+        }
+    }
+
+    fn only_embedded(&mut self, data_size: Option<Sectors>, other: &str) {
+        if data_size.is_some() {
+            self.problem("data_size", &format!("is for the embedded pool; with {other} the size is the device's own"));
+        }
+    }
+
+    fn take<T>(&mut self, key: &str, read: impl FnOnce(&Value) -> Result<T, String>) -> Option<T> {
+        let value = self.table.remove(key)?;
+        match read(&value) {
+            Ok(value) => Some(value),
+            Err(what) => {
+                self.problem(key, &what);
+                None
+            }
+        }
+    }
+
+    fn overridden(&mut self, key: &str, over: Option<PathBuf>, file: Option<PathBuf>, default: PathBuf) -> PathBuf {
+        match over {
+            Some(path) if path.is_absolute() => path,
+            Some(path) => {
+                self.problem(&format!("--{key}"), &format!("{path:?} is not an absolute path"));
+                default
+            }
+            None => file.unwrap_or(default),
+        }
+    }
+
+    fn refuse_the_rest(&mut self) {
+        for key in std::mem::take(&mut self.table).keys() {
+            self.problem(key, &format!("unknown key; known are {}", KNOWN.join(", ")));
+        }
+    }
+
+    fn problem(&mut self, key: &str, what: &str) {
+        self.problems.push(Problem { key: key.into(), what: what.into() });
+    }
+}
+
+/// Every key there is; a test holds `config/config.toml` and the reader to it.
+const KNOWN: [&str; 15] = [
+    "root",
+    "address",
+    "log_level",
+    "name",
+    "data_size",
+    "data_device",
+    "metadata_device",
+    "pool_name",
+    "metadata_size",
+    "block_size",
+    "base_image_size",
+    "fs_type",
+    "fs_options",
+    "discard",
+    "min_free_percent",
+];
+
+fn text(value: &Value) -> Result<String, String> {
+    match value {
+        Value::String(text) if !text.is_empty() => Ok(text.clone()),
+        Value::String(_) => Err("is empty".into()),
+        other => Err(format!("is {} where a string is needed", kind(other))),
+    }
+}
+
+fn texts(value: &Value) -> Result<Vec<String>, String> {
+    let Value::Array(items) = value else {
+        return Err(format!("is {} where a list of strings is needed", kind(value)));
+    };
+    items.iter().map(text).collect()
+}
+
+fn boolean(value: &Value) -> Result<bool, String> {
+    value.as_bool().ok_or_else(|| format!("is {} where true or false is needed", kind(value)))
+}
+
+fn percent(value: &Value) -> Result<u8, String> {
+    match value {
+        Value::Integer(n @ 0..=90) => Ok(*n as u8),
+        Value::Integer(n) => Err(format!("is {n} where a percentage from 0 to 90 is needed")),
+        other => Err(format!("is {} where a percentage from 0 to 90 is needed", kind(other))),
+    }
+}
+
+fn absolute_path(value: &Value) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text(value)?);
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err(format!("{path:?} is not an absolute path"))
+    }
+}
+
+fn device_name(value: &Value) -> Result<String, String> {
+    let name = text(value)?;
+    crate::names::DmName::new(name.as_str()).map_err(|e| e.to_string())?;
+    Ok(name)
+}
+
+fn device_prefix(value: &Value) -> Result<String, String> {
+    let name = device_name(value)?;
+    if name.len() <= NAME_MAX {
+        Ok(name)
+    } else {
+        Err(format!("is {} bytes long; {NAME_MAX} fit", name.len()))
+    }
+}
+
+fn file_system(value: &Value) -> Result<String, String> {
+    let name = text(value)?;
+    name.parse::<crate::fs::FsType>().map_err(|e| e.to_string())?;
+    Ok(name)
+}
+
+fn size(value: &Value, least: u64, most: u64) -> Result<Sectors, String> {
+    const FORM: &str =
+        "write a number and a unit, such as \"10GiB\" (KiB, MiB, GiB, TiB; KB, MB, GB, TB are powers of 1000)";
+    let Value::String(text) = value else {
+        return Err(format!("is {} where a size is needed: {FORM}", kind(value)));
+    };
+    let bytes = text.parse::<ByteSize>().map_err(|_| format!("{text:?} is not a size: {FORM}"))?.as_u64();
+    if bytes % 512 != 0 {
+        return Err(format!("{text:?} is {bytes} bytes, not a whole number of 512-byte sectors"));
+    }
+    if bytes < least {
+        return Err(format!("{text:?} is too small; at least {} is needed", ByteSize(least).display().iec()));
+    }
+    if bytes > most {
+        return Err(format!("{text:?} is too large; at most {} is allowed", ByteSize(most).display().iec()));
+    }
+    Ok(Sectors(bytes / 512))
+}
+
+fn block_size(value: &Value) -> Result<Sectors, String> {
+    let sectors = size(value, BLOCK_STEP, BLOCK_MAX)?;
+    if (sectors.0 * 512) % BLOCK_STEP == 0 {
+        Ok(sectors)
+    } else {
+        Err("is not a multiple of 64KiB".into())
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::String(_) => "a string",
+        Value::Integer(_) => "an integer",
+        Value::Float(_) => "a float",
+        Value::Boolean(_) => "a boolean",
+        Value::Datetime(_) => "a date",
+        Value::Array(_) => "a list",
+        Value::Table(_) => "a table",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHIPPED: &str = include_str!("../config/config.toml");
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, Path::new("test.toml"), &Overrides::default()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_shipped_file_says_the_defaults_and_names_every_key() {
+        assert_eq!(parse(SHIPPED).unwrap(), Config::default());
+        for key in KNOWN {
+            let named =
+                SHIPPED.lines().any(|line| line.trim_start_matches('#').trim_start().starts_with(&format!("{key} =")));
+            assert!(named, "{key} is not in config/config.toml");
+        }
+        let uncommented: String = SHIPPED
+            .lines()
+            .filter_map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')))
+            .filter(|line| !line.starts_with("pool_name") && !line.starts_with("data_size"))
+            .fold(String::new(), |text, line| text + line + "\n");
+        parse(&uncommented).unwrap();
+    }
+
+    #[test]
+    fn every_known_key_is_read() {
+        for key in KNOWN {
+            let error = parse(&format!("{key} = 1979-05-27")).unwrap_err();
+            assert!(error.contains(&format!("\n  {key}: is a date")), "{error}");
+        }
+    }
+
+    #[test]
+    fn all_problems_are_reported_together_each_with_its_key() {
+        let error = parse("root = \"var\"\nbase_image_size = \"10 potatoes\"\nblok_size = \"64KiB\"\nfs_type = \"fat\"\nmin_free_percent = 91\n").unwrap_err();
+        assert!(error.starts_with("configuration test.toml: 5 things are wrong:"), "{error}");
+        for part in [
+            "\n  root: ",
+            "\n  base_image_size: \"10 potatoes\"",
+            "\n  blok_size: unknown key",
+            "\n  fs_type: ",
+            "\n  min_free_percent: ",
+        ] {
+            assert!(error.contains(part), "{part:?} is not in {error}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units_and_limits() {
+        for (text, what) in [
+            ("block_size = \"65KiB\"", "block_size: is not a multiple of 64KiB"),
+            ("block_size = \"32KiB\"", "block_size: \"32KiB\" is too small"),
+            ("block_size = \"2GiB\"", "block_size: \"2GiB\" is too large"),
+            ("base_image_size = \"10Gigs\"", "base_image_size: \"10Gigs\" is not a size"),
+            ("base_image_size = \"100000001B\"", "not a whole number of 512-byte sectors"),
+            ("base_image_size = 10", "base_image_size: is an integer where a size is needed"),
+            ("metadata_size = \"17GiB\"", "metadata_size: \"17GiB\" is too large"),
+            ("data_size = \"1MiB\"", "data_size: \"1MiB\" is too small"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(what), "{what:?} is not in {error}");
+        }
+        assert_eq!(parse("base_image_size = \"64MiB\"").unwrap().base_image_size, Sectors(131_072));
+        assert_eq!(parse("base_image_size = \"100GB\"").unwrap().base_image_size, Sectors(195_312_500));
+    }
+
+    #[test]
+    fn the_ways_to_a_pool_exclude_each_other() {
+        for (text, key) in [
+            ("pool_name = \"p\"\ndata_device = \"/dev/a\"", "pool_name"),
+            ("metadata_device = \"/dev/a\"", "metadata_device"),
+            ("pool_name = \"p\"\ndata_size = \"1GiB\"", "data_size"),
+            ("data_device = \"/dev/a\"\ndata_size = \"1GiB\"", "data_size"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(&format!("\n  {key}: ")), "{error}");
+        }
+        assert_eq!(parse("pool_name = \"p\"").unwrap().backing, Backing::External { pool_name: "p".into() });
+        let carved = Backing::Devices { data: "/dev/a".into(), metadata: None };
+        assert_eq!(parse("data_device = \"/dev/a\"").unwrap().backing, carved);
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_are_checked_too() {
+        let over = Overrides { root: Some("/r".into()), address: None, log_level: Some("debug".into()) };
+        let config =
+            Config::parse("root = \"/file\"\naddress = \"/a\"\nlog_level = \"warn\"", Path::new("t"), &over).unwrap();
+        assert_eq!((config.root, config.address, config.log_level), ("/r".into(), "/a".into(), "debug".into()));
+        let over = Overrides { root: Some("relative".into()), ..Overrides::default() };
+        let error = Config::parse("", Path::new("t"), &over).unwrap_err().to_string();
+        assert!(error.contains("--root: \"relative\" is not an absolute path"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_not_toml_or_not_there_is_named() {
+        assert!(parse("root = ").unwrap_err().starts_with("configuration test.toml: not TOML"));
+        let error = Config::load(Some(Path::new("/no/such.toml")), &Overrides::default()).unwrap_err().to_string();
+        assert!(error.contains("/no/such.toml"), "{error}");
+    }
+}

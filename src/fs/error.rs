@@ -1,0 +1,131 @@
+//! What can go wrong with a file system, named after the step that failed.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use crate::block::BlockError;
+use crate::units::Sectors;
+
+use super::types::FsType;
+
+/// A failed step on a file system.
+#[derive(Debug, thiserror::Error)]
+pub enum FsError {
+    /// A name that is no file system type of [`FsType::ALL`].
+    #[error("unknown file system type {name:?}: known are {}", FsType::ALL.map(FsType::name).join(", "))]
+    UnknownType {
+        /// What was given.
+        name: String,
+    },
+    /// The program that makes this kind of file system is not installed.
+    #[error("{program} is not installed: install the package {package} (looked in {searched})")]
+    MkfsMissing {
+        /// The program.
+        program: &'static str,
+        /// Debian's package that has it.
+        package: &'static str,
+        /// Where it was looked for, directories separated by colons.
+        searched: String,
+    },
+    /// The program is there and could not be started.
+    #[error("cannot run {}: {source}", program.display())]
+    MkfsStart {
+        /// The program's path.
+        program: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The program failed; what it said is in the message.
+    #[error("{} failed on {} ({status}): {stderr}", program.display(), device.display())]
+    MkfsFailed {
+        /// The program's path.
+        program: PathBuf,
+        /// The device.
+        device: PathBuf,
+        /// How it ended.
+        status: ExitStatus,
+        /// What it wrote to standard error, without its usage text.
+        stderr: String,
+    },
+    /// The program did not end in time and was killed, with all that it had started.
+    #[error("{} did not finish on {} within {} s and was killed{}", program.display(), device.display(), limit.as_secs_f32(), said(stderr))]
+    MkfsTimedOut {
+        /// The program's path.
+        program: PathBuf,
+        /// The device.
+        device: PathBuf,
+        /// The time it was given.
+        limit: Duration,
+        /// What it had written to standard error.
+        stderr: String,
+    },
+    /// A user's mkfs option that stands for nothing.
+    #[error("the mkfs option {option:?} needs a value after it")]
+    OptionWithoutValue {
+        /// The option.
+        option: String,
+    },
+    /// A user's mkfs argument that is neither an option nor an option's value; mkfs would take it for the device.
+    #[error("{argument:?} is not an mkfs option: options begin with `-`, and each option and each value is an item of its own")]
+    StrayArgument {
+        /// The argument.
+        argument: String,
+    },
+    /// The device is too small for the size asked for.
+    #[error("{} has {actual}, too small for a file system of {wanted}", device.display())]
+    DeviceTooSmall {
+        /// The device.
+        device: PathBuf,
+        /// What the device has.
+        actual: Sectors,
+        /// What was asked for.
+        wanted: Sectors,
+    },
+    /// What is on the device is not the file system it should be, or is damaged.
+    #[error("no sound {fs_type} on {}: {problem}", device.display())]
+    Superblock {
+        /// The device.
+        device: PathBuf,
+        /// What was looked for.
+        fs_type: FsType,
+        /// What is wrong.
+        problem: String,
+    },
+    /// `lost+found` of a new file system could not be removed.
+    #[error("cannot remove lost+found from the new file system on {}: {source}", device.display())]
+    LostFound {
+        /// The device.
+        device: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Mounting and unmounting did not make it clean: it has noted errors of its own.
+    #[error("the {fs_type} on {} is damaged: it is not clean after mounting and unmounting it; check it with fsck (the kernel log may say more)", device.display())]
+    NotClean {
+        /// The device.
+        device: PathBuf,
+        /// What it is.
+        fs_type: FsType,
+    },
+    /// A step on the device below failed.
+    #[error(transparent)]
+    Block(#[from] BlockError),
+}
+
+impl FsError {
+    /// The file system or the pool below the device has no room.
+    #[must_use]
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, FsError::Block(source) if source.is_no_space())
+    }
+}
+
+fn said(stderr: &str) -> String {
+    if stderr.is_empty() {
+        String::new()
+    } else {
+        format!("; it said: {stderr}")
+    }
+}

@@ -1,0 +1,244 @@
+//! The snapshots service as containerd speaks it: requests in, calls on the snapshotter on threads that may block, and
+//! errors out as gRPC statuses.
+//!
+//! Architecture Invariant: tonic and containerd-snapshots appear here and in `server`, nowhere else.
+
+mod status;
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use containerd_snapshots::api::types::Mount as ApiMount;
+use containerd_snapshots::{Info as ApiInfo, Kind as ApiKind, Usage as ApiUsage};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::Stream;
+use tonic::Status;
+
+use crate::filter::{Fields, FilterSet};
+use crate::snapshotter::{Error, FieldUpdate, Info, Labels, Mount, Snapshotter};
+use crate::store::Kind;
+use status::status;
+
+/// Snapshots read from the database at a time for a list; the next page waits until this one has been sent.
+const PAGE: usize = 256;
+
+/// Answers containerd.
+#[derive(Debug, Clone)]
+pub struct Service {
+    snapshotter: Arc<Snapshotter>,
+}
+
+impl Service {
+    pub fn new(snapshotter: Arc<Snapshotter>) -> Self {
+        Service { snapshotter }
+    }
+
+    /// Runs a call where it may block, and logs what fails.
+    async fn call<T: Send + 'static>(
+        &self,
+        verb: &'static str,
+        key: &str,
+        call: impl FnOnce(&Snapshotter) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Status> {
+        let snapshotter = Arc::clone(&self.snapshotter);
+        let started = std::time::Instant::now();
+        let result = tokio::task::spawn_blocking(move || call(&snapshotter)).await;
+        let took = started.elapsed();
+        match result {
+            Ok(Ok(value)) => {
+                tracing::debug!(verb, key, ?took, "done");
+                Ok(value)
+            }
+            Ok(Err(error)) => {
+                let status = status(&error);
+                match status.code() {
+                    tonic::Code::Internal | tonic::Code::ResourceExhausted | tonic::Code::Unavailable => {
+                        tracing::error!(verb, key, ?took, %error, "failed");
+                    }
+                    code => tracing::debug!(verb, key, ?took, ?code, %error, "refused"),
+                }
+                Err(status)
+            }
+            Err(panic) => {
+                tracing::error!(verb, key, %panic, "panicked");
+                Err(Status::internal(format!("{verb} {key:?}: the daemon met a bug of its own; its log says where")))
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl containerd_snapshots::Snapshotter for Service {
+    type Error = Status;
+
+    async fn stat(&self, key: String) -> Result<ApiInfo, Status> {
+        self.call("Stat", &key.clone(), move |s| s.stat(&key)).await.map(api_info)
+    }
+
+    async fn update(&self, info: ApiInfo, fieldpaths: Option<Vec<String>>) -> Result<ApiInfo, Status> {
+        let updates = updates(info.labels, fieldpaths.unwrap_or_default())?;
+        self.call("Update", &info.name.clone(), move |s| s.update(&info.name, updates)).await.map(api_info)
+    }
+
+    async fn usage(&self, key: String) -> Result<ApiUsage, Status> {
+        let usage = self.call("Usage", &key.clone(), move |s| s.usage(&key)).await?;
+        let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        Ok(ApiUsage { inodes: count(usage.inodes), size: count(usage.bytes) })
+    }
+
+    async fn mounts(&self, key: String) -> Result<Vec<ApiMount>, Status> {
+        self.call("Mounts", &key.clone(), move |s| s.mounts(&key)).await.map(api_mounts)
+    }
+
+    async fn prepare(
+        &self,
+        key: String,
+        parent: String,
+        labels: HashMap<String, String>,
+    ) -> Result<Vec<ApiMount>, Status> {
+        let labels = Labels::from_iter(labels);
+        self.call("Prepare", &key.clone(), move |s| s.prepare(&key, &parent, labels)).await.map(api_mounts)
+    }
+
+    async fn view(
+        &self,
+        key: String,
+        parent: String,
+        labels: HashMap<String, String>,
+    ) -> Result<Vec<ApiMount>, Status> {
+        let labels = Labels::from_iter(labels);
+        self.call("View", &key.clone(), move |s| s.view(&key, &parent, labels)).await.map(api_mounts)
+    }
+
+    async fn commit(&self, name: String, key: String, labels: HashMap<String, String>) -> Result<(), Status> {
+        let labels = Labels::from_iter(labels);
+        self.call("Commit", &key.clone(), move |s| s.commit(&name, &key, labels)).await
+    }
+
+    async fn remove(&self, key: String) -> Result<(), Status> {
+        self.call("Remove", &key.clone(), move |s| s.remove(&key)).await
+    }
+
+    async fn clear(&self) -> Result<(), Status> {
+        self.call("Cleanup", "", |s| s.cleanup()).await.map(|swept| tracing::debug!(?swept, "cleaned up"))
+    }
+
+    type InfoStream = Pin<Box<dyn Stream<Item = Result<ApiInfo, Status>> + Send>>;
+
+    async fn list(&self, _snapshotter: String, filters: Vec<String>) -> Result<Self::InfoStream, Status> {
+        let filters = FilterSet::parse(&filters).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let (sender, receiver) = mpsc::channel(PAGE);
+        let snapshotter = Arc::clone(&self.snapshotter);
+        tokio::task::spawn_blocking(move || send_list(&snapshotter, &filters, &sender));
+        Ok(Box::pin(ReceiverStream::new(receiver)))
+    }
+}
+
+/// Sends every snapshot that matches; stops when nobody listens any more.
+fn send_list(snapshotter: &Snapshotter, filters: &FilterSet, sender: &mpsc::Sender<Result<ApiInfo, Status>>) {
+    let mut after: Option<String> = None;
+    loop {
+        let page = match snapshotter.page(after.as_deref(), PAGE) {
+            Ok(page) => page,
+            Err(error) => return drop(sender.blocking_send(Err(status(&error)))),
+        };
+        let Some(last) = page.last() else { return };
+        after = Some(last.key.clone());
+        for info in page {
+            if filters.matches(&Filtered(&info)) && sender.blocking_send(Ok(api_info(info))).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// A snapshot as containerd's filters see it.
+struct Filtered<'a>(&'a Info);
+
+impl Fields for Filtered<'_> {
+    fn field(&self, path: &[&str]) -> Option<std::borrow::Cow<'_, str>> {
+        let info = self.0;
+        match path {
+            // containerd looks at the first part of these and ignores what follows.
+            ["kind", ..] => Some(info.kind.as_str().into()),
+            ["name", ..] => Some(info.key.as_str().into()),
+            ["parent", ..] => Some(info.parent.as_deref().unwrap_or_default().into()),
+            ["labels", label @ ..] => info.labels.get(&label.join(".")).map(|value| value.as_str().into()),
+            _ => None,
+        }
+    }
+}
+
+/// containerd's field mask: nothing named means all that can change, which is the labels.
+fn updates(mut labels: HashMap<String, String>, paths: Vec<String>) -> Result<Vec<FieldUpdate>, Status> {
+    if paths.is_empty() {
+        return Ok(vec![FieldUpdate::Labels(Labels::from_iter(labels))]);
+    }
+    let update = |path: String| match path.strip_prefix("labels.") {
+        Some("") => Err(Status::invalid_argument("the field path \"labels.\" names no label")),
+        Some(label) => Ok(FieldUpdate::Label(label.into(), labels.remove(label).unwrap_or_default())),
+        None if path == "labels" => Ok(FieldUpdate::Labels(labels.clone().into_iter().collect())),
+        None => Err(Status::invalid_argument(format!(
+            "field {path:?} of a snapshot cannot be updated; labels and labels.NAME can"
+        ))),
+    };
+    paths.into_iter().map(update).collect()
+}
+
+fn api_info(info: Info) -> ApiInfo {
+    ApiInfo {
+        kind: match info.kind {
+            Kind::View => ApiKind::View,
+            Kind::Active => ApiKind::Active,
+            Kind::Committed => ApiKind::Committed,
+        },
+        name: info.key,
+        parent: info.parent.unwrap_or_default(),
+        labels: info.labels.into_iter().collect(),
+        created_at: info.created_at,
+        updated_at: info.updated_at,
+    }
+}
+
+fn api_mounts(mounts: Vec<Mount>) -> Vec<ApiMount> {
+    let api = |mount: Mount| ApiMount {
+        r#type: mount.fs_type,
+        source: mount.source,
+        target: String::new(),
+        options: mount.options,
+    };
+    mounts.into_iter().map(api).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths(paths: &[&str]) -> Vec<String> {
+        paths.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn only_labels_can_be_updated_and_the_refusal_names_the_field() {
+        let labels = HashMap::from([("a.b/c".to_string(), "1".to_string())]);
+        assert_eq!(
+            updates(labels.clone(), paths(&["labels.a.b/c"])).unwrap(),
+            [FieldUpdate::Label("a.b/c".into(), "1".into())]
+        );
+        assert_eq!(
+            updates(labels.clone(), paths(&["labels.gone"])).unwrap(),
+            [FieldUpdate::Label("gone".into(), String::new())]
+        );
+        assert_eq!(
+            updates(labels.clone(), vec![]).unwrap(),
+            [FieldUpdate::Labels(labels.clone().into_iter().collect())]
+        );
+        for immutable in ["name", "parent", "kind", "created_at", "nonsense", "labels.", ""] {
+            let status = updates(labels.clone(), paths(&[immutable])).unwrap_err();
+            assert_eq!(status.code(), tonic::Code::InvalidArgument);
+            assert!(status.message().contains(&format!("{immutable:?}")), "{}", status.message());
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! The one place where an error becomes a gRPC status. containerd decides by the code; people read the message.
+
+use tonic::{Code, Status};
+
+use crate::snapshotter::Error;
+
+pub fn status(error: &Error) -> Status {
+    Status::new(code(error), error.to_string())
+}
+
+fn code(error: &Error) -> Code {
+    if error.is_full() {
+        return Code::ResourceExhausted;
+    }
+    match error {
+        Error::NotFound { .. } | Error::ParentNotFound { .. } => Code::NotFound,
+        Error::AlreadyExists { .. } => Code::AlreadyExists,
+        // containerd's own snapshotters answer so for a parent that is not committed.
+        Error::ParentNotCommitted { .. } | Error::Invalid { .. } => Code::InvalidArgument,
+        Error::NotActive { .. } | Error::HasChildren { .. } => Code::FailedPrecondition,
+        Error::Undo { source, .. } => code(source),
+        Error::Pool { .. }
+        | Error::Fs { .. }
+        | Error::Block { .. }
+        | Error::Template { .. }
+        | Error::Start(_)
+        | Error::Store(_) => Code::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_has_the_code_that_containerd_looks_for_and_names_the_snapshot() {
+        let key = || "default/1/a".to_string();
+        let cases = [
+            (Error::NotFound { key: key() }, Code::NotFound),
+            (Error::ParentNotFound { parent: key() }, Code::NotFound),
+            (Error::AlreadyExists { key: key() }, Code::AlreadyExists),
+            (Error::ParentNotCommitted { parent: key() }, Code::InvalidArgument),
+            (Error::NotActive { key: key(), kind: "a view", what: "" }, Code::FailedPrecondition),
+            (Error::HasChildren { key: key(), child: "b".into() }, Code::FailedPrecondition),
+        ];
+        for (error, expected) in cases {
+            let status = status(&error);
+            assert_eq!(status.code(), expected, "{error}");
+            assert!(status.message().contains("default/1/a"), "{}", status.message());
+        }
+    }
+}

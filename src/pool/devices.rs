@@ -1,0 +1,146 @@
+//! How the devices of one pool are called: every name and uuid is formed here and read back here.
+//!
+//! A name says what a device is for an operator; the uuid carries the pool's own UUID, so that a device is known to be
+//! ours by more than its name. Knows nothing of what is in the pool.
+
+use crate::names::{DmName, DmUuid};
+use crate::units::ThinId;
+
+/// What a device of ours is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    Pool,
+    /// The data area, where it is carved out of a device.
+    Data,
+    /// The metadata area, likewise.
+    Metadata,
+    /// A snapshot, by its number, which is also the id of its thin.
+    Snapshot(u64),
+    /// A read-only activation of a committed thin, by a number of its own.
+    View(u64),
+    /// A template while it is being made.
+    Template(ThinId),
+    /// A thin that is being discarded before it is deleted.
+    Reclaim(ThinId),
+}
+
+/// Forms and reads the names of one pool's devices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceNames {
+    prefix: String,
+    uuid: String,
+}
+
+impl DeviceNames {
+    /// `prefix` has been checked by the configuration (at most 100 bytes); `uuid` is the pool's, 32 hexadecimal digits.
+    pub fn new(prefix: &str, uuid: &str) -> Self {
+        DeviceNames { prefix: prefix.into(), uuid: uuid.into() }
+    }
+
+    /// The start that all names of this pool share.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    pub fn name(&self, role: Role) -> DmName {
+        DmName::new(format!("{}-{}", self.prefix, suffix(role))).expect("a checked prefix leaves room for every suffix")
+    }
+
+    pub fn uuid(&self, role: Role) -> DmUuid {
+        DmUuid::new(format!("{}{}", self.uuid_start(), suffix(role))).expect("a uuid and a suffix fit")
+    }
+
+    /// What a device of this name is for; `None` when the name is not one of ours.
+    pub fn role(&self, name: &str) -> Option<Role> {
+        parse(name.strip_prefix(&self.prefix)?.strip_prefix('-')?)
+    }
+
+    /// Whether a device with this uuid belongs to this pool.
+    pub fn owns(&self, uuid: &str) -> bool {
+        uuid.starts_with(&self.uuid_start())
+    }
+
+    fn uuid_start(&self) -> String {
+        format!("DMSNAPSHOTTER-{}-", self.uuid)
+    }
+}
+
+fn suffix(role: Role) -> String {
+    match role {
+        Role::Pool => "pool".into(),
+        Role::Data => "data".into(),
+        Role::Metadata => "metadata".into(),
+        Role::Snapshot(number) => format!("snap-{number}"),
+        Role::View(number) => format!("view-{number}"),
+        Role::Template(id) => format!("template-{}", id.get()),
+        Role::Reclaim(id) => format!("reclaim-{}", id.get()),
+    }
+}
+
+fn parse(suffix: &str) -> Option<Role> {
+    match suffix {
+        "pool" => return Some(Role::Pool),
+        "data" => return Some(Role::Data),
+        "metadata" => return Some(Role::Metadata),
+        _ => {}
+    }
+    let (what, number) = suffix.split_once('-')?;
+    let id = ThinId::new(number.parse().ok()?).ok()?;
+    if id.get().to_string() != number {
+        return None;
+    }
+    match what {
+        "snap" => Some(Role::Snapshot(id.get().into())),
+        "view" => Some(Role::View(id.get().into())),
+        "template" => Some(Role::Template(id)),
+        "reclaim" => Some(Role::Reclaim(id)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn roles() -> impl Strategy<Value = Role> {
+        let id = (0..=ThinId::MAX.get()).prop_map(|n| ThinId::new(n).unwrap());
+        (0..7u8, id).prop_map(|(kind, id)| match kind {
+            0 => Role::Pool,
+            1 => Role::Data,
+            2 => Role::Metadata,
+            3 => Role::Snapshot(id.get().into()),
+            4 => Role::View(id.get().into()),
+            5 => Role::Template(id),
+            _ => Role::Reclaim(id),
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_is_read_back_as_what_it_was_formed_from(role in roles(), prefix in "[a-z][a-z0-9-]{0,99}") {
+            let names = DeviceNames::new(&prefix, "00112233445566778899aabbccddeeff");
+            prop_assert_eq!(names.role(names.name(role).as_str()), Some(role));
+            prop_assert!(names.owns(names.uuid(role).as_str()));
+        }
+    }
+
+    #[test]
+    fn names_of_others_are_nobodys_role() {
+        let names = DeviceNames::new("pool", "aa");
+        for name in [
+            "pool",
+            "pool-",
+            "pool-snap-",
+            "pool-snap-x",
+            "pool-snap-01",
+            "pool-snap-16777216",
+            "other-snap-1",
+            "pool2-snap-1",
+        ] {
+            assert_eq!(names.role(name), None, "{name}");
+        }
+        assert!(!names.owns("DMSNAPSHOTTER-ab-snap-1"));
+        assert!(!names.owns("LVM-aa"));
+    }
+}

@@ -1,0 +1,145 @@
+//! Thin ids on lease.
+//!
+//! The database says which ranges of ids are leased; inside them ids are handed out upwards, each once, with no further
+//! write. A range stays on record as long as one of its ids is still on its way into a record, so that a crash leaves
+//! unrecorded thins inside recorded ranges and nowhere else.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::PoolError;
+use crate::store::{IdRange, Store};
+use crate::units::ThinId;
+
+/// Ids leased at a time: one database commit for so many thins.
+const LEASE: u32 = 256;
+/// In a pool shared with others (LVM counts upwards from 0) our ids start here.
+const SHARED_START: u32 = 1 << 23;
+
+#[derive(Debug)]
+pub struct Ids {
+    store: Arc<Store>,
+    start: u32,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The range ids are taken from now, its start moved up with each.
+    open: Option<IdRange>,
+    in_flight: BTreeSet<ThinId>,
+    /// Ranges of this run that are on record.
+    leased: Vec<IdRange>,
+    /// Ranges of the last run, until [`Ids::settle`].
+    inherited: Vec<IdRange>,
+}
+
+/// An id on its way into a record. Dropped once it is recorded, or once there is no thin of it.
+#[derive(Debug)]
+pub struct IdGuard<'a> {
+    ids: &'a Ids,
+    id: ThinId,
+}
+
+impl IdGuard<'_> {
+    pub fn get(&self) -> ThinId {
+        self.id
+    }
+}
+
+impl Drop for IdGuard<'_> {
+    fn drop(&mut self) {
+        self.ids.state().in_flight.remove(&self.id);
+    }
+}
+
+impl Ids {
+    pub fn new(store: Arc<Store>, shared: bool) -> Self {
+        Ids { store, start: if shared { SHARED_START } else { 0 }, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// The next id that no record owns.
+    ///
+    /// The lock is held while a lease is extended, once in [`LEASE`] ids: those who wait need that very lease.
+    pub fn take(&self) -> Result<IdGuard<'_>, PoolError> {
+        let mut state = self.state();
+        for _ in 0..=ThinId::MAX.get() {
+            let id = match state.open.as_mut().and_then(IdRange::take_first) {
+                Some(id) => id,
+                None => {
+                    self.extend(&mut state)?;
+                    continue;
+                }
+            };
+            if !state.in_flight.contains(&id) && !self.owned(id)? {
+                state.in_flight.insert(id);
+                return Ok(IdGuard { ids: self, id });
+            }
+        }
+        Err(PoolError::NoIds)
+    }
+
+    /// Records the next range, and drops those ranges of this run in which nothing is in flight any more.
+    fn extend(&self, state: &mut State) -> Result<(), PoolError> {
+        let end = state.leased.last().map(|range| range.end);
+        let end = match end {
+            Some(end) => end,
+            None => self.store.read(|r| r.leases())?.last().map_or(self.start, |range| range.end),
+        };
+        let next = self.after(end);
+        let busy = |range: &IdRange| state.in_flight.iter().any(|id| range.contains(*id));
+        let mut leased: Vec<_> = state.leased.iter().copied().filter(busy).collect();
+        leased.push(next);
+        let all: Vec<_> = state.inherited.iter().chain(&leased).copied().collect();
+        self.store.commit(|c| c.put_leases(&all))?;
+        state.leased = leased;
+        state.open = Some(next);
+        Ok(())
+    }
+
+    /// Whether a record has a thin, or a device, of this number.
+    fn owned(&self, id: ThinId) -> Result<bool, PoolError> {
+        Ok(self.store.read(|r| Ok(r.thin_owner(id)?.is_some() || r.number_owner(id.get().into())?.is_some()))?)
+    }
+
+    fn after(&self, end: u32) -> IdRange {
+        let limit = ThinId::MAX.get() + 1;
+        let start = if end >= limit { self.start } else { end };
+        IdRange { start, end: limit.min(start + LEASE) }
+    }
+
+    /// The thin of this id is not ours: it is never handed out again, nor deleted at a start.
+    pub fn set_aside(&self, id: IdGuard<'_>) -> Result<(), PoolError> {
+        let taken = id.get();
+        tracing::warn!(id = %taken, "the pool holds a thin of this id that is not ours; it is set aside");
+        Ok(self.store.commit(|c| c.put_foreign(taken))?)
+    }
+
+    /// Ids inside the leases of the last run that nothing on record owns.
+    pub fn unrecorded(&self) -> Result<Vec<ThinId>, PoolError> {
+        let leases = self.store.read(|r| r.leases())?;
+        self.state().inherited.clone_from(&leases);
+        let mut unrecorded = Vec::new();
+        for id in leases.iter().flat_map(IdRange::ids) {
+            if !self.owned(id)? {
+                unrecorded.push(id);
+            }
+        }
+        Ok(unrecorded)
+    }
+
+    /// Takes a new lease in place of all those of the last run.
+    pub fn settle(&self) -> Result<(), PoolError> {
+        let mut state = self.state();
+        let last = state.inherited.last().copied();
+        state.inherited.clear();
+        if state.leased.is_empty() {
+            state.leased.extend(last.map(|range| IdRange { start: range.end, end: range.end }));
+        }
+        self.extend(&mut state)
+    }
+}

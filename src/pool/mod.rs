@@ -1,0 +1,345 @@
+//! The thin pool this daemon works on: where its blocks come from, that it is the right one, and its thins.
+//!
+//! Knows device-mapper, block devices and the store; knows nothing of snapshots' keys, parents or file systems.
+//!
+//! Architecture Invariant: a thin id is used for a new thin only after the lease that covers it is on disk, so a crash can
+//! leave unrecorded thins inside open leases and nowhere else.
+
+mod backing;
+mod devices;
+mod error;
+mod identity;
+mod ids;
+mod metadata;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+pub use backing::{Areas, Backer, GivenAreas, HostBacker};
+pub use devices::{DeviceNames, Role};
+pub use error::PoolError;
+pub use ids::IdGuard;
+pub use metadata::MetadataError;
+
+use crate::block::{self, Access, Disks};
+pub use crate::dm::DeviceInfo;
+use crate::dm::{self, ActivateOptions, Dm, Target, ThinPoolStatus};
+use crate::names::DmName;
+use crate::store::Store;
+use crate::units::{DeviceNumber, Sectors, ThinId};
+use ids::Ids;
+
+/// dm-thin counts its metadata in blocks of 4 KiB.
+const METADATA_BLOCK: u64 = 4096;
+
+/// What a pool must be told to be opened.
+#[derive(Debug, Clone)]
+pub struct PoolSettings {
+    /// Prefix of every device name.
+    pub name: String,
+    /// The dm name of a pool that somebody else assembles; `None` when it is ours to assemble.
+    pub external: Option<DmName>,
+    pub block_size: Sectors,
+    /// See [`crate::config::Config::min_free_percent`].
+    pub min_free_percent: u8,
+}
+
+/// An open pool. All verbs block; none is called with a lock or a database transaction held.
+#[derive(Debug)]
+pub struct Pool {
+    dm: Dm,
+    names: DeviceNames,
+    device_name: DmName,
+    device: DeviceNumber,
+    block_size: Sectors,
+    min_free_percent: u8,
+    ids: Ids,
+    backer: Arc<dyn Backer>,
+    room: Mutex<Option<Room>>,
+}
+
+/// How full the pool was when it was last looked at.
+#[derive(Debug, Clone)]
+pub struct Room {
+    pub status: ThinPoolStatus,
+    /// Bytes free and in all on the file system under the embedded pool.
+    pub host: Option<(u64, u64)>,
+}
+
+impl Pool {
+    /// Assembles the pool if it is not there yet, makes sure that it is the one the database belongs to, and moves its
+    /// epoch on. Leaves the leases of the last run for [`Pool::unrecorded`].
+    pub fn open(
+        settings: &PoolSettings,
+        dm: Dm,
+        store: Arc<Store>,
+        backer: Arc<dyn Backer>,
+    ) -> Result<Pool, PoolError> {
+        let opened = identity::open(settings, &dm, &store, backer.as_ref())?;
+        Ok(Pool {
+            dm,
+            names: opened.names,
+            device_name: opened.device_name,
+            device: opened.device,
+            block_size: opened.block_size,
+            min_free_percent: settings.min_free_percent,
+            ids: Ids::new(store, settings.external.is_some()),
+            backer,
+            room: Mutex::new(None),
+        })
+    }
+
+    pub fn names(&self) -> &DeviceNames {
+        &self.names
+    }
+
+    pub fn device_name(&self) -> &DmName {
+        &self.device_name
+    }
+
+    pub fn block_size(&self) -> Sectors {
+        self.block_size
+    }
+
+    /// An id for a new thin, or for a view's device name. What is not recorded by the time the guard is dropped is found
+    /// by the next start.
+    pub fn take_id(&self) -> Result<IdGuard<'_>, PoolError> {
+        self.ids.take()
+    }
+
+    /// The ids that the last run may have used without recording them.
+    pub fn unrecorded(&self) -> Result<Vec<ThinId>, PoolError> {
+        self.ids.unrecorded()
+    }
+
+    /// Forgets the leases of the last run, once nothing unrecorded is left in them.
+    pub fn settle_leases(&self) -> Result<(), PoolError> {
+        self.ids.settle()
+    }
+
+    /// Makes a new thin, empty, or as a snapshot of `origin`, which must not be written to meanwhile.
+    ///
+    /// An id that turns out to be taken by a thin that isn't ours is set aside for good, and the next one is used.
+    pub fn create(&self, origin: Option<ThinId>) -> Result<IdGuard<'_>, PoolError> {
+        loop {
+            let id = self.ids.take()?;
+            let made = match origin {
+                Some(origin) => self.dm.create_snap(&self.device_name, id.get(), origin),
+                None => self.dm.create_thin(&self.device_name, id.get()),
+            };
+            match made {
+                Ok(()) => return Ok(id),
+                Err(dm::Error::ThinExists { .. }) => self.ids.set_aside(id)?,
+                Err(source) => {
+                    return Err(PoolError::Create { pool: self.device_name.clone(), id: id.get(), origin, source })
+                }
+            }
+        }
+    }
+
+    /// Deletes a thin; one that is gone already counts as deleted.
+    pub fn delete(&self, id: ThinId) -> Result<(), PoolError> {
+        match self.dm.delete_thin(&self.device_name, id) {
+            Ok(()) | Err(dm::Error::NoSuchThin { .. }) => Ok(()),
+            Err(source) => Err(PoolError::Delete { pool: self.device_name.clone(), id, source }),
+        }
+    }
+
+    /// Makes the device `role` show the thin `id`, `size` long. A device of that role that is active already is left as
+    /// it is.
+    pub fn activate(&self, role: Role, id: ThinId, size: Sectors, read_only: bool) -> Result<PathBuf, PoolError> {
+        let name = self.names.name(role);
+        let table = [Target::thin(self.device, id, size)];
+        let options = ActivateOptions { read_only };
+        match self.dm.activate(&name, Some(&self.names.uuid(role)), &table, options) {
+            Ok(_) => Ok(self.dm.node(&name)),
+            Err(source @ dm::Error::NameOrUuidInUse { .. }) => self.already_active(role, name, source),
+            Err(source) => Err(PoolError::Activate { device: name, id, source }),
+        }
+    }
+
+    /// A device of this name exists: fine if it is ours and alive; half made by a crash, it is cleared away.
+    fn already_active(&self, role: Role, name: DmName, error: dm::Error) -> Result<PathBuf, PoolError> {
+        match self.info(role)? {
+            Some(info) if info.live_table && self.is_ours(&info) => Ok(self.dm.node(&name)),
+            _ => Err(PoolError::NameTaken { device: name, source: error }),
+        }
+    }
+
+    fn is_ours(&self, info: &DeviceInfo) -> bool {
+        info.uuid.as_ref().is_some_and(|uuid| self.names.owns(uuid.as_str()))
+    }
+
+    /// Refuses a device that has one of our names and not our uuid.
+    pub fn must_be_ours(&self, info: &DeviceInfo) -> Result<(), PoolError> {
+        if self.is_ours(info) {
+            return Ok(());
+        }
+        let source = dm::Error::NameOrUuidInUse { verb: dm::Verb::Info, device: info.name.to_string() };
+        Err(PoolError::NameTaken { device: info.name.clone(), source })
+    }
+
+    /// The devices there are under this pool's names, the pool itself and its areas left out.
+    pub fn devices(&self) -> Result<Vec<Role>, PoolError> {
+        let devices = self.dm.list().map_err(PoolError::Kernel)?;
+        let roles = devices.iter().filter_map(|device| self.names.role(device.name.as_str()));
+        Ok(roles.filter(|role| !matches!(role, Role::Pool | Role::Data | Role::Metadata)).collect())
+    }
+
+    /// The thin that the active device `role` shows, and the device's size; `None` when it is no thin.
+    pub fn shown(&self, role: Role) -> Result<Option<(ThinId, Sectors)>, PoolError> {
+        let name = self.names.name(role);
+        let table = self.dm.table(&name).map_err(|source| PoolError::Look { device: name, source })?;
+        Ok(match table.as_slice() {
+            [Target::Thin(thin)] => Some((thin.id, thin.length)),
+            _ => None,
+        })
+    }
+
+    /// Makes the nodes of this pool's devices that are missing, and removes those without a device.
+    pub fn sweep_nodes(&self) -> Result<(), PoolError> {
+        self.dm.sweep_nodes(&format!("{}-", self.names.prefix())).map(drop).map_err(PoolError::Kernel)
+    }
+
+    /// Lets a device go on that was left suspended.
+    pub fn resume(&self, role: Role) -> Result<(), PoolError> {
+        let name = self.names.name(role);
+        self.dm.resume(&name).map(drop).map_err(|source| PoolError::Thaw { device: name, source })
+    }
+
+    /// Takes the device `role` away; one that is not there counts as done.
+    ///
+    /// Fails with [`PoolError::Deactivate`] and [`PoolError::is_busy`] while somebody has it open.
+    pub fn deactivate(&self, role: Role) -> Result<(), PoolError> {
+        let name = self.names.name(role);
+        match self.dm.remove(&name) {
+            Err(error) if !error.is_no_such_device() => Err(PoolError::Deactivate { device: name, source: error }),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn info(&self, role: Role) -> Result<Option<DeviceInfo>, PoolError> {
+        let name = self.names.name(role);
+        self.dm.info(&name).map_err(|source| PoolError::Look { device: name, source })
+    }
+
+    /// The block device node of `role`.
+    pub fn node(&self, role: Role) -> PathBuf {
+        self.dm.node(&self.names.name(role))
+    }
+
+    /// Every thin in the pool with the number of blocks it maps, ours or not, from a snapshot of the metadata that is
+    /// held for as long as it takes. Fails with `MetadataSnapHeld` while another program holds one.
+    pub fn thins(&self, disks: &dyn Disks) -> Result<BTreeMap<ThinId, u64>, PoolError> {
+        let pool = &self.device_name;
+        let fail = |source| PoolError::Look { device: pool.clone(), source };
+        let table = self.dm.table(pool).map_err(fail)?;
+        let metadata = match table.as_slice() {
+            [Target::ThinPool(table)] => table.metadata.number(),
+            _ => None,
+        };
+        let node = metadata.and_then(block::node_of).ok_or_else(|| PoolError::Failed { pool: pool.clone() })?;
+        self.dm.reserve_metadata_snap(pool).map_err(fail)?;
+        let read = || {
+            let status = self.dm.pool_status(pool, true).map_err(fail)?;
+            let root = status.working().and_then(|status| status.held_metadata_root);
+            let root = root.ok_or_else(|| PoolError::Failed { pool: pool.clone() })?;
+            let read = disks.open(&node, Access::Read).map_err(MetadataError::from);
+            read.and_then(|disk| metadata::thins(disk.as_ref(), root))
+                .map_err(|source| PoolError::Metadata { pool: pool.clone(), source })
+        };
+        let found = read();
+        self.dm.release_metadata_snap(pool).map_err(fail)?;
+        found
+    }
+
+    /// Runs `action` while the device is frozen: its file system is synced and takes no writes. It is thawed whatever
+    /// happens.
+    pub fn frozen<T>(&self, role: Role, action: impl FnOnce() -> Result<T, PoolError>) -> Result<T, PoolError> {
+        let name = self.names.name(role);
+        self.dm
+            .suspend(&name, Default::default())
+            .map_err(|source| PoolError::Freeze { device: name.clone(), source })?;
+        let thaw = Thaw { pool: self, name: &name, done: false };
+        let result = action();
+        thaw.now()?;
+        result
+    }
+
+    /// Bytes that the active device `role` maps, those it shares with its origin included.
+    pub fn mapped(&self, role: Role) -> Result<u64, PoolError> {
+        let name = self.names.name(role);
+        match self.dm.thin_status(&name) {
+            Ok(status) => Ok(status.mapped().map_or(0, |mapped| mapped.0 * 512)),
+            Err(source) => Err(PoolError::Look { device: name, source }),
+        }
+    }
+
+    /// Looks at how full the pool is, cheaply, and remembers it for [`Pool::check_room`].
+    pub fn look(&self) -> Result<Room, PoolError> {
+        let status = self
+            .dm
+            .pool_status(&self.device_name, true)
+            .map_err(|source| PoolError::Look { device: self.device_name.clone(), source })?;
+        let room = Room { status, host: self.backer.host_space() };
+        *self.room.lock().unwrap_or_else(|e| e.into_inner()) = Some(room.clone());
+        Ok(room)
+    }
+
+    /// Whether there is room for another writable snapshot, by what was last seen; looks again before it says no.
+    pub fn check_room(&self) -> Result<(), PoolError> {
+        let seen = self.room.lock().unwrap_or_else(|e| e.into_inner()).clone();
+        if seen.is_some_and(|room| self.short_of(&room).is_none()) {
+            return Ok(());
+        }
+        match self.short_of(&self.look()?) {
+            None => Ok(()),
+            Some(full) => Err(full),
+        }
+    }
+
+    fn short_of(&self, room: &Room) -> Option<PoolError> {
+        let ThinPoolStatus::Working(status) = &room.status else {
+            return Some(PoolError::Failed { pool: self.device_name.clone() });
+        };
+        let low = |free: u64, total: u64| free.saturating_mul(100) < total.saturating_mul(self.min_free_percent.into());
+        let block = self.block_size.0 * 512;
+        let checks = [
+            ("data", status.data.free() * block, status.data.total * block),
+            ("metadata", status.metadata.free() * METADATA_BLOCK, status.metadata.total * METADATA_BLOCK),
+        ];
+        let host = room.host.map(|(free, total)| ("host file system", free, total));
+        let (what, free, total) =
+            checks.into_iter().chain(host).find(|&(_, free, total)| low(free, total) || free == 0)?;
+        Some(PoolError::Full { pool: self.device_name.clone(), what, free, total, percent: self.min_free_percent })
+    }
+}
+
+/// Resumes a device when dropped, so that no way out of a freeze leaves it frozen.
+struct Thaw<'a> {
+    pool: &'a Pool,
+    name: &'a DmName,
+    done: bool,
+}
+
+impl Thaw<'_> {
+    fn now(mut self) -> Result<(), PoolError> {
+        self.done = true;
+        self.resume()
+    }
+
+    fn resume(&self) -> Result<(), PoolError> {
+        self.pool.dm.resume(self.name).map(drop).map_err(|source| PoolError::Thaw { device: self.name.clone(), source })
+    }
+}
+
+impl Drop for Thaw<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            if let Err(error) = self.resume() {
+                tracing::error!(%error, "a frozen device could not be thawed");
+            }
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Commit: an active snapshot becomes a committed one, which never changes again and whose file system is clean.
+//!
+//! Nobody has it open: its own thin becomes the committed one, made read-only before it is recorded. Somebody has: it is
+//! frozen for the moment it takes to snapshot it, and the copy becomes the committed one.
+
+use std::path::Path;
+use std::time::SystemTime;
+
+use super::create::reclaim_of;
+use super::error::During;
+use super::labels::{check_key, check_labels};
+use super::{fs_type, role, Error, Labels, Shared, Snapshotter};
+use crate::block::{Access, Disk};
+use crate::fs::FsState;
+use crate::pool::Role;
+use crate::store::{Kind, SnapshotRecord};
+use crate::units::ThinId;
+
+const STEP: &str = "cannot be committed";
+
+/// Content that is on disk, clean, and takes no more writes.
+struct Content {
+    thin: ThinId,
+    mapped: u64,
+    inodes: u64,
+}
+
+impl Snapshotter {
+    /// Turns the active snapshot `key` into the committed snapshot `name`. What was written to it is on disk when this
+    /// returns. `labels` replace those it had.
+    pub fn commit(&self, name: &str, key: &str, labels: Labels) -> Result<(), Error> {
+        check_key("name", name)?;
+        check_key("key", key)?;
+        let labels = check_labels(labels)?;
+        let _lock = self.locks.lock(&[name, key]);
+        let shared = &*self.shared;
+        let record = shared.find(key)?;
+        match record.kind {
+            Kind::Active => {}
+            Kind::View => {
+                return Err(Error::NotActive {
+                    key: key.into(),
+                    kind: "a view",
+                    what: "nothing can be written to it, so there is nothing to commit",
+                })
+            }
+            Kind::Committed => {
+                return Err(Error::NotActive {
+                    key: key.into(),
+                    kind: "committed",
+                    what: "it cannot be committed again",
+                })
+            }
+        }
+        if shared.store.read(|r| r.find_snapshot(name))?.is_some() {
+            return Err(Error::AlreadyExists { key: name.into() });
+        }
+        shared.activate(key, &record)?;
+        match shared.seal(key, &record)? {
+            Some(sealed) => self.commit_own(name, key, &record, labels, sealed),
+            None => self.commit_copy(name, key, &record, labels),
+        }
+    }
+
+    fn commit_own(
+        &self,
+        name: &str,
+        key: &str,
+        record: &SnapshotRecord,
+        labels: Labels,
+        sealed: Sealed,
+    ) -> Result<(), Error> {
+        let committed = Shared::committed(record, labels, &sealed.content);
+        let recorded = self.shared.store.commit(|c| {
+            c.remove_snapshot(key)?;
+            c.insert_snapshot(name, &committed)
+        });
+        if let Err(error) = recorded.map_err(Error::from) {
+            // A failed write leaves open whether the change is on disk; only the next start knows, and it makes the
+            // device writable if the snapshot is still an active one.
+            if !matches!(error, Error::Store(_)) {
+                sealed.disk.set_read_only(false).during(key, "stays read-only")?;
+            }
+            return Err(error);
+        }
+        drop(sealed);
+        self.reclaimer.deactivate(role(record));
+        Ok(())
+    }
+
+    /// Commits a snapshot that somebody has mounted: what they write from now on does not reach the committed one.
+    fn commit_copy(&self, name: &str, key: &str, record: &SnapshotRecord, labels: Labels) -> Result<(), Error> {
+        let shared = &*self.shared;
+        tracing::info!(key, "committed while it is open: a frozen copy is taken");
+        let copy = shared.pool.frozen(role(record), || shared.pool.create(Some(record.thin))).during(key, STEP)?;
+        let recorded = shared.copy_content(key, record, copy.get()).and_then(|content| {
+            let number = copy.get().get().into();
+            let committed = SnapshotRecord { number, ..Shared::committed(record, labels, &content) };
+            shared.store.commit(|c| {
+                c.remove_snapshot(key)?;
+                c.insert_snapshot(name, &committed)?;
+                c.put_reclaim(&reclaim_of(key, record))
+            })?;
+            Ok(())
+        });
+        if recorded.is_err() {
+            shared
+                .pool
+                .deactivate(Role::Snapshot(copy.get().get().into()))
+                .and_then(|()| shared.pool.delete(copy.get()))
+                .during(key, "left its copy behind")?;
+        }
+        self.reclaimer.kick();
+        recorded
+    }
+}
+
+/// A device that only we have open, flushed and read-only.
+struct Sealed {
+    disk: Box<dyn Disk>,
+    content: Content,
+}
+
+impl Shared {
+    /// Seals the active device of `record`; `None` when somebody else has it open.
+    fn seal(&self, key: &str, record: &SnapshotRecord) -> Result<Option<Sealed>, Error> {
+        let node = self.pool.node(role(record));
+        if self.others_have_it_open(key, record, 0)? {
+            return Ok(None);
+        }
+        let state = self.clean(key, record, &node)?;
+        let disk = self.disks.open(&node, Access::Read).during(key, STEP)?;
+        disk.set_read_only(true).during(key, STEP)?;
+        let sealed = self.finish_seal(key, record, disk.as_ref(), state);
+        if !matches!(sealed, Ok(Some(_))) {
+            disk.set_read_only(false).during(key, "stays read-only")?;
+        }
+        Ok(sealed?.map(|content| Sealed { disk, content }))
+    }
+
+    fn finish_seal(
+        &self,
+        key: &str,
+        record: &SnapshotRecord,
+        disk: &dyn Disk,
+        state: FsState,
+    ) -> Result<Option<Content>, Error> {
+        // Whoever opened it before it was made read-only may still write; whoever comes later cannot.
+        if self.others_have_it_open(key, record, 1)? {
+            return Ok(None);
+        }
+        disk.flush().during(key, STEP)?;
+        let mapped = self.pool.mapped(role(record)).during(key, STEP)?;
+        Ok(Some(Content { thin: record.thin, mapped, inodes: state.used_inodes }))
+    }
+
+    fn others_have_it_open(&self, key: &str, record: &SnapshotRecord, ours: u32) -> Result<bool, Error> {
+        let info = self.pool.info(role(record)).during(key, STEP)?;
+        Ok(info.is_some_and(|info| info.open_count > ours))
+    }
+
+    /// The state of the file system on `node`; one that was not unmounted (power went) is made clean first.
+    fn clean(&self, key: &str, record: &SnapshotRecord, node: &Path) -> Result<FsState, Error> {
+        let fs = fs_type(&record.fs)?;
+        let state = self.formatter.inspect(node, fs).during(key, STEP)?;
+        if state.clean {
+            return Ok(state);
+        }
+        tracing::info!(key, "its file system was not unmounted; its journal is replayed");
+        self.formatter.replay(node, fs).during(key, STEP)?;
+        self.formatter.inspect(node, fs).during(key, STEP)
+    }
+
+    /// Makes the copy's file system clean, and takes its device away again.
+    fn copy_content(&self, key: &str, record: &SnapshotRecord, copy: ThinId) -> Result<Content, Error> {
+        let role = Role::Snapshot(copy.get().into());
+        let node = self.pool.activate(role, copy, record.size, false).during(key, STEP)?;
+        let state = self.clean(key, record, &node)?;
+        self.disks.open(&node, Access::Read).and_then(|disk| disk.flush()).during(key, STEP)?;
+        let mapped = self.pool.mapped(role).during(key, STEP)?;
+        self.pool.deactivate(role).during(key, STEP)?;
+        Ok(Content { thin: copy, mapped, inodes: state.used_inodes })
+    }
+
+    fn committed(active: &SnapshotRecord, labels: Labels, content: &Content) -> SnapshotRecord {
+        let now = SystemTime::now();
+        SnapshotRecord {
+            kind: Kind::Committed,
+            thin: content.thin,
+            labels,
+            created_at: now,
+            updated_at: now,
+            mapped: Some(content.mapped),
+            inodes: Some(content.inodes),
+            ..active.clone()
+        }
+    }
+}

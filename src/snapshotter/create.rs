@@ -1,0 +1,143 @@
+//! Prepare and View: a new key on a committed parent, or on nothing.
+//!
+//! Prepare is one pool message and one database commit, then the activation's three ioctls. A crash before the commit
+//! leaves an unrecorded thin, which the next start deletes; one after it leaves a snapshot that Mounts activates.
+
+use std::time::SystemTime;
+
+use super::error::During;
+use super::labels::{check_key, check_labels, wanted_size};
+use super::{templates, Error, Labels, Mount, Shared, Snapshotter};
+use crate::fs::FsType;
+use crate::store::{Kind, ReclaimKind, ReclaimRecord, SnapshotRecord};
+use crate::units::{Sectors, ThinId};
+
+/// What a new snapshot starts from.
+struct Origin {
+    thin: ThinId,
+    size: Sectors,
+    fs: String,
+}
+
+impl Snapshotter {
+    /// Makes a writable snapshot under `key` and says how to mount it.
+    pub fn prepare(&self, key: &str, parent: &str, labels: Labels) -> Result<Vec<Mount>, Error> {
+        let (labels, parent) = checked(key, parent, labels)?;
+        let wanted = wanted_size(&labels)?;
+        let _lock = self.locks.lock(&[key]);
+        let shared = &*self.shared;
+        shared.must_be_new(key)?;
+        let origin = shared.origin(parent)?;
+        shared.pool.check_room().during(key, "cannot be prepared")?;
+        let size = origin.size.max(shared.settings.base_image_size).max(wanted.unwrap_or(Sectors(0)));
+        let thin = shared.pool.create(Some(origin.thin)).map_err(|source| match parent {
+            // The parent was removed since it was looked up.
+            Some(parent) if source.is_no_such_thin() => Error::ParentNotFound { parent: parent.into() },
+            _ => Error::Pool { key: key.into(), step: "cannot be prepared", source: Box::new(source) },
+        })?;
+        let record =
+            SnapshotRecord { thin: thin.get(), size, ..new_record(thin.get(), Kind::Active, parent, &origin, labels) };
+        if let Err(error) = shared.store.commit(|c| c.insert_snapshot(key, &record)) {
+            return Err(undone(error.into(), shared.pool.delete(thin.get()).during(key, "was not recorded")));
+        }
+        drop(thin);
+        let finished = shared.activate(key, &record).and_then(|mounts| {
+            shared.grow(key, &record, origin.size)?;
+            Ok(mounts)
+        });
+        finished.map_err(|error| undone(error, self.forget(key, &record)))
+    }
+
+    /// Makes a read-only view of `parent` under `key` and says how to mount it: the parent's own thin, on a device of its
+    /// own. Nothing is made in the pool.
+    pub fn view(&self, key: &str, parent: &str, labels: Labels) -> Result<Vec<Mount>, Error> {
+        let (labels, parent) = checked(key, parent, labels)?;
+        let _lock = self.locks.lock(&[key]);
+        let shared = &*self.shared;
+        shared.must_be_new(key)?;
+        let origin = shared.origin(parent)?;
+        let number = shared.pool.take_id().during(key, "cannot be viewed")?;
+        let record = new_record(number.get(), Kind::View, parent, &origin, labels);
+        shared.store.commit(|c| c.insert_snapshot(key, &record))?;
+        drop(number);
+        shared.activate(key, &record).map_err(|error| undone(error, self.forget(key, &record)))
+    }
+
+    /// Takes back a snapshot that was recorded and could not be finished, so that its key is free again.
+    fn forget(&self, key: &str, record: &SnapshotRecord) -> Result<(), Error> {
+        self.shared.store.commit(|c| {
+            c.remove_snapshot(key)?;
+            c.put_reclaim(&reclaim_of(key, record))
+        })?;
+        self.reclaimer.kick();
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn must_be_new(&self, key: &str) -> Result<(), Error> {
+        match self.store.read(|r| r.find_snapshot(key))? {
+            Some(_) => Err(Error::AlreadyExists { key: key.into() }),
+            None => Ok(()),
+        }
+    }
+
+    fn origin(&self, parent: Option<&str>) -> Result<Origin, Error> {
+        let Some(parent) = parent else {
+            let template = templates::template(self)?;
+            let fs = self.settings.fs.fs_type.to_string();
+            return Ok(Origin { thin: template.thin, size: template.size, fs });
+        };
+        let record = self.parent(parent)?;
+        Ok(Origin { thin: record.thin, size: record.size, fs: record.fs })
+    }
+
+    /// Grows the file system of a snapshot that was made larger than what it was made from.
+    fn grow(&self, key: &str, record: &SnapshotRecord, from: Sectors) -> Result<(), Error> {
+        if record.size <= from {
+            return Ok(());
+        }
+        let fs: FsType = super::fs_type(&record.fs)?;
+        let node = self.pool.node(super::role(record));
+        self.formatter.grow(&node, fs, record.size).during(key, "cannot be grown")
+    }
+}
+
+fn checked<'a>(key: &str, parent: &'a str, labels: Labels) -> Result<(Labels, Option<&'a str>), Error> {
+    check_key("key", key)?;
+    Ok((check_labels(labels)?, Some(parent).filter(|parent| !parent.is_empty())))
+}
+
+fn new_record(number: ThinId, kind: Kind, parent: Option<&str>, origin: &Origin, labels: Labels) -> SnapshotRecord {
+    let now = SystemTime::now();
+    SnapshotRecord {
+        number: number.get().into(),
+        kind,
+        parent: parent.map(Into::into),
+        thin: origin.thin,
+        size: origin.size,
+        fs: origin.fs.clone(),
+        labels,
+        created_at: now,
+        updated_at: now,
+        mapped: None,
+        inodes: None,
+    }
+}
+
+/// What is left to do for a snapshot that is taken off the record.
+pub(super) fn reclaim_of(key: &str, record: &SnapshotRecord) -> ReclaimRecord {
+    let kind = match record.owned_thin() {
+        Some(thin) => ReclaimKind::Thin(thin),
+        None => ReclaimKind::View { of: record.thin },
+    };
+    ReclaimRecord { number: record.number, kind, size: record.size, key: key.into(), since: SystemTime::now() }
+}
+
+/// The error, with that of its undoing if that failed too.
+fn undone(error: Error, undo: Result<(), Error>) -> Error {
+    match undo {
+        Ok(()) => error,
+        Err(undo) => Error::Undo { source: Box::new(error), undo: Box::new(undo) },
+    }
+}

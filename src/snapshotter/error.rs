@@ -1,0 +1,98 @@
+//! Why a call on a snapshot was refused or failed; the gRPC room turns each into a status, once.
+
+use crate::block::BlockError;
+use crate::fs::FsError;
+use crate::pool::PoolError;
+use crate::store::StoreError;
+
+/// What a caller gets in place of an answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("snapshot {key:?} does not exist")]
+    NotFound { key: String },
+    #[error("parent snapshot {parent:?} does not exist")]
+    ParentNotFound { parent: String },
+    #[error("snapshot {key:?} exists already")]
+    AlreadyExists { key: String },
+    #[error("parent snapshot {parent:?} is not committed; commit it first, or name a committed one")]
+    ParentNotCommitted { parent: String },
+    #[error("snapshot {key:?} is {kind}, not active: {what}")]
+    NotActive { key: String, kind: &'static str, what: &'static str },
+    #[error("snapshot {key:?} has children, {child:?} among them; remove those first")]
+    HasChildren { key: String, child: String },
+    #[error("{what} is not allowed: {why}")]
+    Invalid { what: String, why: String },
+    #[error("snapshot {key:?} {step}: {source}")]
+    Pool { key: String, step: &'static str, source: Box<PoolError> },
+    #[error("snapshot {key:?} {step}: {source}")]
+    Fs { key: String, step: &'static str, source: Box<FsError> },
+    #[error("snapshot {key:?} {step}: {source}")]
+    Block { key: String, step: &'static str, source: Box<BlockError> },
+    #[error("template for {what} cannot be made: {source}")]
+    Template { what: String, source: Box<Error> },
+    #[error("{source}; and undoing it failed as well: {undo}")]
+    Undo { source: Box<Error>, undo: Box<Error> },
+    #[error("the daemon cannot start on this pool: {0}")]
+    Start(#[source] Box<PoolError>),
+    #[error("the snapshot database: {0}")]
+    Store(StoreError),
+}
+
+impl Error {
+    /// The pool is not fit to start on.
+    pub fn start(source: PoolError) -> Self {
+        Error::Start(Box::new(source))
+    }
+
+    pub fn invalid(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Error::Invalid { what: what.into(), why: why.into() }
+    }
+
+    /// There is no room for it, on the pool, its host file system or the database's.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Error::Pool { source, .. } => source.is_full(),
+            Error::Fs { source, .. } => source.is_no_space(),
+            Error::Block { source, .. } => source.is_no_space(),
+            Error::Template { source, .. } | Error::Undo { source, .. } => source.is_full(),
+            Error::Store(source) => source.is_no_space(),
+            _ => false,
+        }
+    }
+}
+
+/// The store's own refusals are about keys, and are passed on as such.
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NotFound { key } => Error::NotFound { key },
+            StoreError::AlreadyExists { key } => Error::AlreadyExists { key },
+            StoreError::NotCommitted { key, .. } => Error::ParentNotCommitted { parent: key },
+            StoreError::HasChildren { key, child } => Error::HasChildren { key, child },
+            other => Error::Store(other),
+        }
+    }
+}
+
+/// Names the snapshot and the step that a lower room's error belongs to.
+pub trait During<T> {
+    fn during(self, key: &str, step: &'static str) -> Result<T, Error>;
+}
+
+impl<T> During<T> for Result<T, PoolError> {
+    fn during(self, key: &str, step: &'static str) -> Result<T, Error> {
+        self.map_err(|source| Error::Pool { key: key.into(), step, source: Box::new(source) })
+    }
+}
+
+impl<T> During<T> for Result<T, FsError> {
+    fn during(self, key: &str, step: &'static str) -> Result<T, Error> {
+        self.map_err(|source| Error::Fs { key: key.into(), step, source: Box::new(source) })
+    }
+}
+
+impl<T> During<T> for Result<T, BlockError> {
+    fn during(self, key: &str, step: &'static str) -> Result<T, Error> {
+        self.map_err(|source| Error::Block { key: key.into(), step, source: Box::new(source) })
+    }
+}

@@ -1,0 +1,152 @@
+//! containerd's snapshots, on thins: keys, parents, kinds, and what each call on them does. Synchronous; runs on threads
+//! that may block.
+//!
+//! Knows the pool, the store and the file systems; knows nothing of gRPC.
+//!
+//! Architecture Invariant: no database change is open while the kernel, mkfs or a disk is at work. What changes both does
+//! the kernel's part first, so that one database commit decides, and whatever a crash leaves is unrecorded.
+
+mod commit;
+mod create;
+mod error;
+mod info;
+mod labels;
+mod locks;
+mod reclaim;
+mod recover;
+mod templates;
+
+use std::sync::Arc;
+
+pub use error::Error;
+pub use info::{FieldUpdate, Info, Usage};
+pub use labels::Labels;
+pub use reclaim::Swept;
+
+use crate::block::Disks;
+use crate::fs::{Formatter, FsSpec, FsType};
+use crate::pool::{Pool, Role};
+use crate::store::{Kind, SnapshotRecord, Store};
+use crate::units::Sectors;
+use error::During;
+use labels::check_key;
+use locks::KeyLocks;
+use reclaim::Reclaimer;
+
+/// How snapshots are to be made.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The file system of base layers.
+    pub fs: FsSpec,
+    /// Size of a snapshot without a parent, and the least size of any.
+    pub base_image_size: Sectors,
+    /// Whether removed thins are discarded before they are deleted, so that the space goes back below the pool.
+    pub discard: bool,
+}
+
+/// One file system to mount, as containerd's mount type describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// The file system's type.
+    pub fs_type: String,
+    /// The block device.
+    pub source: String,
+    pub options: Vec<String>,
+}
+
+/// The snapshotter. Every method may be called from any number of threads at once.
+#[derive(Debug)]
+pub struct Snapshotter {
+    shared: Arc<Shared>,
+    reclaimer: Reclaimer,
+    locks: KeyLocks,
+}
+
+/// What the calls and the reclaimer's thread both work with.
+#[derive(Debug)]
+struct Shared {
+    settings: Settings,
+    pool: Pool,
+    store: Arc<Store>,
+    disks: Arc<dyn Disks>,
+    formatter: Arc<dyn Formatter>,
+}
+
+impl Snapshotter {
+    /// Puts right whatever the last run left behind, makes sure of the template, and starts the reclaimer.
+    pub fn start(
+        settings: Settings,
+        pool: Pool,
+        store: Arc<Store>,
+        disks: Arc<dyn Disks>,
+        formatter: Arc<dyn Formatter>,
+    ) -> Result<Snapshotter, Error> {
+        let shared = Arc::new(Shared { settings, pool, store, disks, formatter });
+        let left = recover::recover(&shared)?;
+        templates::template(&shared)?;
+        shared.pool.look().map_err(Error::start)?;
+        let reclaimer = Reclaimer::start(Arc::clone(&shared), left);
+        Ok(Snapshotter { shared, reclaimer, locks: KeyLocks::default() })
+    }
+
+    pub fn pool(&self) -> &Pool {
+        &self.shared.pool
+    }
+
+    /// What to mount for an active snapshot or a view; activates its device if a reboot took it away.
+    pub fn mounts(&self, key: &str) -> Result<Vec<Mount>, Error> {
+        check_key("key", key)?;
+        let _lock = self.locks.lock(&[key]);
+        let record = self.shared.find(key)?;
+        if record.kind == Kind::Committed {
+            let what = "only active snapshots and views have mounts; prepare or view it under a key of its own";
+            return Err(Error::NotActive { key: key.into(), kind: "committed", what });
+        }
+        self.shared.activate(key, &record)
+    }
+
+    /// Finishes what removals left to do, as far as nobody has it open, before it returns.
+    pub fn cleanup(&self) -> Result<Swept, Error> {
+        self.reclaimer.sweep()
+    }
+}
+
+impl Shared {
+    fn find(&self, key: &str) -> Result<SnapshotRecord, Error> {
+        self.store.read(|r| r.find_snapshot(key))?.ok_or_else(|| Error::NotFound { key: key.into() })
+    }
+
+    /// A parent as something can be made of it: it exists and is committed.
+    fn parent(&self, parent: &str) -> Result<SnapshotRecord, Error> {
+        let record = self
+            .store
+            .read(|r| r.find_snapshot(parent))?
+            .ok_or_else(|| Error::ParentNotFound { parent: parent.into() })?;
+        if record.kind != Kind::Committed {
+            return Err(Error::ParentNotCommitted { parent: parent.into() });
+        }
+        Ok(record)
+    }
+
+    /// Activates the device of an active snapshot or of a view, if it is not active, and says how to mount it.
+    fn activate(&self, key: &str, record: &SnapshotRecord) -> Result<Vec<Mount>, Error> {
+        let view = record.kind == Kind::View;
+        let node =
+            self.pool.activate(role(record), record.thin, record.size, view).during(key, "cannot be activated")?;
+        let mut options: Vec<String> = if view { vec!["ro".into()] } else { Vec::new() };
+        options.extend(fs_type(&record.fs)?.mount_options().iter().map(ToString::to_string));
+        Ok(vec![Mount { fs_type: record.fs.clone(), source: node.to_string_lossy().into_owned(), options }])
+    }
+}
+
+/// The device of a snapshot; a committed one has it only until it is deactivated.
+fn role(record: &SnapshotRecord) -> Role {
+    match record.kind {
+        Kind::View => Role::View(record.number),
+        Kind::Active | Kind::Committed => Role::Snapshot(record.number),
+    }
+}
+
+fn fs_type(name: &str) -> Result<FsType, Error> {
+    name.parse().map_err(|e: crate::fs::FsError| Error::invalid(format!("file system {name:?}"), e.to_string()))
+}

@@ -1,0 +1,330 @@
+//! The reclaimer: takes away, behind the answers, what removed snapshots left in the kernel and in the pool.
+//!
+//! What it has to do is on record, so a crash loses none of it. What somebody still has open is tried again later, and
+//! holds nothing else up. Devices wait for the kernel's grace periods when they go, so several go side by side.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::{Error, Shared};
+use crate::block::{discard_all, Access};
+use crate::pool::{PoolError, Role};
+use crate::store::{ReclaimKind, ReclaimRecord};
+use crate::units::ThinId;
+
+/// How many devices are taken away side by side.
+const WORKERS: usize = 8;
+/// Entries ticked off with one database commit.
+const BATCH: usize = 256;
+/// When what was busy is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What one sweep did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Swept {
+    pub reclaimed: usize,
+    /// Still open or mounted somewhere; tried again later.
+    pub busy: usize,
+    /// Failed for another reason, which is in the log; tried again later.
+    pub failed: usize,
+}
+
+/// Owns the thread that sweeps when it is kicked.
+#[derive(Debug)]
+pub struct Reclaimer {
+    work: Arc<Work>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Work {
+    shared: Arc<Shared>,
+    wake: Mutex<Wake>,
+    woken: Condvar,
+    /// One sweep at a time.
+    sweeping: Mutex<Reported>,
+    /// Devices of committed snapshots, which are only in the way.
+    idle: Mutex<BTreeSet<Role>>,
+}
+
+#[derive(Debug, Default)]
+struct Wake {
+    kicked: bool,
+    stop: bool,
+}
+
+/// Entries whose trouble is in the log already.
+type Reported = BTreeSet<Role>;
+
+enum Outcome {
+    Done,
+    Busy,
+    Failed,
+}
+
+impl Reclaimer {
+    pub fn start(shared: Arc<Shared>, idle: BTreeSet<Role>) -> Reclaimer {
+        let work = Arc::new(Work {
+            shared,
+            wake: Mutex::new(Wake { kicked: true, stop: false }),
+            woken: Condvar::new(),
+            sweeping: Mutex::default(),
+            idle: Mutex::new(idle),
+        });
+        let thread = {
+            let work = Arc::clone(&work);
+            std::thread::Builder::new()
+                .name("reclaimer".into())
+                .spawn(move || work.run())
+                .expect("a thread can be started")
+        };
+        Reclaimer { work, thread: Some(thread) }
+    }
+
+    /// There is something new on record.
+    pub fn kick(&self) {
+        locked(&self.work.wake).kicked = true;
+        self.work.woken.notify_one();
+    }
+
+    /// The device is not needed any more, and no record says so.
+    pub fn deactivate(&self, role: Role) {
+        locked(&self.work.idle).insert(role);
+        self.kick();
+    }
+
+    /// Takes away what can be taken away now.
+    pub fn sweep(&self) -> Result<Swept, Error> {
+        self.work.sweep()
+    }
+}
+
+impl Drop for Reclaimer {
+    fn drop(&mut self) {
+        locked(&self.work.wake).stop = true;
+        self.work.woken.notify_one();
+        if let Some(thread) = self.thread.take() {
+            if thread.join().is_err() {
+                tracing::error!("the reclaimer had panicked");
+            }
+        }
+    }
+}
+
+impl Work {
+    fn run(&self) {
+        let mut left = false;
+        while self.wait(left) {
+            left = match self.sweep() {
+                Ok(swept) => swept.busy + swept.failed > 0,
+                Err(error) => {
+                    tracing::error!(%error, "reclaiming stopped; it is tried again");
+                    true
+                }
+            };
+        }
+    }
+
+    /// Waits for a kick, or for [`RETRY`] when something is left; false when it is time to stop.
+    fn wait(&self, left: bool) -> bool {
+        let idle = |wake: &mut Wake| !wake.kicked && !wake.stop;
+        let wake = locked(&self.wake);
+        let mut wake = if left {
+            self.woken.wait_timeout_while(wake, RETRY, idle).unwrap_or_else(|e| e.into_inner()).0
+        } else {
+            self.woken.wait_while(wake, idle).unwrap_or_else(|e| e.into_inner())
+        };
+        wake.kicked = false;
+        !wake.stop
+    }
+
+    fn stopping(&self) -> bool {
+        locked(&self.wake).stop
+    }
+
+    fn sweep(&self) -> Result<Swept, Error> {
+        let mut reported = locked(&self.sweeping);
+        let mut swept = Swept::default();
+        self.sweep_idle(&mut reported, &mut swept);
+        let mut after = None;
+        while !self.stopping() {
+            let batch = self.shared.store.read(|r| r.reclaims(after, BATCH))?;
+            let Some(last) = batch.last() else { break };
+            after = Some(last.number);
+            self.sweep_batch(&batch, &mut reported, &mut swept)?;
+        }
+        Ok(swept)
+    }
+
+    fn sweep_idle(&self, reported: &mut Reported, swept: &mut Swept) {
+        let idle: Vec<Role> = std::mem::take(&mut *locked(&self.idle)).into_iter().collect();
+        let outcomes = side_by_side(&idle, |&role| self.shared.pool.deactivate(role));
+        for (role, result) in idle.into_iter().zip(outcomes) {
+            if !matches!(tell(role, result, reported, swept), Outcome::Done) {
+                locked(&self.idle).insert(role);
+            }
+        }
+    }
+
+    /// Views go first: a thin that a view still shows to somebody is left alone.
+    fn sweep_batch(&self, batch: &[ReclaimRecord], reported: &mut Reported, swept: &mut Swept) -> Result<(), Error> {
+        let (views, thins): (Vec<_>, Vec<_>) =
+            batch.iter().partition(|entry| matches!(entry.kind, ReclaimKind::View { .. }));
+        let mut done = Vec::new();
+        let outcomes = side_by_side(&views, |entry| self.shared.pool.deactivate(Role::View(entry.number)));
+        for (entry, result) in views.iter().zip(outcomes) {
+            if matches!(tell(Role::View(entry.number), result, reported, swept), Outcome::Done) {
+                done.push(entry.number);
+            }
+        }
+        self.tick_off(&done)?;
+        let shown = self.shown()?;
+        let outcomes = side_by_side(&thins, |entry| match entry.kind {
+            ReclaimKind::Thin(thin) if shown.contains(&thin) => Ok(false),
+            ReclaimKind::Thin(thin) => self.shared.reclaim_thin(entry, thin).map(|()| true),
+            ReclaimKind::View { .. } => Ok(false),
+        });
+        let mut done = Vec::new();
+        for (entry, result) in thins.iter().zip(outcomes) {
+            match result {
+                Ok(false) => swept.busy += 1,
+                result => {
+                    let result = result.map(|_| ());
+                    if matches!(tell(Role::Snapshot(entry.number), result, reported, swept), Outcome::Done) {
+                        done.push(entry.number);
+                    }
+                }
+            }
+        }
+        self.tick_off(&done)
+    }
+
+    /// The thins that removed views, not yet taken away, still show.
+    fn shown(&self) -> Result<BTreeSet<ThinId>, Error> {
+        let mut shown = BTreeSet::new();
+        let mut after = None;
+        loop {
+            let batch = self.shared.store.read(|r| r.reclaims(after, BATCH))?;
+            let Some(last) = batch.last() else { return Ok(shown) };
+            after = Some(last.number);
+            shown.extend(batch.iter().filter_map(|entry| match entry.kind {
+                ReclaimKind::View { of } => Some(of),
+                ReclaimKind::Thin(_) => None,
+            }));
+        }
+    }
+
+    fn tick_off(&self, done: &[u64]) -> Result<(), Error> {
+        if done.is_empty() {
+            return Ok(());
+        }
+        self.shared.store.commit(|c| done.iter().try_for_each(|number| c.remove_reclaim(*number).map(drop)))?;
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Discards and deletes a thin that nobody has open.
+    fn reclaim_thin(&self, entry: &ReclaimRecord, thin: ThinId) -> Result<(), PoolError> {
+        let own = Role::Snapshot(entry.number);
+        let spare = Role::Reclaim(thin);
+        let mut discarded = !self.settings.discard || self.discard_unused(own)?;
+        self.pool.deactivate(own)?;
+        if !discarded {
+            self.pool.activate(spare, thin, entry.size, false)?;
+            discarded = self.discard_unused(spare)?;
+        }
+        self.pool.deactivate(spare)?;
+        if !discarded {
+            tracing::warn!(%thin, key = entry.key, "deleted without a discard; its space stays with the pool's backing");
+        }
+        self.pool.delete(thin)
+    }
+
+    /// Discards the device if it is there, writable and open nowhere; says whether it did.
+    fn discard_unused(&self, role: Role) -> Result<bool, PoolError> {
+        match self.pool.info(role)? {
+            Some(info) if info.live_table && !info.read_only && info.open_count == 0 => {}
+            _ => return Ok(false),
+        }
+        let node = self.pool.node(role);
+        let discard = || {
+            let disk = self.disks.open(&node, Access::WriteExclusive)?;
+            discard_all(disk.as_ref(), || true)
+        };
+        Ok(discard().unwrap_or_else(|error| {
+            tracing::debug!(%error, "not discarded");
+            false
+        }))
+    }
+}
+
+/// Counts a result, and logs what is new about it.
+fn tell(role: Role, result: Result<(), PoolError>, reported: &mut Reported, swept: &mut Swept) -> Outcome {
+    match result {
+        Ok(()) => {
+            reported.remove(&role);
+            swept.reclaimed += 1;
+            Outcome::Done
+        }
+        Err(error) if error.is_busy() => {
+            if reported.insert(role) {
+                tracing::info!(%error, "still in use; it is tried again every {} s", RETRY.as_secs());
+            }
+            swept.busy += 1;
+            Outcome::Busy
+        }
+        Err(error) => {
+            if reported.insert(role) {
+                tracing::error!(%error, "cannot be reclaimed; it is tried again every {} s", RETRY.as_secs());
+            }
+            swept.failed += 1;
+            Outcome::Failed
+        }
+    }
+}
+
+/// Runs `action` on every item, on up to [`WORKERS`] threads; results in the items' order.
+fn side_by_side<T: Sync, R: Send>(items: &[T], action: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let workers = WORKERS.min(items.len());
+    if workers <= 1 {
+        return items.iter().map(action).collect();
+    }
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut results = Vec::new();
+        while let Some((index, item)) = {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            items.get(index).map(|item| (index, item))
+        } {
+            results.push((index, action(item)));
+        }
+        results
+    };
+    let mut results: Vec<(usize, R)> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().expect("no action panics")).collect()
+    });
+    results.sort_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::side_by_side;
+
+    #[test]
+    fn results_come_in_the_items_order_whatever_thread_made_them() {
+        let items: Vec<u32> = (0..1000).collect();
+        assert_eq!(side_by_side(&items, |n| n * 2), items.iter().map(|n| n * 2).collect::<Vec<_>>());
+        assert_eq!(side_by_side(&[7], |n| n + 1), [8]);
+        assert!(side_by_side(&[] as &[u32], |n| *n).is_empty());
+    }
+}

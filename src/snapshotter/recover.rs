@@ -1,0 +1,134 @@
+//! Puts right, at start, whatever the last run left: devices half made, suspended or in the way, and thins that were made
+//! and never recorded.
+//!
+//! Architecture Invariant: nothing is deleted here but thins inside the last run's leases that no record owns, and no
+//! device is touched whose uuid is not of this pool.
+
+use std::collections::BTreeSet;
+use std::time::SystemTime;
+
+use super::error::During;
+use super::{Error, Shared};
+use crate::block::Access;
+use crate::pool::{DeviceInfo, Role};
+use crate::store::{Kind, Owner, ReclaimKind, ReclaimRecord};
+
+/// What is to become of a device that was found.
+enum Fate {
+    /// It belongs to an active snapshot or a view, or the reclaimer knows of it.
+    Keep,
+    /// It belongs to an active snapshot, which must be writable.
+    KeepWritable,
+    /// Its snapshot is committed: it must not be written to, and goes when nobody has it open.
+    Idle,
+    /// Nothing on record wants it.
+    Remove,
+}
+
+/// Returns the devices that are to go as soon as nobody has them open.
+pub fn recover(shared: &Shared) -> Result<BTreeSet<Role>, Error> {
+    let mut idle = BTreeSet::new();
+    for role in shared.pool.devices().map_err(Error::start)? {
+        let Some(info) = usable(shared, role)? else { continue };
+        match fate(shared, role)? {
+            Fate::Keep => {}
+            Fate::KeepWritable => set_read_only(shared, role, false)?,
+            Fate::Idle => {
+                set_read_only(shared, role, true)?;
+                idle.insert(role);
+            }
+            Fate::Remove => remove(shared, role, &info, &mut idle)?,
+        }
+    }
+    delete_unrecorded(shared)?;
+    shared.pool.settle_leases().map_err(Error::start)?;
+    shared.pool.sweep_nodes().map_err(Error::start)?;
+    Ok(idle)
+}
+
+/// Resumes a suspended device and clears away one that never got a table; `None` when it is gone.
+fn usable(shared: &Shared, role: Role) -> Result<Option<DeviceInfo>, Error> {
+    let Some(info) = shared.pool.info(role).map_err(Error::start)? else { return Ok(None) };
+    shared.pool.must_be_ours(&info).map_err(Error::start)?;
+    let name = shared.pool.names().name(role);
+    if !info.live_table {
+        tracing::warn!(device = %name, "half made by the last run; it is removed");
+        shared.pool.deactivate(role).map_err(Error::start)?;
+        return Ok(None);
+    }
+    if info.suspended {
+        tracing::warn!(device = %name, "left suspended by the last run; it is resumed");
+        shared.pool.resume(role).map_err(Error::start)?;
+    }
+    Ok(Some(info))
+}
+
+fn fate(shared: &Shared, role: Role) -> Result<Fate, Error> {
+    let owner = match role {
+        Role::Snapshot(number) | Role::View(number) => shared.store.read(|r| r.number_owner(number))?,
+        _ => None,
+    };
+    let key = match owner {
+        Some(Owner::Snapshot(key)) => key,
+        Some(Owner::Reclaim(_)) => return Ok(Fate::Keep),
+        Some(Owner::Template(_) | Owner::Foreign) | None => return Ok(Fate::Remove),
+    };
+    Ok(match shared.find(&key)?.kind {
+        Kind::Active => Fate::KeepWritable,
+        Kind::Committed => Fate::Idle,
+        Kind::View => Fate::Keep,
+    })
+}
+
+/// A commit that was cut short leaves an active snapshot's device read-only; one that was not deactivated is made so.
+fn set_read_only(shared: &Shared, role: Role, read_only: bool) -> Result<(), Error> {
+    let name = shared.pool.names().name(role);
+    let disk = shared.disks.open(&shared.pool.node(role), Access::Read).during(name.as_str(), "cannot be opened")?;
+    if disk.is_read_only().during(name.as_str(), "cannot be looked at")? != read_only {
+        disk.set_read_only(read_only).during(name.as_str(), "cannot change between writable and read-only")?;
+    }
+    Ok(())
+}
+
+fn remove(shared: &Shared, role: Role, info: &DeviceInfo, idle: &mut BTreeSet<Role>) -> Result<(), Error> {
+    match shared.pool.deactivate(role) {
+        Ok(()) => Ok(()),
+        Err(error) if error.is_busy() => {
+            tracing::warn!(%error, opened = info.open_count, "on no record, and somebody has it open; it goes when they close it");
+            match role {
+                Role::View(number) => remember_view(shared, role, number),
+                // Its thin is unrecorded and goes on record as such in a moment.
+                Role::Snapshot(_) => Ok(()),
+                _ => {
+                    idle.insert(role);
+                    Ok(())
+                }
+            }
+        }
+        Err(error) => Err(Error::start(error)),
+    }
+}
+
+fn remember_view(shared: &Shared, role: Role, number: u64) -> Result<(), Error> {
+    let Some((of, size)) = shared.pool.shown(role).map_err(Error::start)? else { return Ok(()) };
+    let entry =
+        ReclaimRecord { number, kind: ReclaimKind::View { of }, size, key: String::new(), since: SystemTime::now() };
+    Ok(shared.store.commit(|c| c.put_reclaim(&entry))?)
+}
+
+fn delete_unrecorded(shared: &Shared) -> Result<(), Error> {
+    for id in shared.pool.unrecorded().map_err(Error::start)? {
+        match shared.pool.delete(id) {
+            Ok(()) => {}
+            Err(error) if error.is_busy() => {
+                let kind = ReclaimKind::Thin(id);
+                let size = shared.settings.base_image_size;
+                let entry =
+                    ReclaimRecord { number: id.get().into(), kind, size, key: String::new(), since: SystemTime::now() };
+                shared.store.commit(|c| c.put_reclaim(&entry))?;
+            }
+            Err(error) => return Err(Error::start(error)),
+        }
+    }
+    Ok(())
+}

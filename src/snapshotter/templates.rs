@@ -1,0 +1,65 @@
+//! Templates: mkfs runs once for each file system type, options and size; base layers are snapshots of what it made.
+//!
+//! A template is made on an unrecorded thin and recorded when it is whole and on disk, so a crash leaves nothing half made.
+
+use super::error::During;
+use super::{Error, Shared};
+use crate::block::Access;
+use crate::pool::{IdGuard, Role};
+use crate::store::{TemplateKey, TemplateRecord};
+
+/// Inodes that an empty file system uses for itself; what a layer adds is counted from here.
+pub const EMPTY_INODES: u64 = 10;
+
+/// The template that the settings ask for; made now if there is none yet.
+pub fn template(shared: &Shared) -> Result<TemplateRecord, Error> {
+    let settings = &shared.settings;
+    let key = TemplateKey {
+        fs: settings.fs.fs_type.to_string(),
+        options: settings.fs.digest(),
+        size: settings.base_image_size,
+    };
+    match shared.store.read(|r| r.template(&key))? {
+        Some(record) => Ok(record),
+        None => make(shared, &key),
+    }
+}
+
+fn make(shared: &Shared, key: &TemplateKey) -> Result<TemplateRecord, Error> {
+    let what = format!("{} of {}", key.fs, key.size);
+    let started = std::time::Instant::now();
+    let record =
+        format(shared, &what).map_err(|source| Error::Template { what: what.clone(), source: Box::new(source) })?;
+    let (thin, record) = record;
+    shared.store.commit(|c| c.put_template(key, &record))?;
+    drop(thin);
+    tracing::info!(thin = %record.thin, mapped = record.mapped, took = ?started.elapsed(), "made the template for {what}");
+    Ok(record)
+}
+
+fn format<'a>(shared: &'a Shared, what: &str) -> Result<(IdGuard<'a>, TemplateRecord), Error> {
+    let size = shared.settings.base_image_size;
+    let thin = shared.pool.create(None).during(what, "has no thin")?;
+    let role = Role::Template(thin.get());
+    let made = shared.pool.activate(role, thin.get(), size, false).during(what, "has no device").and_then(|node| {
+        shared.formatter.format(&node, &shared.settings.fs, size).during(what, "cannot be formatted")?;
+        shared.disks.open(&node, Access::Read).and_then(|disk| disk.flush()).during(what, "cannot be flushed")?;
+        shared.pool.mapped(role).during(what, "cannot be measured")
+    });
+    let gone = shared.pool.deactivate(role).during(what, "keeps its device");
+    let mapped = match (made, gone) {
+        (Ok(mapped), Ok(())) => mapped,
+        (Err(error), _) | (_, Err(error)) => {
+            shared.pool.delete(thin.get()).during(what, "left its thin behind")?;
+            return Err(error);
+        }
+    };
+    let record = TemplateRecord {
+        number: thin.get().get().into(),
+        thin: thin.get(),
+        size,
+        mapped: Some(mapped),
+        created_at: std::time::SystemTime::now(),
+    };
+    Ok((thin, record))
+}

@@ -1,0 +1,283 @@
+//! Writing: the operations on records and the invariants they keep.
+//!
+//! A change collects what it does in an overlay of its own and never touches the database. Checked
+//! here, so that no caller can break it:
+//! - a parent exists and is committed; a snapshot with children stays, and stays committed;
+//! - a thin id and a device number belong to one record at the most (a view's thin is not its own);
+//! - the indexes (children, owners) say what the records say, because nothing else writes either.
+//!
+//! An operation that is refused has changed nothing: all of it is checked before any of it is done.
+//!
+//! The thin or the number of one record can pass to another within a change: first remove or replace
+//! the old record, then add the new one.
+
+use std::ops::Deref;
+
+use serde::Serialize;
+
+use crate::units::ThinId;
+
+use super::error::StoreError;
+use super::overlay::Overlay;
+use super::owners::{Owned, Owns};
+use super::reader::{not_found, Reader};
+use super::records::{IdRange, Kind, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord};
+use super::tables::{self, meta, Table};
+
+/// The first number that is no thin id any more.
+const THIN_IDS: u32 = 1 << 24;
+
+/// The records, changeable. Everything that [`Reader`] reads can be read here too, changes included.
+pub struct Changes<'a> {
+    reader: Reader<'a>,
+}
+
+impl<'a> Deref for Changes<'a> {
+    type Target = Reader<'a>;
+
+    fn deref(&self) -> &Reader<'a> {
+        &self.reader
+    }
+}
+
+impl<'a> Changes<'a> {
+    /// Collects changes on top of what `reader` sees.
+    pub(super) fn new(reader: Reader<'a>) -> Self {
+        Changes { reader }
+    }
+
+    /// What was collected.
+    pub(super) fn into_overlay(self) -> Overlay {
+        self.reader.own
+    }
+
+    /// Adds a snapshot.
+    ///
+    /// # Errors
+    /// [`StoreError::AlreadyExists`]; for its parent [`StoreError::NotFound`] or
+    /// [`StoreError::NotCommitted`]; [`StoreError::ThinOwned`] and [`StoreError::NumberOwned`] where
+    /// another record has them; [`StoreError::EmptyKey`].
+    pub fn insert_snapshot(&mut self, key: &str, record: &SnapshotRecord) -> Result<(), StoreError> {
+        if key.is_empty() {
+            return Err(StoreError::EmptyKey);
+        }
+        if self.find_snapshot(key)?.is_some() {
+            return Err(StoreError::AlreadyExists { key: key.to_owned() });
+        }
+        if let Some(parent) = &record.parent {
+            self.check_parent(parent)?;
+        }
+        self.write_snapshot(key, None, record)?;
+        if let Some(parent) = &record.parent {
+            let entry = tables::child(parent, key);
+            self.put(Table::Children, entry, Vec::new());
+        }
+        Ok(())
+    }
+
+    /// Replaces the record of a snapshot. Its parent stays what it is.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::ParentFixed`]; [`StoreError::HasChildren`] where a
+    /// committed snapshot with children was to become something else; and, for thin and number, those
+    /// of [`Changes::insert_snapshot`].
+    pub fn replace_snapshot(&mut self, key: &str, record: &SnapshotRecord) -> Result<(), StoreError> {
+        let old = self.snapshot(key)?;
+        if old.parent != record.parent {
+            return Err(StoreError::ParentFixed { key: key.to_owned() });
+        }
+        if record.kind != Kind::Committed {
+            self.check_childless(key)?;
+        }
+        self.write_snapshot(key, Some(&old), record)
+    }
+
+    /// Removes a snapshot and returns what it was. Its number, and the thin it owned, are free afterwards.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::HasChildren`].
+    pub fn remove_snapshot(&mut self, key: &str) -> Result<SnapshotRecord, StoreError> {
+        let old = self.snapshot(key)?;
+        self.check_childless(key)?;
+        if let Some(parent) = &old.parent {
+            let entry = tables::child(parent, key);
+            self.delete(Table::Children, entry);
+        }
+        self.release(&old);
+        self.delete(Table::Snapshots, key.into());
+        Ok(old)
+    }
+
+    /// Puts a template, new or changed.
+    ///
+    /// # Errors
+    /// [`StoreError::ThinOwned`], [`StoreError::NumberOwned`].
+    pub fn put_template(&mut self, key: &TemplateKey, record: &TemplateRecord) -> Result<(), StoreError> {
+        let old = self.template(key)?;
+        let claim = self.claim(&Owner::Template(key.clone()), record)?;
+        let value = encode(Table::Templates, record)?;
+        self.settle(old.as_ref(), claim);
+        self.put(Table::Templates, tables::template(key), value);
+        Ok(())
+    }
+
+    /// Removes a template and returns what it was.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub fn remove_template(&mut self, key: &TemplateKey) -> Result<TemplateRecord, StoreError> {
+        let old = self.template(key)?.ok_or_else(|| not_found(&key.to_string()))?;
+        self.release(&old);
+        self.delete(Table::Templates, tables::template(key));
+        Ok(old)
+    }
+
+    /// Puts a reclaim entry, new or changed.
+    ///
+    /// # Errors
+    /// [`StoreError::ThinOwned`] and [`StoreError::NumberOwned`], for instance while the removed
+    /// snapshot is still there.
+    pub fn put_reclaim(&mut self, record: &ReclaimRecord) -> Result<(), StoreError> {
+        let old = self.reclaim(record.number)?;
+        let claim = self.claim(&Owner::Reclaim(record.number), record)?;
+        let value = encode(Table::Reclaim, record)?;
+        self.settle(old.as_ref(), claim);
+        self.put(Table::Reclaim, tables::number(record.number).into(), value);
+        Ok(())
+    }
+
+    /// Ticks a reclaim entry off and returns what it was; none where it was ticked off already.
+    pub fn remove_reclaim(&mut self, number: u64) -> Result<Option<ReclaimRecord>, StoreError> {
+        let Some(old) = self.reclaim(number)? else {
+            return Ok(None);
+        };
+        self.release(&old);
+        self.delete(Table::Reclaim, tables::number(number).into());
+        Ok(Some(old))
+    }
+
+    /// Puts the pool's record.
+    pub fn put_pool(&mut self, record: &PoolRecord) -> Result<(), StoreError> {
+        let value = encode(Table::Meta, record)?;
+        self.put(Table::Meta, meta::POOL.into(), value);
+        Ok(())
+    }
+
+    /// Puts the open leases of thin ids, in place of those there were.
+    ///
+    /// # Errors
+    /// [`StoreError::BadLease`] where one ends before it starts or beyond 24 bits.
+    pub fn put_leases(&mut self, leases: &[IdRange]) -> Result<(), StoreError> {
+        let bad = |lease: &&IdRange| lease.start > lease.end || lease.end > THIN_IDS;
+        if let Some(&IdRange { start, end }) = leases.iter().find(bad) {
+            return Err(StoreError::BadLease { start, end });
+        }
+        let value = encode(Table::Meta, &leases)?;
+        self.put(Table::Meta, meta::LEASES.into(), value);
+        Ok(())
+    }
+
+    /// Notes that a thin in the pool is not ours.
+    ///
+    /// # Errors
+    /// [`StoreError::ThinOwned`] where it is.
+    pub fn put_foreign(&mut self, thin: ThinId) -> Result<(), StoreError> {
+        let claim = self.claim(&Owner::Foreign, &thin)?;
+        self.settle(None::<&ThinId>, claim);
+        self.put(Table::Foreign, tables::foreign(thin).into(), Vec::new());
+        Ok(())
+    }
+
+    /// Forgets a foreign thin; returns whether it was noted.
+    pub fn remove_foreign(&mut self, thin: ThinId) -> Result<bool, StoreError> {
+        if self.thin_owner(thin)? != Some(Owner::Foreign) {
+            return Ok(false);
+        }
+        self.release(&thin);
+        self.delete(Table::Foreign, tables::foreign(thin).into());
+        Ok(true)
+    }
+
+    fn check_parent(&self, parent: &str) -> Result<(), StoreError> {
+        match self.snapshot(parent)?.kind {
+            Kind::Committed => Ok(()),
+            kind => Err(StoreError::NotCommitted { key: parent.to_owned(), kind }),
+        }
+    }
+
+    fn check_childless(&self, key: &str) -> Result<(), StoreError> {
+        match self.first_child(key)? {
+            None => Ok(()),
+            Some(child) => Err(StoreError::HasChildren { key: key.to_owned(), child }),
+        }
+    }
+
+    /// Puts a record and moves its thin and number from the old record, if there is one.
+    fn write_snapshot(
+        &mut self,
+        key: &str,
+        old: Option<&SnapshotRecord>,
+        record: &SnapshotRecord,
+    ) -> Result<(), StoreError> {
+        let claim = self.claim(&Owner::Snapshot(key.to_owned()), record)?;
+        let value = encode(Table::Snapshots, record)?;
+        self.settle(old, claim);
+        self.put(Table::Snapshots, key.into(), value);
+        Ok(())
+    }
+
+    /// Checks that `owner` may have all that `record` owns. Nothing is changed yet.
+    fn claim(&self, owner: &Owner, record: &impl Owns) -> Result<Claim, StoreError> {
+        let what = record.owns();
+        for owned in &what {
+            match self.owner(*owned)? {
+                Some(other) if other != *owner => return Err(taken(*owned, other, owner)),
+                _ => {}
+            }
+        }
+        let owner = encode(Table::Owners, owner)?;
+        Ok(Claim { what, owner })
+    }
+
+    /// Makes a claim true in place of what the old record owned.
+    fn settle(&mut self, old: Option<&impl Owns>, claim: Claim) {
+        if let Some(old) = old {
+            self.release(old);
+        }
+        for owned in claim.what {
+            self.put(Table::Owners, tables::owned(owned), claim.owner.clone());
+        }
+    }
+
+    fn release(&mut self, old: &impl Owns) {
+        for owned in old.owns() {
+            self.delete(Table::Owners, tables::owned(owned));
+        }
+    }
+
+    fn put(&mut self, table: Table, key: Vec<u8>, value: Vec<u8>) {
+        self.reader.own.put(table, key, value);
+    }
+
+    fn delete(&mut self, table: Table, key: Vec<u8>) {
+        self.reader.own.delete(table, key);
+    }
+}
+
+/// What a record may own, and the owner as it is written in the index.
+struct Claim {
+    what: Vec<Owned>,
+    owner: Vec<u8>,
+}
+
+fn taken(what: Owned, owner: Owner, wanted_by: &Owner) -> StoreError {
+    let (owner, wanted_by) = (Box::new(owner), Box::new(wanted_by.clone()));
+    match what {
+        Owned::Thin(thin) => StoreError::ThinOwned { thin: thin.get(), owner, wanted_by },
+        Owned::Number(number) => StoreError::NumberOwned { number, owner, wanted_by },
+    }
+}
+
+fn encode<T: Serialize>(table: Table, value: &T) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec(value).map_err(|error| StoreError::Encode { table: table.name(), reason: error.to_string() })
+}

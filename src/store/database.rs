@@ -1,0 +1,248 @@
+//! redb itself: opening the file, checking its schema version, reading from a snapshot of it and
+//! writing an overlay to it in one durable transaction.
+
+use std::io;
+use std::ops::Bound;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use redb::backends::FileBackend;
+use redb::{Builder, ReadTransaction, ReadableDatabase, StorageBackend, TableDefinition};
+
+use super::backend::{Watch, Watched};
+use super::error::StoreError;
+use super::file;
+use super::overlay::Overlay;
+use super::tables::{meta, Table};
+
+/// The schema that this program writes. Raise it when an older program would misread a record.
+pub(super) const SCHEMA: u32 = 1;
+
+/// What redb may keep in memory. A node's records are a few megabytes at the most.
+const CACHE_BYTES: usize = 4 << 20;
+
+type Entry = (Vec<u8>, Vec<u8>);
+
+fn definition(table: Table) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
+    TableDefinition::new(table.name())
+}
+
+/// Opens redb; asked again when a failure has made redb refuse everything.
+type Opener = Box<dyn Fn(Arc<Watch>) -> Result<redb::Database, StoreError> + Send + Sync>;
+
+/// An open database.
+///
+/// Once a read or a write has failed, redb refuses everything until the file is opened again. That
+/// happens here with the next use, so that a disk that was full for a while does not need a restart.
+/// A failed sync is different: the kernel may have dropped what was to be written and still show it,
+/// so nothing that is read afterwards can be relied upon, and the database stays refused.
+pub(super) struct Database {
+    /// None after it could not be opened again.
+    redb: RwLock<Option<redb::Database>>,
+    opener: Opener,
+    path: Arc<Path>,
+    watch: Arc<Watch>,
+    failed: Arc<AtomicBool>,
+}
+
+impl Database {
+    /// Opens a file that exists.
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let name = path.to_owned();
+        let opener = move |watch| {
+            let file = file::open(&name).map_err(redb::Error::Io);
+            let backend = file.and_then(|file| Ok(FileBackend::new(file)?));
+            let backend = backend.map_err(|e| StoreError::from_redb("opening", &name, e))?;
+            open_checked(Watched::new(backend, watch), &name)
+        };
+        Self::with_opener(Box::new(opener), path)
+    }
+
+    /// Opens what lies on the backend that `backend` gives; `path` is what messages call it.
+    pub(super) fn with_backends<B: StorageBackend>(
+        backend: impl Fn() -> io::Result<B> + Send + Sync + 'static,
+        path: &Path,
+    ) -> Result<Self, StoreError> {
+        let name = path.to_owned();
+        let opener = move |watch| {
+            let backend = backend().map_err(|error| StoreError::from_redb("opening", &name, error.into()))?;
+            open_checked(Watched::new(backend, watch), &name)
+        };
+        Self::with_opener(Box::new(opener), path)
+    }
+
+    fn with_opener(opener: Opener, path: &Path) -> Result<Self, StoreError> {
+        let watch = Arc::new(Watch::default());
+        let redb = opener(Arc::clone(&watch))?;
+        let database = Database {
+            redb: RwLock::new(Some(redb)),
+            opener,
+            path: path.into(),
+            watch,
+            failed: Arc::new(AtomicBool::new(false)),
+        };
+        database.check_schema()?;
+        Ok(database)
+    }
+
+    /// What messages call the database.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How often the disk was told to sync.
+    pub(super) fn syncs(&self) -> u64 {
+        self.watch.syncs()
+    }
+
+    /// A view of what is on disk now, which later commits don't change.
+    pub(super) fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        let transaction = self.with_redb("reading", |redb| Ok(redb.begin_read()?))?;
+        Ok(Snapshot { transaction, path: Arc::clone(&self.path), failed: Arc::clone(&self.failed) })
+    }
+
+    /// Writes an overlay in one transaction. When this returns without an error it is on disk.
+    pub(super) fn apply(&self, overlay: &Overlay) -> Result<(), StoreError> {
+        self.with_redb("committing to", |redb| {
+            let transaction = redb.begin_write()?;
+            for (table, entries) in overlay.tables() {
+                let mut table = transaction.open_table(definition(table))?;
+                for (key, fate) in entries {
+                    match fate {
+                        Some(value) => drop(table.insert(key.as_slice(), value.as_slice())?),
+                        None => drop(table.remove(key.as_slice())?),
+                    }
+                }
+            }
+            Ok(transaction.commit()?)
+        })
+    }
+
+    /// Does something with redb, opened again first if an earlier failure makes that necessary.
+    fn with_redb<T>(
+        &self,
+        step: &'static str,
+        act: impl FnOnce(&redb::Database) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        if self.failed.load(Ordering::SeqCst) {
+            self.open_again()?;
+        }
+        let redb = self.redb.read().unwrap_or_else(PoisonError::into_inner);
+        let done = match redb.as_ref() {
+            Some(redb) => act(redb),
+            None => Err(redb::Error::DatabaseClosed),
+        };
+        done.map_err(|error| {
+            self.failed.store(true, Ordering::SeqCst);
+            StoreError::from_redb(step, &self.path, error)
+        })
+    }
+
+    fn open_again(&self) -> Result<(), StoreError> {
+        if self.watch.sync_failed() {
+            return Err(StoreError::SyncFailed { path: self.path.to_path_buf() });
+        }
+        let mut redb = self.redb.write().unwrap_or_else(PoisonError::into_inner);
+        if self.failed.load(Ordering::SeqCst) {
+            // Closed first: it holds the file's lock.
+            *redb = None;
+            *redb = Some((self.opener)(Arc::clone(&self.watch))?);
+            self.failed.store(false, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    fn check_schema(&self) -> Result<(), StoreError> {
+        let Some(bytes) = self.with_redb("reading", schema)? else {
+            return self.with_redb("preparing", make_tables);
+        };
+        let found = serde_json::from_slice(&bytes).map_err(|error| StoreError::Corrupted {
+            path: self.path.to_path_buf(),
+            reason: format!("schema version: {error}"),
+        })?;
+        match found {
+            SCHEMA => Ok(()),
+            _ => Err(StoreError::NewerSchema { path: self.path.to_path_buf(), found, known: SCHEMA }),
+        }
+    }
+}
+
+/// The schema version as it is in the file; none in a file without tables.
+fn schema(redb: &redb::Database) -> Result<Option<Vec<u8>>, redb::Error> {
+    let transaction = redb.begin_read()?;
+    if transaction.list_tables()?.next().is_none() {
+        return Ok(None);
+    }
+    let table = match transaction.open_table(definition(Table::Meta)) {
+        Ok(table) => table,
+        Err(redb::TableError::Storage(error)) => return Err(error.into()),
+        Err(error) => return Err(redb::Error::Corrupted(error.to_string())),
+    };
+    match table.get(meta::SCHEMA)? {
+        Some(version) => Ok(Some(version.value().to_vec())),
+        None => Err(redb::Error::Corrupted("no schema version".to_owned())),
+    }
+}
+
+fn make_tables(redb: &redb::Database) -> Result<(), redb::Error> {
+    let transaction = redb.begin_write()?;
+    for table in Table::ALL {
+        transaction.open_table(definition(table))?;
+    }
+    transaction.open_table(definition(Table::Meta))?.insert(meta::SCHEMA, SCHEMA.to_string().as_bytes())?;
+    Ok(transaction.commit()?)
+}
+
+/// Opens with every checksum checked, so that a damaged file is refused now rather than found out
+/// in the middle of some operation. redb can panic on damage that it does not expect.
+fn open_checked(backend: impl StorageBackend, path: &Path) -> Result<redb::Database, StoreError> {
+    let open = AssertUnwindSafe(|| {
+        Builder::new().set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true).create_with_backend(backend)
+    });
+    match catch_unwind(open) {
+        Ok(opened) => opened.map_err(|error| StoreError::from_redb("opening", path, error.into())),
+        Err(_) => Err(StoreError::Corrupted { path: path.to_owned(), reason: "it does not hold together".to_owned() }),
+    }
+}
+
+/// A view of the database as it was at one moment.
+pub(super) struct Snapshot {
+    transaction: ReadTransaction,
+    path: Arc<Path>,
+    failed: Arc<AtomicBool>,
+}
+
+impl Snapshot {
+    /// The value under a key.
+    pub(super) fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let read = || -> Result<_, redb::Error> {
+            let table = self.transaction.open_table(definition(table))?;
+            Ok(table.get(key)?.map(|value| value.value().to_vec()))
+        };
+        read().map_err(|error| self.failed(error))
+    }
+
+    /// A range of a table in the order of its keys, read as the iterator goes on.
+    pub(super) fn range(
+        &self,
+        table: Table,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+    ) -> Result<impl Iterator<Item = Result<Entry, StoreError>> + '_, StoreError> {
+        let open = || -> Result<_, redb::Error> {
+            let table = self.transaction.open_table(definition(table))?;
+            Ok(table.range::<&[u8]>(range)?)
+        };
+        let entries = open().map_err(|error| self.failed(error))?;
+        Ok(entries.map(|entry| match entry {
+            Ok((key, value)) => Ok((key.value().to_vec(), value.value().to_vec())),
+            Err(error) => Err(self.failed(error.into())),
+        }))
+    }
+
+    fn failed(&self, error: redb::Error) -> StoreError {
+        self.failed.store(true, Ordering::SeqCst);
+        StoreError::from_redb("reading", &self.path, error)
+    }
+}

@@ -1,0 +1,10 @@
+//! Tests of the store, one story a file.
+
+mod crash;
+pub(crate) mod disk;
+mod fixture;
+mod group;
+mod invariants;
+mod model;
+mod opening;
+mod records;

@@ -1,0 +1,428 @@
+//! File systems on real thins: what mkfs maps, that nothing grows by itself, growing, replaying, and mkfs going wrong.
+//! Needs root, device-mapper, e2fsprogs and xfsprogs; the rig runs it in a guest.
+
+mod dm_common;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use devmapper_snapshotter::block::{Access, BlockError, Disks, RealDisks};
+use devmapper_snapshotter::dm::ThinStatus;
+use devmapper_snapshotter::fs::{Formatter, FsError, FsSpec, FsType, Mkfs};
+use devmapper_snapshotter::names::DmName;
+use devmapper_snapshotter::units::{DeviceNumber, Sectors};
+use dm_common::{run, thin_id, Bench, BLOCK, MIB};
+
+const GIB: u64 = 1 << 30;
+
+/// How long the kernel is given to do what it does behind a mount: lazy initialisation starts within 5 seconds
+/// (fs/ext4/ext4.h, `EXT4_DEF_LI_MAX_START_DELAY`).
+const LAZY: Duration = Duration::from_secs(10);
+
+/// A pool with room for what the tests write, and the thin with id 1 on it.
+struct Lab {
+    bench: Bench,
+    pool: DmName,
+    number: DeviceNumber,
+    directory: tempfile::TempDir,
+}
+
+impl Lab {
+    fn new(test: &str) -> Lab {
+        let mut bench = Bench::new(test);
+        let (pool, number) = bench.pool(40 * GIB);
+        bench.dm.create_thin(&pool, thin_id(1)).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        Lab { bench, pool, number, directory }
+    }
+
+    /// Activates a thin; its node.
+    fn open(&self, id: u32, bytes: u64) -> PathBuf {
+        let name = self.bench.thin(self.number, id, bytes);
+        self.bench.dm.node(&name)
+    }
+
+    fn close(&self, id: u32) {
+        self.bench.dm.remove(&self.bench.name(&format!("thin{id}"))).unwrap();
+    }
+
+    fn snapshot(&self, of: u32, id: u32) {
+        self.bench.dm.create_snap(&self.pool, thin_id(id), thin_id(of)).unwrap();
+    }
+
+    /// Pool blocks that an active thin maps.
+    fn mapped(&self, id: u32) -> u64 {
+        match self.bench.dm.thin_status(&self.bench.name(&format!("thin{id}"))).unwrap() {
+            ThinStatus::Working { mapped, .. } => mapped.blocks_up(BLOCK).unwrap(),
+            other => panic!("thin {id}: {other:?}"),
+        }
+    }
+
+    fn mount(&self, device: &Path, fs_type: &str, options: &str) -> PathBuf {
+        let place = self.directory.path().join(device.file_name().unwrap());
+        std::fs::create_dir_all(&place).unwrap();
+        run("mount", &["-t", fs_type, "-o", options, text(device), text(&place)]);
+        place
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn unmount(place: &Path) {
+    run("umount", &[text(place)]);
+}
+
+fn sectors(bytes: u64) -> Sectors {
+    Sectors(bytes / 512)
+}
+
+fn spec(fs_type: FsType, options: &[&str]) -> FsSpec {
+    FsSpec { fs_type, options: options.iter().map(ToString::to_string).collect() }
+}
+
+/// The file system's own checker finds nothing to say.
+fn assert_sound(device: &Path, fs_type: FsType) {
+    match fs_type {
+        FsType::Ext4 => run("e2fsck", &["-fn", text(device)]),
+        FsType::Xfs => run("xfs_repair", &["-n", text(device)]),
+    };
+}
+
+fn names_in(place: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(place).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// A program in a directory of its own, put there under another's name.
+fn program(name: &str, script: &str) -> (tempfile::TempDir, Vec<PathBuf>) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(name);
+    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let directories = vec![directory.path().to_owned()];
+    (directory, directories)
+}
+
+/// Nobody holds the device: it can be claimed.
+fn assert_free(device: &Path) {
+    RealDisks.open(device, Access::WriteExclusive).unwrap();
+}
+
+#[test]
+fn a_new_ext4_maps_few_blocks_is_clean_and_empty_and_does_not_grow_by_itself() {
+    let lab = Lab::new("few");
+    let device = lab.open(1, 10 * GIB);
+    let mkfs = Mkfs::new();
+    let began = Instant::now();
+    mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(10 * GIB)).unwrap();
+    let (took, mapped) = (began.elapsed(), lab.mapped(1));
+    println!("ext4 of 10 GiB: {mapped} blocks of 64 KiB in {} ms", took.as_millis());
+    assert!(mapped <= 20, "{mapped} blocks mapped");
+    assert_free(&device);
+    assert_sound(&device, FsType::Ext4);
+
+    let state = mkfs.inspect(&device, FsType::Ext4).unwrap();
+    assert!(state.clean);
+    assert_eq!(state.size, sectors(10 * GIB));
+    let uuid = run("blkid", &["-p", "-s", "UUID", "-o", "value", text(&device)]);
+    assert_eq!(state.uuid.to_string(), uuid.trim());
+
+    let place = lab.mount(&device, "ext4", "noatime");
+    assert_eq!(names_in(&place), [""; 0], "a new file system is empty");
+    sleep(LAZY);
+    assert!(!mkfs.inspect(&device, FsType::Ext4).unwrap().clean, "clean while it is mounted");
+    for name in ["a", "b", "c"] {
+        std::fs::write(place.join(name), name).unwrap();
+    }
+    unmount(&place);
+    let later = lab.mapped(1);
+    assert!(later <= mapped + 8, "{later} blocks after a while, {mapped} before");
+    let after = mkfs.inspect(&device, FsType::Ext4).unwrap();
+    assert_eq!(after.used_inodes, state.used_inodes + 3);
+    assert!(after.clean);
+}
+
+#[test]
+fn ext4_grows_to_ten_times_and_a_hundred_times_without_filling_the_pool() {
+    let lab = Lab::new("grow");
+    let device = lab.open(1, 10 * GIB);
+    let mkfs = Mkfs::new();
+    mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(10 * GIB)).unwrap();
+    lab.close(1);
+    for (id, size) in [(2, 100 * GIB), (3, 1000 * GIB)] {
+        lab.snapshot(1, id);
+        let device = lab.open(id, size);
+        let before = lab.mapped(id);
+        let began = Instant::now();
+        mkfs.grow(&device, FsType::Ext4, sectors(size)).unwrap();
+        let (took, mapped) = (began.elapsed(), lab.mapped(id));
+        println!("ext4 from 10 to {} GiB: {before} to {mapped} blocks in {} ms", size / GIB, took.as_millis());
+        assert_eq!(mkfs.inspect(&device, FsType::Ext4).unwrap().size, sectors(size));
+        assert_sound(&device, FsType::Ext4);
+        mkfs.grow(&device, FsType::Ext4, sectors(10 * GIB)).unwrap();
+        assert_eq!(
+            mkfs.inspect(&device, FsType::Ext4).unwrap().size,
+            sectors(size),
+            "grown twice, the second time to less"
+        );
+
+        let place = lab.mount(&device, "ext4", "noatime");
+        sleep(LAZY);
+        std::fs::write(place.join("file"), vec![7; 8 << 20]).unwrap();
+        unmount(&place);
+        let later = lab.mapped(id);
+        assert!(later <= mapped + 128 + 16, "{later} blocks after writing 128, {mapped} before");
+        assert_sound(&device, FsType::Ext4);
+        lab.close(id);
+    }
+}
+
+#[test]
+fn ext4_grows_while_somebody_has_it_mounted() {
+    let lab = Lab::new("online");
+    let device = lab.open(1, 2 * GIB);
+    let mkfs = Mkfs::new();
+    mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(GIB)).unwrap();
+    let place = lab.mount(&device, "ext4", "noatime");
+    mkfs.grow(&device, FsType::Ext4, sectors(2 * GIB)).unwrap();
+    let blocks = run("stat", &["-f", "-c", "%b", text(&place)]).trim().parse::<u64>().unwrap();
+    assert!(blocks * 4096 > GIB + GIB / 2, "still {blocks} blocks");
+    unmount(&place);
+    assert_sound(&device, FsType::Ext4);
+}
+
+#[test]
+fn an_older_mke2fs_is_noticed_and_its_zeros_are_given_back() {
+    let lab = Lab::new("older");
+    let device = lab.open(1, 10 * GIB);
+    let log = lab.directory.path().join("log");
+    let (_keep, directories) = program("mke2fs", &format!(
+        "echo \"$*\" >>{}; case $* in *assume_storage_prezeroed*) echo Bad option >&2; exit 1;; esac; exec /sbin/mke2fs \"$@\"",
+        text(&log)
+    ));
+    let mkfs = Mkfs::new().with_directories(directories);
+    let began = Instant::now();
+    mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(10 * GIB)).unwrap();
+    let (took, mapped) = (began.elapsed(), lab.mapped(1));
+    println!("ext4 of 10 GiB by an older mke2fs: {mapped} blocks of 64 KiB in {} ms", took.as_millis());
+    assert!(mapped <= 40, "{mapped} blocks mapped");
+    assert_sound(&device, FsType::Ext4);
+    let place = lab.mount(&device, "ext4", "noatime");
+    sleep(LAZY);
+    unmount(&place);
+    assert!(lab.mapped(1) <= mapped + 4, "{} blocks after a while, {mapped} before", lab.mapped(1));
+
+    let asked = |log: &Path| std::fs::read_to_string(log).unwrap().matches("assume_storage_prezeroed").count();
+    assert_eq!(asked(&log), 1);
+    lab.bench.dm.create_thin(&lab.pool, thin_id(2)).unwrap();
+    let second = lab.open(2, GIB);
+    mkfs.format(&second, &FsSpec::plain(FsType::Ext4), sectors(GIB)).unwrap();
+    assert_eq!(asked(&log), 1, "asked again although the answer was known");
+}
+
+#[test]
+fn a_new_xfs_maps_few_blocks_grows_and_two_snapshots_mount_side_by_side() {
+    let lab = Lab::new("xfs");
+    let device = lab.open(1, 10 * GIB);
+    let mkfs = Mkfs::new();
+    let began = Instant::now();
+    mkfs.format(&device, &FsSpec::plain(FsType::Xfs), sectors(10 * GIB)).unwrap();
+    let (took, mapped) = (began.elapsed(), lab.mapped(1));
+    println!("xfs of 10 GiB: {mapped} blocks of 64 KiB in {} ms", took.as_millis());
+    assert!(mapped <= 40, "{mapped} blocks mapped");
+    assert_sound(&device, FsType::Xfs);
+    let state = mkfs.inspect(&device, FsType::Xfs).unwrap();
+    assert!(state.clean);
+    let uuid = run("blkid", &["-p", "-s", "UUID", "-o", "value", text(&device)]);
+    assert_eq!(state.uuid.to_string(), uuid.trim());
+    lab.close(1);
+
+    let places: Vec<_> = [(2, 10), (3, 100)]
+        .map(|(id, gib)| {
+            lab.snapshot(1, id);
+            let device = lab.open(id, gib * GIB);
+            let began = Instant::now();
+            mkfs.grow(&device, FsType::Xfs, sectors(gib * GIB)).unwrap();
+            println!("xfs grown from 10 to {gib} GiB: {} blocks in {} ms", lab.mapped(id), began.elapsed().as_millis());
+            let grown = mkfs.inspect(&device, FsType::Xfs).unwrap();
+            assert_eq!((grown.size, grown.clean), (sectors(gib * GIB), true));
+            assert_sound(&device, FsType::Xfs);
+            (lab.mount(&device, "xfs", &FsType::Xfs.mount_options().join(",")), device)
+        })
+        .into();
+    for (place, device) in &places {
+        assert_eq!(names_in(place), [""; 0]);
+        (0..3).for_each(|name| std::fs::write(place.join(name.to_string()), "x").unwrap());
+        unmount(place);
+        let after = mkfs.inspect(device, FsType::Xfs).unwrap();
+        assert_eq!(after.used_inodes, state.used_inodes + 3);
+        assert!(after.clean);
+        assert_sound(device, FsType::Xfs);
+    }
+}
+
+#[test]
+fn a_file_system_that_was_not_unmounted_is_seen_and_made_clean() {
+    for fs_type in FsType::ALL {
+        let lab = Lab::new("replay");
+        let device = lab.open(1, GIB);
+        let mkfs = Mkfs::new();
+        mkfs.format(&device, &FsSpec::plain(fs_type), sectors(GIB)).unwrap();
+        let options = fs_type.mount_options().join(",");
+        let place = lab.mount(&device, fs_type.name(), &format!("defaults,{options}"));
+        std::fs::create_dir(place.join("directory")).unwrap();
+        std::fs::write(place.join("directory/file"), "content").unwrap();
+        run("sync", &["-f", text(&place)]);
+        // As after a power cut: what is on the disk now, and no more.
+        lab.snapshot(1, 2);
+        unmount(&place);
+        let copy = lab.open(2, GIB);
+        assert!(mkfs.inspect(&device, fs_type).unwrap().clean, "{fs_type}: not clean after unmounting");
+        assert!(!mkfs.inspect(&copy, fs_type).unwrap().clean, "{fs_type}: clean without unmounting");
+        mkfs.replay(&copy, fs_type).unwrap();
+        assert!(mkfs.inspect(&copy, fs_type).unwrap().clean, "{fs_type}: not clean after replaying");
+        assert_free(&copy);
+        assert_sound(&copy, fs_type);
+        let place = lab.mount(&copy, fs_type.name(), &format!("ro,{options}"));
+        assert_eq!(std::fs::read_to_string(place.join("directory/file")).unwrap(), "content");
+        unmount(&place);
+    }
+}
+
+#[test]
+fn a_frozen_ext4_counts_as_clean_and_a_frozen_xfs_does_not() {
+    for (fs_type, clean) in [(FsType::Ext4, true), (FsType::Xfs, false)] {
+        let lab = Lab::new("frozen");
+        let device = lab.open(1, GIB);
+        let mkfs = Mkfs::new();
+        mkfs.format(&device, &FsSpec::plain(fs_type), sectors(GIB)).unwrap();
+        let place = lab.mount(&device, fs_type.name(), "noatime");
+        std::fs::write(place.join("file"), "content").unwrap();
+        run("fsfreeze", &["--freeze", text(&place)]);
+        lab.snapshot(1, 2);
+        run("fsfreeze", &["--unfreeze", text(&place)]);
+        unmount(&place);
+        let copy = lab.open(2, GIB);
+        assert_eq!(mkfs.inspect(&copy, fs_type).unwrap().clean, clean, "{fs_type}");
+        mkfs.replay(&copy, fs_type).unwrap();
+        assert_sound(&copy, fs_type);
+    }
+}
+
+#[test]
+fn a_damaged_file_system_is_not_called_clean() {
+    let lab = Lab::new("damaged");
+    let device = lab.open(1, GIB);
+    let mkfs = Mkfs::new();
+    mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(GIB)).unwrap();
+    run("debugfs", &["-w", "-R", "ssv state 2", text(&device)]);
+    let error = mkfs.replay(&device, FsType::Ext4).unwrap_err();
+    assert!(matches!(error, FsError::NotClean { .. }), "{error}");
+    let error = mkfs.inspect(&device, FsType::Xfs).unwrap_err();
+    assert!(error.to_string().contains("no sound xfs"), "{error}");
+}
+
+#[test]
+fn a_mkfs_that_hangs_is_killed_with_its_children_and_lets_go_of_the_device() {
+    let lab = Lab::new("hang");
+    let device = lab.open(1, GIB);
+    let (_keep, directories) =
+        program("mke2fs", "exec 3>\"$(for last in \"$@\"; do case $last in /dev/*) echo $last;; esac; done)\"; echo working >&2; sleep 1000");
+    let mkfs = Mkfs::new().with_directories(directories).with_time_limit(Duration::from_secs(2));
+    let error = mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(GIB)).unwrap_err();
+    let FsError::MkfsTimedOut { stderr, .. } = &error else { panic!("{error}") };
+    assert_eq!(stderr, "working");
+    assert!(error.to_string().contains(text(&device)), "{error}");
+    // The last reference to the device goes when the kernel has buried the killed ones.
+    let info = || lab.bench.dm.info(&lab.bench.name("thin1")).unwrap().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while info().open_count > 0 && Instant::now() < deadline {
+        sleep(Duration::from_millis(10));
+    }
+    assert_eq!(info().open_count, 0);
+}
+
+#[test]
+fn a_missing_mkfs_and_its_package_are_named() {
+    let lab = Lab::new("missing");
+    let device = lab.open(1, GIB);
+    let mkfs = Mkfs::new().with_directories(vec!["/no/such/place".into()]);
+    for (fs_type, names) in [(FsType::Ext4, ["mke2fs", "e2fsprogs"]), (FsType::Xfs, ["mkfs.xfs", "xfsprogs"])] {
+        let error = mkfs.format(&device, &FsSpec::plain(fs_type), sectors(GIB)).unwrap_err();
+        assert!(matches!(error, FsError::MkfsMissing { .. }), "{error}");
+        for name in names.iter().chain(&["/no/such/place"]) {
+            assert!(error.to_string().contains(name), "{error}");
+        }
+    }
+    assert_eq!(lab.mapped(1), 0);
+}
+
+#[test]
+fn users_options_reach_mkfs_and_bad_ones_come_back_in_its_own_words() {
+    let lab = Lab::new("options");
+    let device = lab.open(1, GIB);
+    let mkfs = Mkfs::new();
+    let error = mkfs.format(&device, &spec(FsType::Ext4, &["-I", "7"]), sectors(GIB)).unwrap_err();
+    assert!(error.to_string().contains("invalid inode size"), "{error}");
+    let error = mkfs.format(&device, &spec(FsType::Xfs, &["-i", "size=7"]), sectors(GIB)).unwrap_err();
+    assert!(error.to_string().contains("size") && !error.to_string().contains("Usage"), "{error}");
+    let error = mkfs.format(&device, &spec(FsType::Ext4, &["/dev/null"]), sectors(GIB)).unwrap_err();
+    assert!(matches!(error, FsError::StrayArgument { .. }), "{error}");
+
+    let options = ["-N", "4096", "-L", "a label; $(touch /tmp/shell)", "-E", "root_owner=7:8"];
+    mkfs.format(&device, &spec(FsType::Ext4, &options), sectors(GIB)).unwrap();
+    assert!(!Path::new("/tmp/shell").exists());
+    let shown = run("dumpe2fs", &["-h", text(&device)]);
+    assert!(shown.contains("Inode count:              4096"), "{shown}");
+    assert!(shown.contains("a label; $(touch"), "{shown}");
+    let place = lab.mount(&device, "ext4", "ro");
+    assert_eq!(run("stat", &["-c", "%u:%g", text(&place)]).trim(), "7:8");
+    unmount(&place);
+    assert!(lab.mapped(1) <= 20, "this crate's own extended options were lost: {} blocks", lab.mapped(1));
+}
+
+#[test]
+fn a_device_with_something_on_it_or_mounted_or_too_small_is_left_alone() {
+    let lab = Lab::new("refuse");
+    let device = lab.open(1, GIB);
+    let mkfs = Mkfs::new();
+    mkfs.format(&device, &FsSpec::plain(FsType::Xfs), sectors(GIB)).unwrap();
+    let before = mkfs.inspect(&device, FsType::Xfs).unwrap();
+    let error = mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(GIB)).unwrap_err();
+    assert!(error.to_string().contains("an xfs file system (at byte 0)"), "{error}");
+    assert_eq!(mkfs.inspect(&device, FsType::Xfs).unwrap(), before);
+
+    let place = lab.mount(&device, "xfs", "ro,norecovery");
+    let error = mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(GIB)).unwrap_err();
+    assert!(matches!(error, FsError::Block(BlockError::Busy { .. })), "{error}");
+    unmount(&place);
+
+    lab.bench.dm.create_thin(&lab.pool, thin_id(2)).unwrap();
+    let small = lab.open(2, 64 * MIB);
+    let error = mkfs.format(&small, &FsSpec::plain(FsType::Ext4), sectors(GIB)).unwrap_err();
+    assert!(matches!(error, FsError::DeviceTooSmall { .. }), "{error}");
+    let error = mkfs.grow(&device, FsType::Xfs, sectors(2 * GIB)).unwrap_err();
+    assert!(matches!(error, FsError::DeviceTooSmall { .. }), "{error}");
+    assert_eq!(lab.mapped(2), 0);
+}
+
+#[test]
+fn an_ext4_smaller_than_its_device_stays_so() {
+    let lab = Lab::new("smaller");
+    let device = lab.open(1, 10 * GIB);
+    let mkfs = Mkfs::new();
+    mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(64 * MIB)).unwrap();
+    assert_eq!(mkfs.inspect(&device, FsType::Ext4).unwrap().size, sectors(64 * MIB));
+    assert_sound(&device, FsType::Ext4);
+    mkfs.grow(&device, FsType::Ext4, sectors(10 * GIB)).unwrap();
+    assert_eq!(mkfs.inspect(&device, FsType::Ext4).unwrap().size, sectors(10 * GIB));
+    assert_sound(&device, FsType::Ext4);
+    let status = Command::new("mount").args(["-t", "ext4", "-o", "ro"]).arg(&device).arg(lab.directory.path()).status();
+    assert!(status.unwrap().success());
+    unmount(lab.directory.path());
+}
