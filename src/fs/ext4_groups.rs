@@ -30,7 +30,8 @@ pub(super) fn zeroed_ranges(disk: &dyn Disk) -> Result<Vec<Range<u64>>, FsError>
     let journal = superblock.layout.journal.and_then(|map| journal_extents(Fields(&map)));
     let tables = groups.inode_tables(0..groups.count)?;
     let (Some(mut extents), Some(tables)) = (journal, tables) else {
-        return Ok(vec![0..bytes(superblock.blocks)]);
+        let everything = 0..bytes(superblock.blocks);
+        return Ok(vec![everything]);
     };
     extents.extend(tables);
     Ok(extents.into_iter().map(|extent| bytes(extent.start)..bytes(extent.end)).collect())
