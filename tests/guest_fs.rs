@@ -159,7 +159,7 @@ fn a_new_xfs_maps_few_blocks_grows_and_two_snapshots_mount_side_by_side() {
     assert_eq!(state.uuid.to_string(), uuid.trim());
     lab.close(1);
 
-    let places: Vec<_> = [(2, 10), (3, 100)]
+    let places: Vec<_> = [(2, 10), (3, 20)]
         .map(|(id, gib)| {
             lab.snapshot(1, id);
             let device = lab.open(id, gib * GIB);
