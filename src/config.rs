@@ -104,7 +104,11 @@ impl fmt::Display for Listed<'_> {
 }
 
 fn count(n: usize) -> String {
-    if n == 1 { "1 thing is".into() } else { format!("{n} things are") }
+    if n == 1 {
+        "1 thing is".into()
+    } else {
+        format!("{n} things are")
+    }
 }
 
 impl Default for Config {
@@ -143,9 +147,8 @@ impl Config {
 
     /// Checks the text of a configuration; `path` is for the messages.
     pub fn parse(text: &str, path: &Path, overrides: &Overrides) -> Result<Config, ConfigError> {
-        let table: Table = text
-            .parse()
-            .map_err(|source| ConfigError::Syntax { path: path.into(), source: Box::new(source) })?;
+        let table: Table =
+            text.parse().map_err(|source| ConfigError::Syntax { path: path.into(), source: Box::new(source) })?;
         let mut keys = Keys { table, problems: Vec::new() };
         let config = keys.config(overrides);
         keys.refuse_the_rest();
@@ -253,8 +256,21 @@ impl Keys {
 
 /// Every key there is; a test holds `config/config.toml` and the reader to it.
 const KNOWN: [&str; 15] = [
-    "root", "address", "log_level", "name", "data_size", "data_device", "metadata_device", "pool_name", "metadata_size",
-    "block_size", "base_image_size", "fs_type", "fs_options", "discard", "min_free_percent",
+    "root",
+    "address",
+    "log_level",
+    "name",
+    "data_size",
+    "data_device",
+    "metadata_device",
+    "pool_name",
+    "metadata_size",
+    "block_size",
+    "base_image_size",
+    "fs_type",
+    "fs_options",
+    "discard",
+    "min_free_percent",
 ];
 
 fn text(value: &Value) -> Result<String, String> {
@@ -286,7 +302,11 @@ fn percent(value: &Value) -> Result<u8, String> {
 
 fn absolute_path(value: &Value) -> Result<PathBuf, String> {
     let path = PathBuf::from(text(value)?);
-    if path.is_absolute() { Ok(path) } else { Err(format!("{path:?} is not an absolute path")) }
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err(format!("{path:?} is not an absolute path"))
+    }
 }
 
 fn device_name(value: &Value) -> Result<String, String> {
@@ -297,7 +317,11 @@ fn device_name(value: &Value) -> Result<String, String> {
 
 fn device_prefix(value: &Value) -> Result<String, String> {
     let name = device_name(value)?;
-    if name.len() <= NAME_MAX { Ok(name) } else { Err(format!("is {} bytes long; {NAME_MAX} fit", name.len())) }
+    if name.len() <= NAME_MAX {
+        Ok(name)
+    } else {
+        Err(format!("is {} bytes long; {NAME_MAX} fit", name.len()))
+    }
 }
 
 fn file_system(value: &Value) -> Result<String, String> {
@@ -307,7 +331,8 @@ fn file_system(value: &Value) -> Result<String, String> {
 }
 
 fn size(value: &Value, least: u64, most: u64) -> Result<Sectors, String> {
-    const FORM: &str = "write a number and a unit, such as \"10GiB\" (KiB, MiB, GiB, TiB; KB, MB, GB, TB are powers of 1000)";
+    const FORM: &str =
+        "write a number and a unit, such as \"10GiB\" (KiB, MiB, GiB, TiB; KB, MB, GB, TB are powers of 1000)";
     let Value::String(text) = value else {
         return Err(format!("is {} where a size is needed: {FORM}", kind(value)));
     };
@@ -326,7 +351,11 @@ fn size(value: &Value, least: u64, most: u64) -> Result<Sectors, String> {
 
 fn block_size(value: &Value) -> Result<Sectors, String> {
     let sectors = size(value, BLOCK_STEP, BLOCK_MAX)?;
-    if (sectors.0 * 512) % BLOCK_STEP == 0 { Ok(sectors) } else { Err("is not a multiple of 64KiB".into()) }
+    if (sectors.0 * 512) % BLOCK_STEP == 0 {
+        Ok(sectors)
+    } else {
+        Err("is not a multiple of 64KiB".into())
+    }
 }
 
 fn kind(value: &Value) -> &'static str {
@@ -355,7 +384,8 @@ mod tests {
     fn the_shipped_file_says_the_defaults_and_names_every_key() {
         assert_eq!(parse(SHIPPED).unwrap(), Config::default());
         for key in KNOWN {
-            let named = SHIPPED.lines().any(|line| line.trim_start_matches('#').trim_start().starts_with(&format!("{key} =")));
+            let named =
+                SHIPPED.lines().any(|line| line.trim_start_matches('#').trim_start().starts_with(&format!("{key} =")));
             assert!(named, "{key} is not in config/config.toml");
         }
         let uncommented: String = SHIPPED
@@ -378,7 +408,13 @@ mod tests {
     fn all_problems_are_reported_together_each_with_its_key() {
         let error = parse("root = \"var\"\nbase_image_size = \"10 potatoes\"\nblok_size = \"64KiB\"\nfs_type = \"fat\"\nmin_free_percent = 91\n").unwrap_err();
         assert!(error.starts_with("configuration test.toml: 5 things are wrong:"), "{error}");
-        for part in ["\n  root: ", "\n  base_image_size: \"10 potatoes\"", "\n  blok_size: unknown key", "\n  fs_type: ", "\n  min_free_percent: "] {
+        for part in [
+            "\n  root: ",
+            "\n  base_image_size: \"10 potatoes\"",
+            "\n  blok_size: unknown key",
+            "\n  fs_type: ",
+            "\n  min_free_percent: ",
+        ] {
             assert!(error.contains(part), "{part:?} is not in {error}");
         }
     }
@@ -421,7 +457,8 @@ mod tests {
     #[test]
     fn flags_win_over_the_file_and_are_checked_too() {
         let over = Overrides { root: Some("/r".into()), address: None, log_level: Some("debug".into()) };
-        let config = Config::parse("root = \"/file\"\naddress = \"/a\"\nlog_level = \"warn\"", Path::new("t"), &over).unwrap();
+        let config =
+            Config::parse("root = \"/file\"\naddress = \"/a\"\nlog_level = \"warn\"", Path::new("t"), &over).unwrap();
         assert_eq!((config.root, config.address, config.log_level), ("/r".into(), "/a".into(), "debug".into()));
         let over = Overrides { root: Some("relative".into()), ..Overrides::default() };
         let error = Config::parse("", Path::new("t"), &over).unwrap_err().to_string();

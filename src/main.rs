@@ -67,7 +67,11 @@ fn run(flags: Flags) -> Result<(), AnyError> {
     result
 }
 
-fn run_until_stopped(listener: std::os::unix::net::UnixListener, snapshotter: Snapshotter, address: &Path) -> Result<(), AnyError> {
+fn run_until_stopped(
+    listener: std::os::unix::net::UnixListener,
+    snapshotter: Snapshotter,
+    address: &Path,
+) -> Result<(), AnyError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let served = runtime.block_on(serve(listener, Arc::new(snapshotter), address));
     // Blocking calls that outlast the drain are cut off with the process: each is safe to cut anywhere.
@@ -83,9 +87,11 @@ fn own_state_directory(root: &Path) -> Result<std::fs::File, AnyError> {
     let lock = std::fs::File::create(&path).map_err(|e| wrong("cannot be written to", &e))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
-        Err(std::fs::TryLockError::WouldBlock) => {
-            Err(wrong("another daemon works on it", &"stop that one, or give this one another --root (and another 'name' and --address)").into())
-        }
+        Err(std::fs::TryLockError::WouldBlock) => Err(wrong(
+            "another daemon works on it",
+            &"stop that one, or give this one another --root (and another 'name' and --address)",
+        )
+        .into()),
         Err(std::fs::TryLockError::Error(e)) => Err(wrong("cannot be locked", &e).into()),
     }
 }
@@ -114,7 +120,11 @@ fn open(config: &Config) -> Result<Snapshotter, AnyError> {
     Ok(Snapshotter::start(settings, pool, store, disks, Arc::new(Mkfs::new()))?)
 }
 
-async fn serve(listener: std::os::unix::net::UnixListener, snapshotter: Arc<Snapshotter>, address: &Path) -> Result<(), AnyError> {
+async fn serve(
+    listener: std::os::unix::net::UnixListener,
+    snapshotter: Arc<Snapshotter>,
+    address: &Path,
+) -> Result<(), AnyError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let monitor = tokio::spawn(monitor::watch(Arc::clone(&snapshotter)));

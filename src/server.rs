@@ -47,7 +47,11 @@ pub fn listen(path: &Path) -> Result<StdListener, ServerError> {
         return Err(ServerError::TooLong { path: path.into(), length: path.as_os_str().len() });
     }
     if let Some(directory) = path.parent() {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|e| fail("make its directory", e))?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(|e| fail("make its directory", e))?;
     }
     must_be_unused(path)?;
     match std::fs::remove_file(&unseen) {
@@ -79,8 +83,11 @@ fn must_be_unused(path: &Path) -> Result<(), ServerError> {
 
 /// Serves until `stop` is ready; then takes no more calls and lets those under way finish, [`DRAIN`] at the most.
 pub async fn serve(listener: StdListener, service: Service, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
-    let incoming = UnixListener::from_std(listener)
-        .map_err(|source| ServerError::Step { path: PathBuf::new(), step: "listen", source })?;
+    let incoming = UnixListener::from_std(listener).map_err(|source| ServerError::Step {
+        path: PathBuf::new(),
+        step: "listen",
+        source,
+    })?;
     let (mut health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("containerd.services.snapshots.v1.Snapshots", tonic_health::ServingStatus::Serving).await;
     let (stopping, stopped) = tokio::sync::oneshot::channel();

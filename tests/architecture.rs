@@ -102,7 +102,9 @@ fn rooms_used(code: &str) -> BTreeSet<String> {
 fn rooms_know_only_the_rooms_below_them() {
     let allowed: BTreeMap<&str, &[&str]> = ROOMS.iter().copied().collect();
     for source in sources().iter().filter(|s| !["lib", "main"].contains(&s.room.as_str())) {
-        let may = allowed.get(source.room.as_str()).unwrap_or_else(|| panic!("{}: a room without a plan", source.path.display()));
+        let may = allowed
+            .get(source.room.as_str())
+            .unwrap_or_else(|| panic!("{}: a room without a plan", source.path.display()));
         for used in rooms_used(&source.code) {
             let fine = used == source.room || may.contains(&used.as_str());
             assert!(fine, "{} uses {used}, which {} must not know", source.path.display(), source.room);
@@ -143,7 +145,11 @@ fn programs_are_run_in_fs_alone() {
 fn unsafe_code_is_in_one_file_of_dm_and_one_of_block() {
     let with: BTreeSet<_> = sources()
         .into_iter()
-        .filter(|s| mentions(&s.code, "unsafe", " {") || mentions(&s.code, "unsafe", " impl") || mentions(&s.code, "unsafe", " fn"))
+        .filter(|s| {
+            mentions(&s.code, "unsafe", " {")
+                || mentions(&s.code, "unsafe", " impl")
+                || mentions(&s.code, "unsafe", " fn")
+        })
         .map(|s| s.path)
         .collect();
     let allowed = [PathBuf::from("block/ioctl.rs"), PathBuf::from("dm/ioctl.rs")];

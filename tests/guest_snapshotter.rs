@@ -56,7 +56,8 @@ fn bench(name: &str) -> Bench {
     let kernel = Arc::new(CountingKernel::new(Arc::new(RealKernel::open().unwrap())));
     let store = Arc::new(Store::open(&directory.path().join("metadata.redb")).unwrap());
     let disks = Arc::new(RealDisks);
-    let settings = PoolSettings { name: name.into(), external: None, block_size: config.block_size, min_free_percent: 5 };
+    let settings =
+        PoolSettings { name: name.into(), external: None, block_size: config.block_size, min_free_percent: 5 };
     let backer = Arc::new(HostBacker::new(&config, disks.clone()));
     let dm = Dm::new(kernel.clone(), Default::default());
     let pool = Pool::open(&settings, dm, store.clone(), backer).unwrap();

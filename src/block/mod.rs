@@ -12,6 +12,7 @@ mod ioctl;
 mod loop_nodes;
 mod loops;
 mod mounts;
+mod nodes;
 mod process;
 mod sparse;
 
@@ -21,6 +22,7 @@ pub use error::BlockError;
 pub use growth::{resize_ext4, resize_xfs};
 pub use loops::{LoopDevice, LoopOptions, Loops};
 pub use mounts::{with_private_mount, PrivateMount};
+pub use nodes::node_of;
 pub use process::kill_group;
 pub use sparse::{allocated, create_sparse, host_space, HostSpace};
 

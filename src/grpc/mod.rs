@@ -92,12 +92,22 @@ impl containerd_snapshots::Snapshotter for Service {
         self.call("Mounts", &key.clone(), move |s| s.mounts(&key)).await.map(api_mounts)
     }
 
-    async fn prepare(&self, key: String, parent: String, labels: HashMap<String, String>) -> Result<Vec<ApiMount>, Status> {
+    async fn prepare(
+        &self,
+        key: String,
+        parent: String,
+        labels: HashMap<String, String>,
+    ) -> Result<Vec<ApiMount>, Status> {
         let labels = Labels::from_iter(labels);
         self.call("Prepare", &key.clone(), move |s| s.prepare(&key, &parent, labels)).await.map(api_mounts)
     }
 
-    async fn view(&self, key: String, parent: String, labels: HashMap<String, String>) -> Result<Vec<ApiMount>, Status> {
+    async fn view(
+        &self,
+        key: String,
+        parent: String,
+        labels: HashMap<String, String>,
+    ) -> Result<Vec<ApiMount>, Status> {
         let labels = Labels::from_iter(labels);
         self.call("View", &key.clone(), move |s| s.view(&key, &parent, labels)).await.map(api_mounts)
     }
@@ -151,9 +161,10 @@ impl Fields for Filtered<'_> {
     fn field(&self, path: &[&str]) -> Option<std::borrow::Cow<'_, str>> {
         let info = self.0;
         match path {
-            ["kind"] => Some(info.kind.as_str().into()),
-            ["name"] => Some(info.key.as_str().into()),
-            ["parent"] => info.parent.as_deref().map(Into::into),
+            // containerd looks at the first part of these and ignores what follows.
+            ["kind", ..] => Some(info.kind.as_str().into()),
+            ["name", ..] => Some(info.key.as_str().into()),
+            ["parent", ..] => Some(info.parent.as_deref().unwrap_or_default().into()),
             ["labels", label @ ..] => info.labels.get(&label.join(".")).map(|value| value.as_str().into()),
             _ => None,
         }
@@ -169,7 +180,9 @@ fn updates(mut labels: HashMap<String, String>, paths: Vec<String>) -> Result<Ve
         Some("") => Err(Status::invalid_argument("the field path \"labels.\" names no label")),
         Some(label) => Ok(FieldUpdate::Label(label.into(), labels.remove(label).unwrap_or_default())),
         None if path == "labels" => Ok(FieldUpdate::Labels(labels.clone().into_iter().collect())),
-        None => Err(Status::invalid_argument(format!("field {path:?} of a snapshot cannot be updated; labels and labels.NAME can"))),
+        None => Err(Status::invalid_argument(format!(
+            "field {path:?} of a snapshot cannot be updated; labels and labels.NAME can"
+        ))),
     };
     paths.into_iter().map(update).collect()
 }
@@ -190,7 +203,12 @@ fn api_info(info: Info) -> ApiInfo {
 }
 
 fn api_mounts(mounts: Vec<Mount>) -> Vec<ApiMount> {
-    let api = |mount: Mount| ApiMount { r#type: mount.fs_type, source: mount.source, target: String::new(), options: mount.options };
+    let api = |mount: Mount| ApiMount {
+        r#type: mount.fs_type,
+        source: mount.source,
+        target: String::new(),
+        options: mount.options,
+    };
     mounts.into_iter().map(api).collect()
 }
 
@@ -205,9 +223,18 @@ mod tests {
     #[test]
     fn only_labels_can_be_updated_and_the_refusal_names_the_field() {
         let labels = HashMap::from([("a.b/c".to_string(), "1".to_string())]);
-        assert_eq!(updates(labels.clone(), paths(&["labels.a.b/c"])).unwrap(), [FieldUpdate::Label("a.b/c".into(), "1".into())]);
-        assert_eq!(updates(labels.clone(), paths(&["labels.gone"])).unwrap(), [FieldUpdate::Label("gone".into(), String::new())]);
-        assert_eq!(updates(labels.clone(), vec![]).unwrap(), [FieldUpdate::Labels(labels.clone().into_iter().collect())]);
+        assert_eq!(
+            updates(labels.clone(), paths(&["labels.a.b/c"])).unwrap(),
+            [FieldUpdate::Label("a.b/c".into(), "1".into())]
+        );
+        assert_eq!(
+            updates(labels.clone(), paths(&["labels.gone"])).unwrap(),
+            [FieldUpdate::Label("gone".into(), String::new())]
+        );
+        assert_eq!(
+            updates(labels.clone(), vec![]).unwrap(),
+            [FieldUpdate::Labels(labels.clone().into_iter().collect())]
+        );
         for immutable in ["name", "parent", "kind", "created_at", "nonsense", "labels.", ""] {
             let status = updates(labels.clone(), paths(&[immutable])).unwrap_err();
             assert_eq!(status.code(), tonic::Code::InvalidArgument);

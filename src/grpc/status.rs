@@ -19,7 +19,12 @@ fn code(error: &Error) -> Code {
         Error::ParentNotCommitted { .. } | Error::Invalid { .. } => Code::InvalidArgument,
         Error::NotActive { .. } | Error::HasChildren { .. } => Code::FailedPrecondition,
         Error::Undo { source, .. } => code(source),
-        Error::Pool { .. } | Error::Fs { .. } | Error::Block { .. } | Error::Template { .. } | Error::Start(_) | Error::Store(_) => Code::Internal,
+        Error::Pool { .. }
+        | Error::Fs { .. }
+        | Error::Block { .. }
+        | Error::Template { .. }
+        | Error::Start(_)
+        | Error::Store(_) => Code::Internal,
     }
 }
 

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{DeviceNames, PoolError, Role};
-use crate::block::{create_sparse, find_content, host_space, Access, BlockError, Disk, Disks, LoopDevice, LoopOptions, Loops};
+use crate::block::{
+    create_sparse, find_content, host_space, Access, BlockError, Disk, Disks, LoopDevice, LoopOptions, Loops,
+};
 use crate::config::{Backing, Config};
 use crate::dm::{ActivateOptions, Dm, Target};
 use crate::store::PoolRecord;
@@ -182,7 +184,8 @@ impl HostBacker {
         let data_size = Sectors((size.0 - data_start.0) / self.block_size.0 * self.block_size.0);
         let device = device_number("data", path)?;
         let disk = self.open("data", path)?;
-        let metadata_blank = superblock_blank(disk.as_ref(), HEADER).map_err(|source| self.area("metadata", path, source))?;
+        let metadata_blank =
+            superblock_blank(disk.as_ref(), HEADER).map_err(|source| self.area("metadata", path, source))?;
         drop(disk);
         Ok(Areas {
             metadata: carve(dm, names, Role::Metadata, device, HEADER, Sectors(header.metadata_sectors))?,
@@ -215,10 +218,11 @@ impl HostBacker {
         }
     }
 
-    fn must_be_blank(&self, area: &'static str, path: &Path) -> Result<(), PoolError> {
-        let disk = self.open(area, path)?;
+    /// `path` is what messages call what is opened by `node`.
+    fn must_be_blank(&self, area: &'static str, path: &Path, node: &Path) -> Result<(), PoolError> {
+        let disk = self.open(area, node)?;
         if let Some(header) = Header::read(disk.as_ref()).map_err(|source| self.area(area, path, source))? {
-            let found = format!("pool {} of this daemon, whose database is not here; put the database back", header.uuid);
+            let found = format!("it holds pool {} of this daemon, whose database is not here", header.uuid);
             return Err(PoolError::NotBlank { path: path.into(), found });
         }
         match find_content(disk.as_ref()).map_err(|source| self.area(area, path, source))? {
@@ -234,13 +238,13 @@ impl Backer for HostBacker {
             Backing::Embedded { .. } => {
                 let path = self.metadata_file();
                 match existing_size(&path) {
-                    Some(size) => self.must_be_blank("metadata", loop_device("metadata", &path, size)?.path()),
+                    Some(size) => self.must_be_blank("metadata", &path, loop_device("metadata", &path, size)?.path()),
                     None => Ok(()),
                 }
             }
             Backing::Devices { data, metadata } => {
-                self.must_be_blank("data", data)?;
-                metadata.as_ref().map_or(Ok(()), |path| self.must_be_blank("metadata", path))
+                self.must_be_blank("data", data, data)?;
+                metadata.as_ref().map_or(Ok(()), |path| self.must_be_blank("metadata", path, path))
             }
             Backing::External { .. } => Ok(()),
         }
@@ -322,7 +326,14 @@ fn device_number(area: &'static str, path: &Path) -> Result<DeviceNumber, PoolEr
     Ok(DeviceNumber::from_u64(metadata.rdev()))
 }
 
-fn carve(dm: &Dm, names: &DeviceNames, role: Role, device: DeviceNumber, at: Sectors, length: Sectors) -> Result<DeviceNumber, PoolError> {
+fn carve(
+    dm: &Dm,
+    names: &DeviceNames,
+    role: Role,
+    device: DeviceNumber,
+    at: Sectors,
+    length: Sectors,
+) -> Result<DeviceNumber, PoolError> {
     let name = names.name(role);
     let look = |source| PoolError::Look { device: name.clone(), source };
     if let Some(info) = dm.info(&name).map_err(look)?.filter(|info| info.live_table) {

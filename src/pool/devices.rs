@@ -128,7 +128,16 @@ mod tests {
     #[test]
     fn names_of_others_are_nobodys_role() {
         let names = DeviceNames::new("pool", "aa");
-        for name in ["pool", "pool-", "pool-snap-", "pool-snap-x", "pool-snap-01", "pool-snap-16777216", "other-snap-1", "pool2-snap-1"] {
+        for name in [
+            "pool",
+            "pool-",
+            "pool-snap-",
+            "pool-snap-x",
+            "pool-snap-01",
+            "pool-snap-16777216",
+            "other-snap-1",
+            "pool2-snap-1",
+        ] {
             assert_eq!(names.role(name), None, "{name}");
         }
         assert!(!names.owns("DMSNAPSHOTTER-ab-snap-1"));

@@ -7,7 +7,7 @@
 use uuid::Uuid;
 
 use super::{Areas, Backer, DeviceNames, PoolError, PoolSettings, Role};
-use crate::dm::{ActivateOptions, Dm, NoSpacePolicy, PoolFeatures, Target, ThinPoolTable};
+use crate::dm::{ActivateOptions, Dm, NoSpacePolicy, PoolFeatures, Target, ThinPoolTable, WorkingPool};
 use crate::names::DmName;
 use crate::store::{ExternalPool, PoolRecord, Store};
 use crate::units::{DeviceNumber, Sectors};
@@ -32,6 +32,9 @@ pub fn open(settings: &PoolSettings, dm: &Dm, store: &Store, backer: &dyn Backer
             record
         }
     };
+    if record.name != settings.name {
+        return Err(PoolError::Name { store: store.path().into(), has: record.name, wanted: settings.name.clone() });
+    }
     let names = DeviceNames::new(&settings.name, &record.uuid);
     let opening = Opening { settings, dm, store, backer, names: &names };
     let (device_name, device, block_size) = match &settings.external {
@@ -47,6 +50,7 @@ fn new_record(settings: &PoolSettings) -> PoolRecord {
     PoolRecord {
         uuid: uuid.simple().to_string(),
         external: None,
+        name: settings.name.clone(),
         block_size: settings.block_size,
         formatted: false,
         epoch: (uuid.as_u64_pair().1 >> 2) & 0x00ff_ffff_ffff_0000,
@@ -68,7 +72,8 @@ impl Opening<'_> {
     fn owned(&self, mut record: PoolRecord) -> Result<Found, PoolError> {
         let name = self.names.name(Role::Pool);
         if let Some(external) = &record.external {
-            return Err(self.foreign(&name, &format!("the database belongs to {}; set pool_name again", called(Some(external)))));
+            return Err(self
+                .foreign(&name, &format!("the database belongs to {}; set pool_name again", called(Some(external)))));
         }
         if record.block_size != self.settings.block_size {
             return Err(PoolError::BlockSize { pool: name, has: record.block_size, wanted: self.settings.block_size });
@@ -77,7 +82,13 @@ impl Opening<'_> {
             Some(info) if info.live_table => {
                 let uuid = info.uuid.as_ref().map_or("", |uuid| uuid.as_str());
                 if !self.names.owns(uuid) {
-                    return Err(self.foreign(&name, &format!("its dm uuid is {uuid:?}, the database's is {:?}", self.names.uuid(Role::Pool).as_str())));
+                    return Err(self.foreign(
+                        &name,
+                        &format!(
+                            "its dm uuid is {uuid:?}, the database's is {:?}",
+                            self.names.uuid(Role::Pool).as_str()
+                        ),
+                    ));
                 }
                 self.same_block_size(&name, &record)?;
                 if info.suspended {
@@ -110,7 +121,8 @@ impl Opening<'_> {
     }
 
     fn move_epoch(&self, name: &DmName, record: &mut PoolRecord) -> Result<(), PoolError> {
-        let found = self.transaction_id(name)?;
+        let status = self.working(name)?;
+        let found = status.transaction_id;
         let expected = [Some(record.epoch), record.epoch_next, (!record.formatted).then_some(0)];
         if !expected.contains(&Some(found)) {
             return Err(self.foreign(name, &format!(
@@ -118,6 +130,10 @@ impl Opening<'_> {
                 record.epoch,
                 record.epoch_next.map(|next| format!(" or {next}")).unwrap_or_default(),
             )));
+        }
+        if status.held_metadata_root.is_some() {
+            tracing::warn!(pool = %name, "a metadata snapshot was left held; it is released");
+            self.dm.release_metadata_snap(name).map_err(|source| PoolError::Assemble { pool: name.clone(), source })?;
         }
         let next = record.epoch.max(found) + 1;
         record.epoch_next = Some(next);
@@ -129,9 +145,10 @@ impl Opening<'_> {
         Ok(self.store.commit(|c| c.put_pool(record))?)
     }
 
-    fn transaction_id(&self, name: &DmName) -> Result<u64, PoolError> {
-        let status = self.dm.pool_status(name, true).map_err(|source| PoolError::Look { device: name.clone(), source })?;
-        status.working().map(|pool| pool.transaction_id).ok_or_else(|| PoolError::Failed { pool: name.clone() })
+    fn working(&self, name: &DmName) -> Result<WorkingPool, PoolError> {
+        let status =
+            self.dm.pool_status(name, true).map_err(|source| PoolError::Look { device: name.clone(), source })?;
+        status.working().copied().ok_or_else(|| PoolError::Failed { pool: name.clone() })
     }
 
     fn same_block_size(&self, name: &DmName, record: &PoolRecord) -> Result<(), PoolError> {
@@ -163,20 +180,30 @@ impl Opening<'_> {
         let info = info.filter(|info| info.live_table).ok_or_else(|| {
             refuse("is not there; assemble it first, or take pool_name out of the configuration to let this daemon make one".into())
         })?;
-        let block_size = self
-            .table_block_size(name)?
-            .ok_or_else(|| refuse("is not a thin-pool device; pool_name must name the pool itself (with LVM the one ending in -tpool)".into()))?;
+        let block_size = self.table_block_size(name)?.ok_or_else(|| {
+            refuse(
+                "is not a thin-pool device; pool_name must name the pool itself (with LVM the one ending in -tpool)"
+                    .into(),
+            )
+        })?;
         if info.suspended {
             return Err(refuse("is suspended; resume it ('dmsetup resume')".into()));
         }
         let found = ExternalPool { name: name.to_string(), uuid: info.uuid.as_ref().map(ToString::to_string) };
         if record.formatted && record.external.as_ref() != Some(&found) {
-            return Err(self.foreign(name, &format!("the database belongs to {}, this is {}", called(record.external.as_ref()), called(Some(&found)))));
+            return Err(self.foreign(
+                name,
+                &format!(
+                    "the database belongs to {}, this is {}",
+                    called(record.external.as_ref()),
+                    called(Some(&found))
+                ),
+            ));
         }
         if record.formatted && record.block_size != block_size {
             return Err(PoolError::BlockSize { pool: name.clone(), has: block_size, wanted: record.block_size });
         }
-        self.transaction_id(name)?;
+        self.working(name)?;
         record = PoolRecord { external: Some(found), block_size, formatted: true, ..record };
         self.store.commit(|c| c.put_pool(&record))?;
         Ok((name.clone(), info.device, block_size))

@@ -10,7 +10,9 @@ mod devices;
 mod error;
 mod identity;
 mod ids;
+mod metadata;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -18,7 +20,9 @@ pub use backing::{Areas, Backer, GivenAreas, HostBacker};
 pub use devices::{DeviceNames, Role};
 pub use error::PoolError;
 pub use ids::IdGuard;
+pub use metadata::MetadataError;
 
+use crate::block::{self, Access, Disks};
 pub use crate::dm::DeviceInfo;
 use crate::dm::{self, ActivateOptions, Dm, Target, ThinPoolStatus};
 use crate::names::DmName;
@@ -66,7 +70,12 @@ pub struct Room {
 impl Pool {
     /// Assembles the pool if it is not there yet, makes sure that it is the one the database belongs to, and moves its
     /// epoch on. Leaves the leases of the last run for [`Pool::unrecorded`].
-    pub fn open(settings: &PoolSettings, dm: Dm, store: Arc<Store>, backer: Arc<dyn Backer>) -> Result<Pool, PoolError> {
+    pub fn open(
+        settings: &PoolSettings,
+        dm: Dm,
+        store: Arc<Store>,
+        backer: Arc<dyn Backer>,
+    ) -> Result<Pool, PoolError> {
         let opened = identity::open(settings, &dm, &store, backer.as_ref())?;
         Ok(Pool {
             dm,
@@ -122,7 +131,9 @@ impl Pool {
             match made {
                 Ok(()) => return Ok(id),
                 Err(dm::Error::ThinExists { .. }) => self.ids.set_aside(id)?,
-                Err(source) => return Err(PoolError::Create { pool: self.device_name.clone(), id: id.get(), origin, source }),
+                Err(source) => {
+                    return Err(PoolError::Create { pool: self.device_name.clone(), id: id.get(), origin, source })
+                }
             }
         }
     }
@@ -218,6 +229,31 @@ impl Pool {
         self.dm.node(&self.names.name(role))
     }
 
+    /// Every thin in the pool with the number of blocks it maps, ours or not, from a snapshot of the metadata that is
+    /// held for as long as it takes. Fails with `MetadataSnapHeld` while another program holds one.
+    pub fn thins(&self, disks: &dyn Disks) -> Result<BTreeMap<ThinId, u64>, PoolError> {
+        let pool = &self.device_name;
+        let fail = |source| PoolError::Look { device: pool.clone(), source };
+        let table = self.dm.table(pool).map_err(fail)?;
+        let metadata = match table.as_slice() {
+            [Target::ThinPool(table)] => table.metadata.number(),
+            _ => None,
+        };
+        let node = metadata.and_then(block::node_of).ok_or_else(|| PoolError::Failed { pool: pool.clone() })?;
+        self.dm.reserve_metadata_snap(pool).map_err(fail)?;
+        let read = || {
+            let status = self.dm.pool_status(pool, true).map_err(fail)?;
+            let root = status.working().and_then(|status| status.held_metadata_root);
+            let root = root.ok_or_else(|| PoolError::Failed { pool: pool.clone() })?;
+            let read = disks.open(&node, Access::Read).map_err(MetadataError::from);
+            read.and_then(|disk| metadata::thins(disk.as_ref(), root))
+                .map_err(|source| PoolError::Metadata { pool: pool.clone(), source })
+        };
+        let found = read();
+        self.dm.release_metadata_snap(pool).map_err(fail)?;
+        found
+    }
+
     /// Runs `action` while the device is frozen: its file system is synced and takes no writes. It is thawed whatever
     /// happens.
     pub fn frozen<T>(&self, role: Role, action: impl FnOnce() -> Result<T, PoolError>) -> Result<T, PoolError> {
@@ -274,7 +310,8 @@ impl Pool {
             ("metadata", status.metadata.free() * METADATA_BLOCK, status.metadata.total * METADATA_BLOCK),
         ];
         let host = room.host.map(|(free, total)| ("host file system", free, total));
-        let (what, free, total) = checks.into_iter().chain(host).find(|&(_, free, total)| low(free, total) || free == 0)?;
+        let (what, free, total) =
+            checks.into_iter().chain(host).find(|&(_, free, total)| low(free, total) || free == 0)?;
         Some(PoolError::Full { pool: self.device_name.clone(), what, free, total, percent: self.min_free_percent })
     }
 }

@@ -37,8 +37,20 @@ impl Snapshotter {
         let record = shared.find(key)?;
         match record.kind {
             Kind::Active => {}
-            Kind::View => return Err(Error::NotActive { key: key.into(), kind: "a view", what: "nothing can be written to it, so there is nothing to commit" }),
-            Kind::Committed => return Err(Error::NotActive { key: key.into(), kind: "committed", what: "it cannot be committed again" }),
+            Kind::View => {
+                return Err(Error::NotActive {
+                    key: key.into(),
+                    kind: "a view",
+                    what: "nothing can be written to it, so there is nothing to commit",
+                })
+            }
+            Kind::Committed => {
+                return Err(Error::NotActive {
+                    key: key.into(),
+                    kind: "committed",
+                    what: "it cannot be committed again",
+                })
+            }
         }
         if shared.store.read(|r| r.find_snapshot(name))?.is_some() {
             return Err(Error::AlreadyExists { key: name.into() });
@@ -50,7 +62,14 @@ impl Snapshotter {
         }
     }
 
-    fn commit_own(&self, name: &str, key: &str, record: &SnapshotRecord, labels: Labels, sealed: Sealed) -> Result<(), Error> {
+    fn commit_own(
+        &self,
+        name: &str,
+        key: &str,
+        record: &SnapshotRecord,
+        labels: Labels,
+        sealed: Sealed,
+    ) -> Result<(), Error> {
         let committed = Shared::committed(record, labels, &sealed.content);
         let recorded = self.shared.store.commit(|c| {
             c.remove_snapshot(key)?;
@@ -85,7 +104,11 @@ impl Snapshotter {
             Ok(())
         });
         if recorded.is_err() {
-            shared.pool.deactivate(Role::Snapshot(copy.get().get().into())).and_then(|()| shared.pool.delete(copy.get())).during(key, "left its copy behind")?;
+            shared
+                .pool
+                .deactivate(Role::Snapshot(copy.get().get().into()))
+                .and_then(|()| shared.pool.delete(copy.get()))
+                .during(key, "left its copy behind")?;
         }
         self.reclaimer.kick();
         recorded
@@ -115,7 +138,13 @@ impl Shared {
         Ok(sealed?.map(|content| Sealed { disk, content }))
     }
 
-    fn finish_seal(&self, key: &str, record: &SnapshotRecord, disk: &dyn Disk, state: FsState) -> Result<Option<Content>, Error> {
+    fn finish_seal(
+        &self,
+        key: &str,
+        record: &SnapshotRecord,
+        disk: &dyn Disk,
+        state: FsState,
+    ) -> Result<Option<Content>, Error> {
         // Whoever opened it before it was made read-only may still write; whoever comes later cannot.
         if self.others_have_it_open(key, record, 1)? {
             return Ok(None);

@@ -33,13 +33,10 @@ impl Snapshotter {
         let thin = shared.pool.create(Some(origin.thin)).map_err(|source| match parent {
             // The parent was removed since it was looked up.
             Some(parent) if source.is_no_such_thin() => Error::ParentNotFound { parent: parent.into() },
-            _ => Error::Pool { key: key.into(), step: "cannot be prepared", source },
+            _ => Error::Pool { key: key.into(), step: "cannot be prepared", source: Box::new(source) },
         })?;
-        let record = SnapshotRecord {
-            thin: thin.get(),
-            size,
-            ..new_record(thin.get(), Kind::Active, parent, &origin, labels)
-        };
+        let record =
+            SnapshotRecord { thin: thin.get(), size, ..new_record(thin.get(), Kind::Active, parent, &origin, labels) };
         if let Err(error) = shared.store.commit(|c| c.insert_snapshot(key, &record)) {
             return Err(undone(error.into(), shared.pool.delete(thin.get()).during(key, "was not recorded")));
         }
@@ -144,4 +141,3 @@ fn undone(error: Error, undo: Result<(), Error>) -> Error {
         Err(undo) => Error::Undo { source: Box::new(error), undo: Box::new(undo) },
     }
 }
-

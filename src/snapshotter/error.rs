@@ -23,22 +23,27 @@ pub enum Error {
     #[error("{what} is not allowed: {why}")]
     Invalid { what: String, why: String },
     #[error("snapshot {key:?} {step}: {source}")]
-    Pool { key: String, step: &'static str, source: PoolError },
+    Pool { key: String, step: &'static str, source: Box<PoolError> },
     #[error("snapshot {key:?} {step}: {source}")]
-    Fs { key: String, step: &'static str, source: FsError },
+    Fs { key: String, step: &'static str, source: Box<FsError> },
     #[error("snapshot {key:?} {step}: {source}")]
-    Block { key: String, step: &'static str, source: BlockError },
+    Block { key: String, step: &'static str, source: Box<BlockError> },
     #[error("template for {what} cannot be made: {source}")]
     Template { what: String, source: Box<Error> },
     #[error("{source}; and undoing it failed as well: {undo}")]
     Undo { source: Box<Error>, undo: Box<Error> },
     #[error("the daemon cannot start on this pool: {0}")]
-    Start(#[source] PoolError),
+    Start(#[source] Box<PoolError>),
     #[error("the snapshot database: {0}")]
     Store(StoreError),
 }
 
 impl Error {
+    /// The pool is not fit to start on.
+    pub fn start(source: PoolError) -> Self {
+        Error::Start(Box::new(source))
+    }
+
     pub fn invalid(what: impl Into<String>, why: impl Into<String>) -> Self {
         Error::Invalid { what: what.into(), why: why.into() }
     }
@@ -76,18 +81,18 @@ pub trait During<T> {
 
 impl<T> During<T> for Result<T, PoolError> {
     fn during(self, key: &str, step: &'static str) -> Result<T, Error> {
-        self.map_err(|source| Error::Pool { key: key.into(), step, source })
+        self.map_err(|source| Error::Pool { key: key.into(), step, source: Box::new(source) })
     }
 }
 
 impl<T> During<T> for Result<T, FsError> {
     fn during(self, key: &str, step: &'static str) -> Result<T, Error> {
-        self.map_err(|source| Error::Fs { key: key.into(), step, source })
+        self.map_err(|source| Error::Fs { key: key.into(), step, source: Box::new(source) })
     }
 }
 
 impl<T> During<T> for Result<T, BlockError> {
     fn during(self, key: &str, step: &'static str) -> Result<T, Error> {
-        self.map_err(|source| Error::Block { key: key.into(), step, source })
+        self.map_err(|source| Error::Block { key: key.into(), step, source: Box::new(source) })
     }
 }

@@ -80,7 +80,9 @@ impl Snapshotter {
         let record = self.shared.find(key)?;
         match record.kind {
             Kind::View => Ok(Usage::default()),
-            Kind::Committed => self.shared.beyond_parent(&record, record.mapped.unwrap_or(0), record.inodes.unwrap_or(0)),
+            Kind::Committed => {
+                self.shared.beyond_parent(&record, record.mapped.unwrap_or(0), record.inodes.unwrap_or(0))
+            }
             Kind::Active => self.shared.active_usage(key, &record),
         }
     }

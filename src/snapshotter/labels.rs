@@ -22,7 +22,10 @@ pub fn check_key(what: &'static str, key: &str) -> Result<(), Error> {
         return Err(Error::invalid(format!("an empty {what}"), "every snapshot is known by one"));
     }
     if key.len() > KEY_MAX {
-        return Err(Error::invalid(format!("a {what} of {} bytes", key.len()), format!("{KEY_MAX} bytes are the most")));
+        return Err(Error::invalid(
+            format!("a {what} of {} bytes", key.len()),
+            format!("{KEY_MAX} bytes are the most"),
+        ));
     }
     Ok(())
 }
@@ -36,7 +39,10 @@ pub fn check_labels(labels: Labels) -> Result<Labels, Error> {
         }
         if length > LABEL_MAX {
             let start: String = name.chars().take(40).collect();
-            return Err(Error::invalid(format!("label {start:?} of {length} bytes"), format!("name and value together take {LABEL_MAX} bytes at the most")));
+            return Err(Error::invalid(
+                format!("label {start:?} of {length} bytes"),
+                format!("name and value together take {LABEL_MAX} bytes at the most"),
+            ));
         }
     }
     Ok(labels.into_iter().filter(|(_, value)| !value.is_empty()).collect())
@@ -47,7 +53,10 @@ pub fn wanted_size(labels: &Labels) -> Result<Option<Sectors>, Error> {
     let Some(text) = labels.get(MAX_SIZE) else { return Ok(None) };
     match text.trim().parse::<ByteSize>() {
         Ok(size) if size.as_u64() > 0 => Ok(Some(Sectors(size.as_u64().div_ceil(512)))),
-        _ => Err(Error::invalid(format!("label {MAX_SIZE}={text:?}"), "it takes a number of bytes, or a number and a unit such as 20GiB")),
+        _ => Err(Error::invalid(
+            format!("label {MAX_SIZE}={text:?}"),
+            "it takes a number of bytes, or a number and a unit such as 20GiB",
+        )),
     }
 }
 

@@ -84,7 +84,7 @@ impl Snapshotter {
         let shared = Arc::new(Shared { settings, pool, store, disks, formatter });
         let left = recover::recover(&shared)?;
         templates::template(&shared)?;
-        shared.pool.look().map_err(Error::Start)?;
+        shared.pool.look().map_err(Error::start)?;
         let reclaimer = Reclaimer::start(Arc::clone(&shared), left);
         Ok(Snapshotter { shared, reclaimer, locks: KeyLocks::default() })
     }
@@ -131,7 +131,8 @@ impl Shared {
     /// Activates the device of an active snapshot or of a view, if it is not active, and says how to mount it.
     fn activate(&self, key: &str, record: &SnapshotRecord) -> Result<Vec<Mount>, Error> {
         let view = record.kind == Kind::View;
-        let node = self.pool.activate(role(record), record.thin, record.size, view).during(key, "cannot be activated")?;
+        let node =
+            self.pool.activate(role(record), record.thin, record.size, view).during(key, "cannot be activated")?;
         let mut options: Vec<String> = if view { vec!["ro".into()] } else { Vec::new() };
         options.extend(fs_type(&record.fs)?.mount_options().iter().map(ToString::to_string));
         Ok(vec![Mount { fs_type: record.fs.clone(), source: node.to_string_lossy().into_owned(), options }])

@@ -76,7 +76,10 @@ impl Reclaimer {
         });
         let thread = {
             let work = Arc::clone(&work);
-            std::thread::Builder::new().name("reclaimer".into()).spawn(move || work.run()).expect("a thread can be started")
+            std::thread::Builder::new()
+                .name("reclaimer".into())
+                .spawn(move || work.run())
+                .expect("a thread can be started")
         };
         Reclaimer { work, thread: Some(thread) }
     }

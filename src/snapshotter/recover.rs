@@ -28,7 +28,7 @@ enum Fate {
 /// Returns the devices that are to go as soon as nobody has them open.
 pub fn recover(shared: &Shared) -> Result<BTreeSet<Role>, Error> {
     let mut idle = BTreeSet::new();
-    for role in shared.pool.devices().map_err(Error::Start)? {
+    for role in shared.pool.devices().map_err(Error::start)? {
         let Some(info) = usable(shared, role)? else { continue };
         match fate(shared, role)? {
             Fate::Keep => {}
@@ -41,24 +41,24 @@ pub fn recover(shared: &Shared) -> Result<BTreeSet<Role>, Error> {
         }
     }
     delete_unrecorded(shared)?;
-    shared.pool.settle_leases().map_err(Error::Start)?;
-    shared.pool.sweep_nodes().map_err(Error::Start)?;
+    shared.pool.settle_leases().map_err(Error::start)?;
+    shared.pool.sweep_nodes().map_err(Error::start)?;
     Ok(idle)
 }
 
 /// Resumes a suspended device and clears away one that never got a table; `None` when it is gone.
 fn usable(shared: &Shared, role: Role) -> Result<Option<DeviceInfo>, Error> {
-    let Some(info) = shared.pool.info(role).map_err(Error::Start)? else { return Ok(None) };
-    shared.pool.must_be_ours(&info).map_err(Error::Start)?;
+    let Some(info) = shared.pool.info(role).map_err(Error::start)? else { return Ok(None) };
+    shared.pool.must_be_ours(&info).map_err(Error::start)?;
     let name = shared.pool.names().name(role);
     if !info.live_table {
         tracing::warn!(device = %name, "half made by the last run; it is removed");
-        shared.pool.deactivate(role).map_err(Error::Start)?;
+        shared.pool.deactivate(role).map_err(Error::start)?;
         return Ok(None);
     }
     if info.suspended {
         tracing::warn!(device = %name, "left suspended by the last run; it is resumed");
-        shared.pool.resume(role).map_err(Error::Start)?;
+        shared.pool.resume(role).map_err(Error::start)?;
     }
     Ok(Some(info))
 }
@@ -105,27 +105,29 @@ fn remove(shared: &Shared, role: Role, info: &DeviceInfo, idle: &mut BTreeSet<Ro
                 }
             }
         }
-        Err(error) => Err(Error::Start(error)),
+        Err(error) => Err(Error::start(error)),
     }
 }
 
 fn remember_view(shared: &Shared, role: Role, number: u64) -> Result<(), Error> {
-    let Some((of, size)) = shared.pool.shown(role).map_err(Error::Start)? else { return Ok(()) };
-    let entry = ReclaimRecord { number, kind: ReclaimKind::View { of }, size, key: String::new(), since: SystemTime::now() };
+    let Some((of, size)) = shared.pool.shown(role).map_err(Error::start)? else { return Ok(()) };
+    let entry =
+        ReclaimRecord { number, kind: ReclaimKind::View { of }, size, key: String::new(), since: SystemTime::now() };
     Ok(shared.store.commit(|c| c.put_reclaim(&entry))?)
 }
 
 fn delete_unrecorded(shared: &Shared) -> Result<(), Error> {
-    for id in shared.pool.unrecorded().map_err(Error::Start)? {
+    for id in shared.pool.unrecorded().map_err(Error::start)? {
         match shared.pool.delete(id) {
             Ok(()) => {}
             Err(error) if error.is_busy() => {
                 let kind = ReclaimKind::Thin(id);
                 let size = shared.settings.base_image_size;
-                let entry = ReclaimRecord { number: id.get().into(), kind, size, key: String::new(), since: SystemTime::now() };
+                let entry =
+                    ReclaimRecord { number: id.get().into(), kind, size, key: String::new(), since: SystemTime::now() };
                 shared.store.commit(|c| c.put_reclaim(&entry))?;
             }
-            Err(error) => return Err(Error::Start(error)),
+            Err(error) => return Err(Error::start(error)),
         }
     }
     Ok(())

@@ -28,7 +28,8 @@ pub fn template(shared: &Shared) -> Result<TemplateRecord, Error> {
 fn make(shared: &Shared, key: &TemplateKey) -> Result<TemplateRecord, Error> {
     let what = format!("{} of {}", key.fs, key.size);
     let started = std::time::Instant::now();
-    let record = format(shared, &what).map_err(|source| Error::Template { what: what.clone(), source: Box::new(source) })?;
+    let record =
+        format(shared, &what).map_err(|source| Error::Template { what: what.clone(), source: Box::new(source) })?;
     let (thin, record) = record;
     shared.store.commit(|c| c.put_template(key, &record))?;
     drop(thin);

@@ -165,6 +165,8 @@ pub struct PoolRecord {
     /// The device name and dm uuid of a pool that somebody else assembles; none for one of our own.
     #[serde(default)]
     pub external: Option<ExternalPool>,
+    /// What the names of its devices start with.
+    pub name: String,
     /// The pool's block size.
     #[serde(with = "sectors")]
     pub block_size: Sectors,

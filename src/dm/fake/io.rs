@@ -159,7 +159,7 @@ impl Machine {
         let keep_stale = pool.table.features.skip_block_zeroing;
         let nothing_before = old.is_none() && thin.external_origin.is_none();
         let overwritten = piece.length == block_size;
-        if !overwritten && !(nothing_before && keep_stale) {
+        if !(overwritten || nothing_before && keep_stale) {
             let mut content = vec![0; (block_size * SECTOR) as usize];
             match old {
                 Some(old) => self.read(data_device, old * block_size, &mut content)?,
