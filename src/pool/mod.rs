@@ -19,8 +19,8 @@ pub use devices::{DeviceNames, Role};
 pub use error::PoolError;
 pub use ids::IdGuard;
 
-pub use crate::dm::DeviceInfo;
 use crate::dm::{self, ActivateOptions, Dm, Target, ThinPoolStatus};
+pub use crate::dm::{DeviceInfo, PoolMode};
 use crate::names::DmName;
 use crate::store::Store;
 use crate::units::{DeviceNumber, Sectors, ThinId};
