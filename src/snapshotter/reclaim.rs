@@ -15,12 +15,23 @@ use crate::pool::{PoolError, Role};
 use crate::store::{ReclaimKind, ReclaimRecord};
 use crate::units::ThinId;
 
-/// How many devices are taken away side by side.
+/// How many devices the thread takes away side by side.
 const WORKERS: usize = 8;
 /// Entries ticked off with one database commit.
 const BATCH: usize = 256;
 /// When what was busy is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// When what removals left behind is taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reclaiming {
+    /// By a thread of its own, behind the answers; several devices side by side.
+    #[default]
+    Behind,
+    /// Only by [`Snapshotter::cleanup`](super::Snapshotter::cleanup), one after the other: whoever asks decides when each
+    /// step is taken.
+    OnCall,
+}
 
 /// What one sweep did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,7 +43,7 @@ pub struct Swept {
     pub failed: usize,
 }
 
-/// Owns the thread that sweeps when it is kicked.
+/// Sweeps when it is asked to, and owns the thread, if there is one, that sweeps when it is kicked.
 #[derive(Debug)]
 pub struct Reclaimer {
     work: Arc<Work>,
@@ -42,6 +53,8 @@ pub struct Reclaimer {
 #[derive(Debug)]
 struct Work {
     shared: Arc<Shared>,
+    /// How many devices are taken away side by side.
+    workers: usize,
     wake: Mutex<Wake>,
     woken: Condvar,
     /// One sweep at a time.
@@ -66,22 +79,24 @@ enum Outcome {
 }
 
 impl Reclaimer {
-    pub fn start(shared: Arc<Shared>, idle: BTreeSet<Role>) -> Reclaimer {
+    pub fn start(shared: Arc<Shared>, idle: BTreeSet<Role>, reclaiming: Reclaiming) -> Reclaimer {
+        let behind = reclaiming == Reclaiming::Behind;
         let work = Arc::new(Work {
             shared,
+            workers: if behind { WORKERS } else { 1 },
             wake: Mutex::new(Wake { kicked: true, stop: false }),
             woken: Condvar::new(),
             sweeping: Mutex::default(),
             idle: Mutex::new(idle),
         });
-        let thread = {
+        let thread = behind.then(|| {
             let work = Arc::clone(&work);
             std::thread::Builder::new()
                 .name("reclaimer".into())
                 .spawn(move || work.run())
                 .expect("a thread can be started")
-        };
-        Reclaimer { work, thread: Some(thread) }
+        });
+        Reclaimer { work, thread }
     }
 
     /// There is something new on record.
@@ -161,7 +176,7 @@ impl Work {
 
     fn sweep_idle(&self, reported: &mut Reported, swept: &mut Swept) {
         let idle: Vec<Role> = std::mem::take(&mut *locked(&self.idle)).into_iter().collect();
-        let outcomes = side_by_side(&idle, |&role| self.shared.pool.deactivate(role));
+        let outcomes = side_by_side(self.workers, &idle, |&role| self.shared.pool.deactivate(role));
         for (role, result) in idle.into_iter().zip(outcomes) {
             if !matches!(tell(role, result, reported, swept), Outcome::Done) {
                 locked(&self.idle).insert(role);
@@ -174,7 +189,8 @@ impl Work {
         let (views, thins): (Vec<_>, Vec<_>) =
             batch.iter().partition(|entry| matches!(entry.kind, ReclaimKind::View { .. }));
         let mut done = Vec::new();
-        let outcomes = side_by_side(&views, |entry| self.shared.pool.deactivate(Role::View(entry.number)));
+        let outcomes =
+            side_by_side(self.workers, &views, |entry| self.shared.pool.deactivate(Role::View(entry.number)));
         for (entry, result) in views.iter().zip(outcomes) {
             if matches!(tell(Role::View(entry.number), result, reported, swept), Outcome::Done) {
                 done.push(entry.number);
@@ -182,7 +198,7 @@ impl Work {
         }
         self.tick_off(&done)?;
         let shown = self.shown()?;
-        let outcomes = side_by_side(&thins, |entry| match entry.kind {
+        let outcomes = side_by_side(self.workers, &thins, |entry| match entry.kind {
             ReclaimKind::Thin(thin) if shown.contains(&thin) => Ok(false),
             ReclaimKind::Thin(thin) => self.shared.reclaim_thin(entry, thin).map(|()| true),
             ReclaimKind::View { .. } => Ok(false),
@@ -287,9 +303,9 @@ fn tell(role: Role, result: Result<(), PoolError>, reported: &mut Reported, swep
     }
 }
 
-/// Runs `action` on every item, on up to [`WORKERS`] threads; results in the items' order.
-fn side_by_side<T: Sync, R: Send>(items: &[T], action: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let workers = WORKERS.min(items.len());
+/// Runs `action` on every item, on up to `workers` threads; results in the items' order.
+fn side_by_side<T: Sync, R: Send>(workers: usize, items: &[T], action: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let workers = workers.min(items.len());
     if workers <= 1 {
         return items.iter().map(action).collect();
     }
@@ -323,8 +339,8 @@ mod tests {
     #[test]
     fn results_come_in_the_items_order_whatever_thread_made_them() {
         let items: Vec<u32> = (0..1000).collect();
-        assert_eq!(side_by_side(&items, |n| n * 2), items.iter().map(|n| n * 2).collect::<Vec<_>>());
-        assert_eq!(side_by_side(&[7], |n| n + 1), [8]);
-        assert!(side_by_side(&[] as &[u32], |n| *n).is_empty());
+        assert_eq!(side_by_side(8, &items, |n| n * 2), items.iter().map(|n| n * 2).collect::<Vec<_>>());
+        assert_eq!(side_by_side(8, &[7], |n| n + 1), [8]);
+        assert!(side_by_side(8, &[] as &[u32], |n| *n).is_empty());
     }
 }
