@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use clap::Parser;
@@ -128,17 +129,30 @@ async fn serve(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let monitor = tokio::spawn(monitor::watch(Arc::clone(&snapshotter)));
-    let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+    let service = Service::new(Arc::clone(&snapshotter));
+    let broken = Arc::new(AtomicBool::new(false));
+    let stop = {
+        let (service, broken) = (service.clone(), Arc::clone(&broken));
+        async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                () = service.broken() => broken.store(true, Ordering::Relaxed),
+            }
+            tracing::info!("stopping; devices stay as they are");
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         }
-        tracing::info!("stopping; devices stay as they are");
-        drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping]));
     };
     tracing::info!(address = %address.display(), pool = %snapshotter.pool().device_name(), "serving");
     sd_notify::notify(&[sd_notify::NotifyState::Ready])?;
-    let served = server::serve(listener, Service::new(snapshotter), stop).await;
+    let served = server::serve(listener, service, stop).await;
     monitor.abort();
-    Ok(served?)
+    served?;
+    if broken.load(Ordering::Relaxed) {
+        return Err(
+            "a sync of the database failed, so what is on disk must be read anew; start again once the disk is well"
+                .into(),
+        );
+    }
+    Ok(())
 }

@@ -34,7 +34,9 @@ impl Daemon {
         let process = spawn(name, &directory, config);
         let runtime = Runtime::new().unwrap();
         let client = runtime.block_on(connect(directory.path().join("d.sock")));
-        Daemon { process, runtime, client, name: name.into(), config: config.into(), directory }
+        let mut daemon = Daemon { process, runtime, client, name: name.into(), config: config.into(), directory };
+        daemon.wait_until_it_serves();
+        daemon
     }
 
     /// Ends the daemon; its devices stay.
@@ -47,6 +49,12 @@ impl Daemon {
     pub fn begin(&mut self) {
         self.process = spawn(&self.name, &self.directory, &self.config);
         self.client = self.runtime.block_on(connect(self.directory.path().join("d.sock")));
+        self.wait_until_it_serves();
+    }
+
+    /// The socket is there before the pool is; the first answer comes after both.
+    fn wait_until_it_serves(&mut self) {
+        self.list(&[]).unwrap();
     }
 
     pub fn restart(&mut self, signal: &str) {
@@ -192,8 +200,10 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        kill(&self.process, "TERM");
-        let _ = self.process.wait();
+        if let Ok(None) = self.process.try_wait() {
+            kill(&self.process, "TERM");
+            let _ = self.process.wait();
+        }
         if std::thread::panicking() {
             println!("the daemon's log:\n{}", self.log());
         }
