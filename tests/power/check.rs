@@ -226,7 +226,8 @@ pub fn remove_all(client: &mut Client, state: &mut State) -> Found {
             state.snapshots.remove(&key);
         }
     }
-    let emptied = client.cleanup().map_err(|e| e.to_string()).and_then(|()| Ok((machine::used_blocks()?, machine::thins()?)));
+    let emptied =
+        client.cleanup().map_err(|e| e.to_string()).and_then(|()| Ok((machine::used_blocks()?, machine::thins()?)));
     match emptied {
         Err(error) => found.add(Fault::Refused, error),
         Ok((used, thins)) => {
@@ -260,7 +261,9 @@ fn happened(op: &Op, listed: &BTreeMap<String, Listed>) -> bool {
 
 fn keys(op: &Op) -> Vec<String> {
     match op {
-        Op::Prepare { key, .. } | Op::View { key, .. } | Op::Label { key, .. } | Op::Remove { key } => vec![key.clone()],
+        Op::Prepare { key, .. } | Op::View { key, .. } | Op::Label { key, .. } | Op::Remove { key } => {
+            vec![key.clone()]
+        }
         Op::Commit { name, key, .. } => vec![name.clone(), key.clone()],
     }
 }

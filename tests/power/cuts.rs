@@ -120,7 +120,13 @@ impl Lane {
             let _ = fs::create_dir_all(&kept);
             let _ = Command::new("cp").args(["-r", "--sparse=always"]).arg(work.path()).arg(&kept).status();
             let problems = fs::read_to_string(out.join("problems")).unwrap_or_default();
-            *error = format!("lane {} ({:?}, seed {}): {error}; kept in {}\n{problems}", self.number, self.pool, self.seed, kept.display());
+            *error = format!(
+                "lane {} ({:?}, seed {}): {error}; kept in {}\n{problems}",
+                self.number,
+                self.pool,
+                self.seed,
+                kept.display()
+            );
             if sum.faults() == 0 {
                 sum.refused += 1;
             }

@@ -198,5 +198,6 @@ impl Client {
 pub fn is_gone(status: &Status) -> bool {
     let message = status.message();
     matches!(status.code(), Code::Unavailable | Code::Cancelled)
-        || (status.code() == Code::Unknown && ["transport", "h2", "connection", "broken pipe"].iter().any(|s| message.contains(s)))
+        || (status.code() == Code::Unknown
+            && ["transport", "h2", "connection", "broken pipe"].iter().any(|s| message.contains(s)))
 }

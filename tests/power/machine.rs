@@ -18,7 +18,12 @@ pub fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
     if output.status.success() {
         return Ok(said);
     }
-    Err(format!("{program} {}: {}\n{said}{}", arguments.join(" "), output.status, String::from_utf8_lossy(&output.stderr)))
+    Err(format!(
+        "{program} {}: {}\n{said}{}",
+        arguments.join(" "),
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    ))
 }
 
 pub fn dmsetup(arguments: &[&str]) -> Result<String, String> {
@@ -105,11 +110,11 @@ pub fn used_blocks() -> Result<u64, String> {
     used.ok_or_else(|| format!("the pool's status is {status:?}"))
 }
 
-/// Takes away all devices of ours, the pool last.
-pub fn remove_devices() -> Result<(), String> {
+/// Takes away all devices of the daemon's, the pool last; not those that begin with `except`.
+pub fn remove_devices(except: &str) -> Result<(), String> {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
-        let mut names: Vec<String> = devices()?.into_keys().collect();
+        let mut names: Vec<String> = devices()?.into_keys().filter(|name| !name.starts_with(except)).collect();
         if names.is_empty() {
             return Ok(());
         }

@@ -7,10 +7,14 @@
 mod check;
 mod cuts;
 mod daemon;
+mod guests;
+mod kills;
 mod load;
 mod machine;
 mod model;
+mod replay;
 mod run;
+mod selftest;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,7 +26,10 @@ use run::Sum;
 const USAGE: &str = "usage: power COMMAND
 
   cuts CYCLES LANES [SEED]   power cuts: so many, in so many guests side by side (on the host)
-  boot ...                   one boot of such a guest
+  replays POINTS GUESTS [SEED]    images of a recorded disk, so many in all, recorded in so many guests (on the host)
+  kills ROUNDS STEPS GUESTS [SEED]   the daemon killed, under load and at its steps, in each guest (on the host)
+  selftest                   broken states shown to the checker (on the host)
+  boot, replay, kill, broken   what these run in the guests
 
 DAEMON is the path of the daemon to test.";
 
@@ -30,7 +37,28 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
-        ["cuts", cycles, lanes, rest @ ..] => cut_power(number(cycles), number(lanes), rest.first().map_or(1, |s| number(s) as u64)),
+        ["cuts", cycles, lanes, rest @ ..] => cut_power(number(cycles), number(lanes), seed(rest)),
+        ["replays", points, guests, rest @ ..] => {
+            let (points, guests) = (number(points), number(guests).max(1));
+            let seconds = 20 + points / guests / 10;
+            let words = [points.div_ceil(guests).to_string(), seconds.to_string()];
+            guests::campaign(
+                "replay",
+                &words,
+                guests,
+                seed(rest),
+                &guests::REPLAY_DISKS,
+                "flush marks of a recorded disk, replayed",
+            )
+        }
+        ["kills", rounds, steps, guests, rest @ ..] => {
+            let words = [(*rounds).to_owned(), (*steps).to_owned()];
+            guests::campaign("kill", &words, number(guests).max(1), seed(rest), &[2 << 30], "the daemon killed")
+        }
+        ["selftest"] => guests::campaign("broken", &[], 1, 1, &[2 << 30], "broken states"),
+        ["replay", points, seconds, seed] => replay::replay(number(points), number(seconds), number(seed) as u64),
+        ["kill", rounds, steps, seed] => kills::kills(number(rounds), number(steps), number(seed) as u64),
+        ["broken", _] => selftest::selftest(),
         ["boot", pool, seed, last, early] => {
             let pool = if *pool == "disk" { Pool::Disk } else { Pool::Embedded };
             cuts::boot(pool, seed.parse().unwrap(), *last == "true", *early == "true")
@@ -44,6 +72,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn seed(rest: &[&str]) -> u64 {
+    rest.first().map_or(1, |text| number(text) as u64)
 }
 
 fn number(text: &str) -> usize {

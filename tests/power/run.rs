@@ -123,7 +123,15 @@ impl Run {
     pub fn new(out: &Path, place: Place, clients: usize) -> Run {
         fs::create_dir_all(out).unwrap();
         let state = State::load(out);
-        Run { out: out.into(), place, runtime: Arc::new(Runtime::new().unwrap()), state, sum: Sum::default(), clients, mark: None }
+        Run {
+            out: out.into(),
+            place,
+            runtime: Arc::new(Runtime::new().unwrap()),
+            state,
+            sum: Sum::default(),
+            clients,
+            mark: None,
+        }
     }
 
     /// Says where it is, to whom it may concern on the host.
