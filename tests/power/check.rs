@@ -33,6 +33,10 @@ pub struct Found {
     pub happened: u64,
     pub layers: u64,
     pub files: u64,
+    /// Blocks in use that no thin maps, where discards were passed on: dm-thin counts the blocks of a discard twice while
+    /// the disk below is at it (process_prepared_discard_passdown_pt1 in drivers/md/dm-thin.c), and when its metadata is
+    /// committed meanwhile and then the power goes, the second count stays.
+    pub kernel_leak: u64,
     /// Keys that unanswered calls were about.
     pub pending_keys: Vec<String>,
 }
@@ -214,7 +218,7 @@ impl Checker<'_> {
 }
 
 /// Removes every snapshot; the pool must then be as empty as before.
-pub fn remove_all(client: &mut Client, state: &mut State) -> Found {
+pub fn remove_all(client: &mut Client, state: &mut State, discards: bool) -> Found {
     let mut found = Found::default();
     while !state.snapshots.is_empty() {
         let parents: BTreeSet<String> = state.snapshots.values().map(|s| s.parent.clone()).collect();
@@ -231,9 +235,12 @@ pub fn remove_all(client: &mut Client, state: &mut State) -> Found {
     match emptied {
         Err(error) => found.add(Fault::Refused, error),
         Ok((used, thins)) => {
-            if state.empty_blocks.is_some_and(|empty| empty != used) {
-                found.add(Fault::Leaked, format!("{used} blocks in use, {:?} before", state.empty_blocks));
+            match state.empty_blocks {
+                Some(before) if discards && used > before => found.kernel_leak = used - before,
+                Some(before) if used != before => found.add(Fault::Leaked, format!("{used} blocks in use, {before} before")),
+                _ => {}
             }
+            state.empty_blocks = Some(used);
             if thins.iter().copied().collect::<Vec<_>>() != state.template.into_iter().collect::<Vec<_>>() {
                 found.add(Fault::Leaked, format!("thins left: {thins:?}, the template is {:?}", state.template));
             }

@@ -19,8 +19,22 @@ use super::run::{join, Run, Sum};
 pub enum Pool {
     /// On loop devices over files on the ext4 that holds the state.
     Embedded,
-    /// On a raw disk of its own.
+    /// The same, and removed layers are not discarded.
+    Undiscarded,
+    /// On a raw disk of its own, which is not discarded either.
     Disk,
+}
+
+impl Pool {
+    pub const ALL: [Pool; 3] = [Pool::Embedded, Pool::Disk, Pool::Undiscarded];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Pool::Embedded => "embedded",
+            Pool::Undiscarded => "undiscarded",
+            Pool::Disk => "disk",
+        }
+    }
 }
 
 const TROUBLE: [&str; 6] =
@@ -39,6 +53,7 @@ pub fn boot(pool: Pool, seed: u64, last: bool, early: bool) -> Result<(), String
     let mounted = Mounted::device("state", &disk, "ext4", &[])?;
     let config = match pool {
         Pool::Embedded => "data_size = \"1GiB\"".to_owned(),
+        Pool::Undiscarded => "data_size = \"1GiB\"\ndiscard = false".to_owned(),
         Pool::Disk => format!("data_device = {:?}", std::env::var("DISK1").map_err(|e| e.to_string())?),
     };
     let place = Place {
@@ -49,6 +64,7 @@ pub fn boot(pool: Pool, seed: u64, last: bool, early: bool) -> Result<(), String
         environment: Vec::new(),
     };
     let mut guest = Run::new(&out, place, 4);
+    guest.discards = pool == Pool::Embedded;
     guest.phase("checking");
     let result = life(&mut guest, seed, first, last, early);
     let sum = serde_json::to_string(&guest.sum).map_err(|e| e.to_string())?;
@@ -210,7 +226,7 @@ impl Boot<'_> {
         let daemon = std::env::var("DAEMON").expect("DAEMON is the path of the daemon to test");
         command.args(["--env", &format!("DAEMON={daemon}"), "--env", "RUST_BACKTRACE=1", "--"]);
         command.arg(std::env::current_exe().unwrap()).arg("boot");
-        command.arg(if self.pool == Pool::Disk { "disk" } else { "embedded" });
+        command.arg(self.pool.name());
         command.args([self.seed.to_string(), self.last.to_string(), self.early.to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("tests/rig/guest runs")
     }

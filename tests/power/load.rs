@@ -14,8 +14,6 @@ use super::daemon::{is_gone, Client};
 use super::machine::Mounted;
 use super::model::{hash, scan, Content, Files, Journal, Kind, Line, Mark, Op, Random, State};
 
-/// Keys, and names of layers, that each client goes round in.
-const SLOTS: usize = 5;
 const FILES: usize = 8;
 /// The client that tries keys again after a crash; all keys are its own.
 pub const CHECKER: &str = "checker";
@@ -24,6 +22,8 @@ pub const CHECKER: &str = "checker";
 pub struct Common {
     /// Layers that may be built on.
     layers: Mutex<BTreeMap<String, (Files, bool)>>,
+    /// Keys, and names of layers, that each client goes round in.
+    slots: usize,
     pub stop: AtomicBool,
     pub problems: Mutex<Vec<String>>,
     /// Calls that were acknowledged in this run.
@@ -33,11 +33,12 @@ pub struct Common {
 }
 
 impl Common {
-    pub fn new(state: &State, tolerated: fn(Code) -> bool) -> Arc<Common> {
+    pub fn new(state: &State, slots: usize, tolerated: fn(Code) -> bool) -> Arc<Common> {
         let layers = state.snapshots.iter().filter(|(_, s)| s.kind == Kind::Committed);
         let layers = layers.map(|(name, s)| (name.clone(), (s.files.clone(), s.exact))).collect();
         Arc::new(Common {
             layers: Mutex::new(layers),
+            slots,
             stop: AtomicBool::new(false),
             problems: Mutex::default(),
             answered: Arc::default(),
@@ -109,8 +110,9 @@ impl Worker {
     }
 
     fn free(&mut self, kind: &str) -> Option<String> {
-        let at = self.random.below(SLOTS);
-        let names = (0..SLOTS).map(|n| format!("{}-{kind}{}", self.name, (n + at) % SLOTS));
+        let slots = self.common.slots;
+        let at = self.random.below(slots);
+        let names = (0..slots).map(|n| format!("{}-{kind}{}", self.name, (n + at) % slots));
         names.into_iter().find(|name| !self.own.contains_key(name))
     }
 

@@ -60,7 +60,7 @@ fn main() -> ExitCode {
         ["kill", rounds, steps, seed] => kills::kills(number(rounds), number(steps), number(seed) as u64),
         ["broken", _] => selftest::selftest(),
         ["boot", pool, seed, last, early] => {
-            let pool = if *pool == "disk" { Pool::Disk } else { Pool::Embedded };
+            let pool = Pool::ALL.into_iter().find(|kind| kind.name() == *pool).ok_or("no such pool")?;
             cuts::boot(pool, seed.parse().unwrap(), *last == "true", *early == "true")
         }
         _ => Err(USAGE.into()),
@@ -88,7 +88,7 @@ fn cut_power(cycles: usize, lanes: usize, seed: u64) -> Result<(), String> {
     let lanes = lanes.clamp(1, cycles.max(1));
     let threads: Vec<_> = (0..lanes)
         .map(|number| {
-            let pool = if number % 2 == 0 { Pool::Embedded } else { Pool::Disk };
+            let pool = Pool::ALL[number % Pool::ALL.len()];
             let cuts = cycles / lanes + usize::from(number < cycles % lanes);
             let lane = Lane { number, pool, cuts, seed: seed.wrapping_mul(1000).wrapping_add(number as u64) };
             let failed = failed.clone();

@@ -104,8 +104,7 @@ fn sectors_of(device: &str) -> Result<u64, String> {
 fn carve(device: &str, size: u64) -> Result<(), String> {
     dmsetup(&["create", "pw-disk-state", "--table", &format!("0 {STATE_SECTORS} linear {device} 0")])?;
     let rest = size - STATE_SECTORS;
-    dmsetup(&["create", "pw-disk-pool", "--table", &format!("0 {rest} linear {device} {STATE_SECTORS}")])?;
-    dmsetup(&["mknodes"]).map(drop)
+    dmsetup(&["create", "pw-disk-pool", "--table", &format!("0 {rest} linear {device} {STATE_SECTORS}")]).map(drop)
 }
 
 /// Takes away everything on the disk, down to the two parts.
@@ -172,7 +171,6 @@ impl Bench {
     fn record(&self, seconds: usize, seed: u64) -> Result<Recorded, String> {
         let size = sectors_of(&self.disk)?;
         dmsetup(&["create", RECORDED, "--table", &format!("0 {size} log-writes {} {}", self.disk, self.log)])?;
-        dmsetup(&["mknodes"])?;
         carve(&format!("/dev/mapper/{RECORDED}"), size)?;
         run("mkfs.ext4", &["-q", "-F", "-E", "nodiscard", "/dev/mapper/pw-disk-state"])?;
         let mounted = Mounted::device("state", "/dev/mapper/pw-disk-state", "ext4", &[])?;
@@ -185,7 +183,8 @@ impl Bench {
                 .unwrap_or_else(|error| panic!("the log takes no mark: {error}"));
         });
         mark("mounted", 0);
-        let mut work = Run::new(&self.out.join("recording"), self.place.clone(), 4);
+        let mut work = Run::new(&self.out.join("recording"), self.place.clone(), 2);
+        work.slots = 3;
         let mut daemon = work.start()?;
         mark("served", 0);
         work.mark = Some(mark);
@@ -260,7 +259,6 @@ impl Bench {
             "--table",
             &format!("0 {} snapshot {} {} N 8", recorded.size, self.image, self.cow),
         ])?;
-        dmsetup(&["mknodes"])?;
         if random.one_in(2) {
             sum.crash("image up to a flush, and some of what followed it");
             self.some_more(log, at, random)?;

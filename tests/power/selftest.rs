@@ -161,7 +161,6 @@ fn broken() -> Vec<(&'static str, Fault, Break)> {
                 let pool = dmsetup(&["info", "-c", "--noheadings", "-o", "blkdevname", "pw-pool"])?;
                 let table = format!("0 131072 thin /dev/{} {thin}", pool.trim());
                 dmsetup(&["create", "pw-snap-6666666", "--table", &table])?;
-                dmsetup(&["mknodes"])?;
                 let device = fs::File::options().write(true).open("/dev/mapper/pw-snap-6666666");
                 device
                     .and_then(|device| {
