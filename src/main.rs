@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use devmapper_snapshotter::block::RealDisks;
 use devmapper_snapshotter::config::{Backing, Config, Overrides};
 use devmapper_snapshotter::dm::{Dm, RealKernel};
@@ -15,7 +15,7 @@ use devmapper_snapshotter::fs::{FsSpec, Mkfs};
 use devmapper_snapshotter::grpc::Service;
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::pool::{HostBacker, Pool, PoolSettings};
-use devmapper_snapshotter::snapshotter::{Settings, Snapshotter};
+use devmapper_snapshotter::snapshotter::{self, Settings, Snapshotter};
 use devmapper_snapshotter::store::Store;
 use devmapper_snapshotter::{monitor, server};
 use tokio::signal::unix::{signal, SignalKind};
@@ -42,6 +42,20 @@ struct Flags {
     /// What to log: error, warn, info, debug, trace, or a filter such as devmapper_snapshotter::pool=debug.
     #[arg(long, env = "DEVMAPPER_SNAPSHOTTER_LOG_LEVEL")]
     log_level: Option<String>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Compares database, pool and devices while the daemon is stopped, and lists every disagreement. Exits with 1 if there
+    /// is any.
+    Check {
+        /// Then mends what is safe to mend, which is what every start of the daemon does: resumes, removes what no record
+        /// wants, deletes unrecorded thins on lease, reclaims. Nothing on record is ever deleted.
+        #[arg(long)]
+        repair: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -61,6 +75,9 @@ fn run(flags: Flags) -> Result<(), AnyError> {
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     let _state = own_state_directory(&config.root)?;
+    if let Some(Command::Check { repair }) = flags.command {
+        return check(&config, repair);
+    }
     let listener = server::listen(&config.address)?;
     let result = open(&config).and_then(|snapshotter| run_until_stopped(listener, snapshotter, &config.address));
     // Nobody waits for it: a socket that is left behind is replaced by the next start.
@@ -97,10 +114,17 @@ fn own_state_directory(root: &Path) -> Result<std::fs::File, AnyError> {
     }
 }
 
-fn open(config: &Config) -> Result<Snapshotter, AnyError> {
+/// What opening a pool takes.
+struct Parts {
+    dm: Dm,
+    store: Arc<Store>,
+    backer: Arc<HostBacker>,
+    settings: PoolSettings,
+}
+
+fn parts(config: &Config) -> Result<Parts, AnyError> {
     let dm = Dm::new(Arc::new(RealKernel::open()?), Default::default());
-    let store = Arc::new(Store::open(&config.root.join("metadata.redb"))?);
-    let disks = Arc::new(RealDisks);
+    let store = Arc::new(Store::open(&database(config))?);
     let external = match &config.backing {
         Backing::External { pool_name } => Some(DmName::new(pool_name.as_str())?),
         _ => None,
@@ -111,14 +135,61 @@ fn open(config: &Config) -> Result<Snapshotter, AnyError> {
         block_size: config.block_size,
         min_free_percent: config.min_free_percent,
     };
-    let backer = Arc::new(HostBacker::new(config, disks.clone()));
+    let backer = Arc::new(HostBacker::new(config, Arc::new(RealDisks)));
+    Ok(Parts { dm, store, backer, settings })
+}
+
+fn database(config: &Config) -> PathBuf {
+    config.root.join("metadata.redb")
+}
+
+fn open(config: &Config) -> Result<Snapshotter, AnyError> {
+    let Parts { dm, store, backer, settings } = parts(config)?;
     let pool = Pool::open(&settings, dm, Arc::clone(&store), backer)?;
     let settings = Settings {
         fs: FsSpec { fs_type: config.fs_type.parse()?, options: config.fs_options.clone() },
         base_image_size: config.base_image_size,
         discard: config.discard.unwrap_or(matches!(config.backing, Backing::Embedded { .. })),
     };
-    Ok(Snapshotter::start(settings, pool, store, disks, Arc::new(Mkfs::new()))?)
+    Ok(Snapshotter::start(settings, pool, store, Arc::new(RealDisks), Arc::new(Mkfs::new()))?)
+}
+
+fn check(config: &Config, repair: bool) -> Result<(), AnyError> {
+    if !database(config).exists() {
+        return Err(format!("there is no database {}, so there is nothing to check", database(config).display()).into());
+    }
+    let mut left = findings(config)?;
+    if repair {
+        let swept = open(config)?.cleanup()?;
+        println!(
+            "repaired: what a start puts right; {} removals finished, {} still in use",
+            swept.reclaimed, swept.busy
+        );
+        left = findings(config)?;
+    }
+    match left {
+        0 => Ok(()),
+        1 => Err("1 disagreement".into()),
+        n => Err(format!("{n} disagreements").into()),
+    }
+}
+
+/// Prints every disagreement; returns how many there are.
+fn findings(config: &Config) -> Result<usize, AnyError> {
+    let Parts { dm, store, backer, settings } = parts(config)?;
+    let Some(pool) = Pool::attach(&settings, dm, Arc::clone(&store), backer)? else {
+        let found = store.read(|r| r.check_indexes())?;
+        found.iter().for_each(|what| println!("the database: {what}"));
+        println!(
+            "the pool is not assembled, as after a reboot; the next start assembles it. The database alone was checked"
+        );
+        return Ok(found.len());
+    };
+    let thins = pool.thins(&RealDisks)?.into_keys().collect();
+    let found = snapshotter::check(&store, &pool, Some(&thins))?;
+    found.iter().for_each(|finding| println!("{finding}"));
+    println!("{} thins in pool {}; {} disagreements", thins.len(), pool.device_name(), found.len());
+    Ok(found.len())
 }
 
 async fn serve(

@@ -23,8 +23,8 @@ pub use ids::IdGuard;
 pub use metadata::MetadataError;
 
 use crate::block::{self, Access, Disks};
-pub use crate::dm::DeviceInfo;
 use crate::dm::{self, ActivateOptions, Dm, Target, ThinPoolStatus};
+pub use crate::dm::{DeviceInfo, PoolMode};
 use crate::names::DmName;
 use crate::store::Store;
 use crate::units::{DeviceNumber, Sectors, ThinId};

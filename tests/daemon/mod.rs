@@ -78,6 +78,20 @@ impl Daemon {
         self.log()[before..].to_owned()
     }
 
+    /// Runs the daemon's program with a command such as `check`; says whether it succeeded, and what it printed.
+    pub fn command(&self, arguments: &[&str]) -> (bool, String) {
+        let output = Command::new(std::env::var("DAEMON").unwrap())
+            .arg("--config")
+            .arg(self.directory.path().join("config.toml"))
+            .arg("--root")
+            .arg(self.state())
+            .args(arguments)
+            .output()
+            .unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+    }
+
     /// What the daemon gets from now on, when it is started.
     pub fn configure(&mut self, name: &str, config: &str) {
         self.name = name.into();
