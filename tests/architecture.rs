@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 
 /// Each room with the rooms it may use. There is no cycle because each uses earlier ones only; a test checks that too.
 const ROOMS: &[(&str, &[&str])] = &[
+    ("failpoint", &[]),
     ("units", &[]),
     ("names", &[]),
-    ("dm", &["units", "names"]),
-    ("block", &["units"]),
-    ("store", &["units"]),
+    ("dm", &["failpoint", "units", "names"]),
+    ("block", &["failpoint", "units"]),
+    ("store", &["failpoint", "units"]),
     ("filter", &[]),
-    ("fs", &["units", "block"]),
+    ("fs", &["failpoint", "units", "block"]),
     ("config", &["units", "names", "fs"]),
     ("pool", &["units", "names", "dm", "block", "store", "config"]),
     ("snapshotter", &["units", "block", "store", "fs", "pool"]),

@@ -21,6 +21,7 @@ use super::reply::{DriverVersion, Reply};
 use super::request::Request;
 use super::verb::{Flags, Verb};
 use super::{EventSource, Kernel};
+use crate::failpoint;
 use crate::units::{DeviceNumber, Sectors};
 
 /// The oldest interface that this library works on: 4.38, of kernel 4.14, the first with event numbers in
@@ -198,7 +199,14 @@ fn wipe(request: &Request, buffer: &mut [u8]) {
 
 impl Kernel for RealKernel {
     fn submit(&self, request: &Request) -> Result<Reply> {
-        submit(&self.control, request)
+        let verb = request.verb();
+        if !verb.changes_something() {
+            return submit(&self.control, request);
+        }
+        failpoint::reach(|| format!("before {verb}"));
+        let reply = submit(&self.control, request);
+        failpoint::reach(|| format!("after {verb}"));
+        reply
     }
 
     fn device_size(&self, device: DeviceNumber) -> Option<Sectors> {
