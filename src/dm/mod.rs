@@ -7,6 +7,7 @@
 //! Invariants: every request goes through [`Kernel::submit`]; `unsafe` is in `ioctl.rs` alone; replies are
 //! read with bounds checks; nothing is left suspended and nothing half-made when a verb fails. This module
 //! must not know what devices are for: no pool policy, no snapshots, no database.
+#![doc = include_str!("docker.md")]
 
 mod client;
 pub mod codec;
@@ -59,6 +60,12 @@ pub use udev::{Cookie, EventCookie, UdevFlags, UdevPolicy};
 pub use verb::{Flags, Verb};
 
 use crate::units::{DeviceNumber, Sectors};
+
+/// The version of this library, which stands where libdevmapper would.
+pub const LIBRARY_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Whether this library knows deferred removal. The kernel does since 3.13.
+pub const DEFERRED_REMOVAL_SUPPORT: bool = true;
 
 /// Something that answers device-mapper requests. The one door to the kernel: every verb is a
 /// [`Request`] that goes through [`Kernel::submit`].
