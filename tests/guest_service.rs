@@ -274,6 +274,8 @@ fn a_mounted_snapshot_is_removed_at_once_and_reclaimed_later() {
         d.remove("a").unwrap();
         d.cleanup();
         refused(d.stat("a"), Code::NotFound, &[]);
+        let held = format!("mounted on {} for pid", root.display());
+        assert!(d.log().contains(&held), "the log does not say who holds it: {held}");
         d.prepare("a", "base").unwrap();
         d.remove("a").unwrap();
         std::fs::write(root.join("more"), b"written after the removal").unwrap();

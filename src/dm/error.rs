@@ -1,13 +1,16 @@
 //! What can go wrong, by situation: told apart by verb and errno, never by text.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
 use super::codec::CodecError;
 use super::message::PoolMessage;
-use super::request::{DriverVersion, Payload, Request, Verb};
+use super::reply::DriverVersion;
+use super::request::{Payload, Request};
 use super::table::{TableError, Target};
+use super::verb::Verb;
 use crate::units::{DeviceNumber, Sectors, ThinId};
 
 /// The result of everything in this module.
@@ -282,6 +285,20 @@ pub enum Error {
         /// Why not.
         errno: Errno,
     },
+    /// A cookie's semaphore could not be made or changed.
+    #[error("cannot {action} a semaphore to wait for udev with: {errno}")]
+    Cookie {
+        /// What was tried.
+        action: &'static str,
+        /// ENOSPC: the system has too many; ENOSYS: the kernel has no SysV IPC.
+        errno: Errno,
+    },
+    /// udev did not say in time that it has dealt with an event. The change itself is done.
+    #[error("udev has not dealt with the event after {limit:?}")]
+    UdevTimeout {
+        /// How long was waited.
+        limit: Duration,
+    },
     /// A fault plan has ended everything ([`Fault`](super::Fault)). No real kernel says so.
     #[error("{request}: halted by a fault plan")]
     Halted {
@@ -309,6 +326,7 @@ impl Error {
             | Error::BackingDeviceMissing { errno, .. }
             | Error::TableRefused { errno, .. }
             | Error::Node { errno, .. }
+            | Error::Cookie { errno, .. }
             | Error::Kernel { errno, .. } => *errno,
             Error::NoSuchDevice { .. } => Errno::ENXIO,
             Error::NameOrUuidInUse { .. }
@@ -333,6 +351,7 @@ impl Error {
             | Error::ReplyTooLarge { .. }
             | Error::Codec { .. }
             | Error::Table { .. }
+            | Error::UdevTimeout { .. }
             | Error::Halted { .. }
             | Error::WrongKind { .. } => return None,
         })

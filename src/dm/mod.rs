@@ -12,42 +12,51 @@ mod client;
 pub mod codec;
 mod count;
 mod error;
+mod events;
 mod explain;
 pub mod fake;
 mod fault;
 mod info;
 mod ioctl;
+mod log;
 pub mod message;
 mod nodes;
+mod present;
+mod queries;
 mod real;
+mod reply;
 mod request;
 mod status;
 mod table;
 mod thin;
-mod udev;
+pub mod udev;
+mod verb;
 
 use std::fmt::Debug;
 use std::time::Duration;
 
 pub use nix::errno::Errno;
 
-pub use client::{ActivateOptions, Dm, NodePolicy, Settings, StatusOptions, SuspendOptions};
+pub use client::{ActivateOptions, Dm, LoadOptions, SuspendOptions};
 pub use count::CountingKernel;
 pub use error::{Error, Result};
+pub use events::{Change, EventWatch};
 pub use fault::{Fault, FaultPlan, FaultyKernel, Verdict};
 pub use info::{DeviceInfo, ListedDevice, Removal};
+pub use log::{LogLevel, LogSink, LoggingKernel, TracingSink};
 pub use nodes::{NodeDir, Swept};
+pub use present::{NodePolicy, Settings};
+pub use queries::StatusOptions;
 pub use real::{RealKernel, NODE_DIR, OLDEST_DRIVER};
-pub use request::{
-    DriverVersion, Flags, Header, ListEntry, Payload, Reply, ReplyData, Request, Selector, TargetLine, TargetVersion,
-    Verb,
-};
+pub use reply::{DriverVersion, Header, ListEntry, Reply, ReplyData, TargetVersion};
+pub use request::{Payload, Request, Selector, TargetLine};
 pub use status::{PoolMode, Status, TargetStatus, ThinPoolStatus, ThinStatus, Usage, WorkingPool};
 pub use table::{
     DeviceRef, DiscardPolicy, LinearTable, NoSpacePolicy, PoolFeatures, TableError, Target, ThinPoolTable, ThinTable,
     MAX_BLOCK_SIZE, MIN_BLOCK_SIZE,
 };
-pub use udev::{EventCookie, UdevFlags};
+pub use udev::{Cookie, EventCookie, UdevFlags, UdevPolicy};
+pub use verb::{Flags, Verb};
 
 use crate::units::{DeviceNumber, Sectors};
 

@@ -44,6 +44,25 @@ pub fn open(settings: &PoolSettings, dm: &Dm, store: &Store, backer: &dyn Backer
     Ok(Opened { names, device_name, device, block_size })
 }
 
+/// Finds the pool that the database belongs to as it is: nothing is assembled, claimed or written. `None` when there is no
+/// pool on record, or when it is not assembled now.
+pub fn attach(settings: &PoolSettings, dm: &Dm, store: &Store) -> Result<Option<Opened>, PoolError> {
+    let Some(record) = store.read(|r| r.pool())? else { return Ok(None) };
+    let names = DeviceNames::new(&record.name, &record.uuid);
+    let device_name = settings.external.clone().unwrap_or_else(|| names.name(Role::Pool));
+    let info = dm.info(&device_name).map_err(|source| PoolError::Look { device: device_name.clone(), source })?;
+    let Some(info) = info.filter(|info| info.live_table) else { return Ok(None) };
+    let ours = match &record.external {
+        Some(external) => external.uuid == info.uuid.as_ref().map(ToString::to_string),
+        None => info.uuid.as_ref().is_some_and(|uuid| names.owns(uuid.as_str())),
+    };
+    if !ours {
+        let what = format!("its dm uuid is {:?}", info.uuid.as_ref().map_or("", |uuid| uuid.as_str()));
+        return Err(PoolError::Foreign { pool: device_name, store: store.path().into(), what });
+    }
+    Ok(Some(Opened { names, device_name, device: info.device, block_size: record.block_size }))
+}
+
 /// The transaction id of a new pool starts somewhere a foreign pool's hardly ever is, with room to count up.
 fn new_record(settings: &PoolSettings) -> PoolRecord {
     let uuid = Uuid::new_v4();

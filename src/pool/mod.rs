@@ -23,8 +23,8 @@ pub use ids::IdGuard;
 pub use metadata::MetadataError;
 
 use crate::block::{self, Access, Disks};
-pub use crate::dm::DeviceInfo;
 use crate::dm::{self, ActivateOptions, Dm, Target, ThinPoolStatus};
+pub use crate::dm::{DeviceInfo, PoolMode};
 use crate::names::DmName;
 use crate::store::Store;
 use crate::units::{DeviceNumber, Sectors, ThinId};
@@ -77,7 +77,28 @@ impl Pool {
         backer: Arc<dyn Backer>,
     ) -> Result<Pool, PoolError> {
         let opened = identity::open(settings, &dm, &store, backer.as_ref())?;
-        Ok(Pool {
+        Ok(Pool::of(opened, settings, dm, store, backer))
+    }
+
+    /// The pool as it is, to look at; `None` when it is not assembled. Changes nothing, whatever state it is in.
+    pub fn attach(
+        settings: &PoolSettings,
+        dm: Dm,
+        store: Arc<Store>,
+        backer: Arc<dyn Backer>,
+    ) -> Result<Option<Pool>, PoolError> {
+        let opened = identity::attach(settings, &dm, &store)?;
+        Ok(opened.map(|opened| Pool::of(opened, settings, dm, store, backer)))
+    }
+
+    fn of(
+        opened: identity::Opened,
+        settings: &PoolSettings,
+        dm: Dm,
+        store: Arc<Store>,
+        backer: Arc<dyn Backer>,
+    ) -> Pool {
+        Pool {
             dm,
             names: opened.names,
             device_name: opened.device_name,
@@ -87,7 +108,7 @@ impl Pool {
             ids: Ids::new(store, settings.external.is_some()),
             backer,
             room: Mutex::new(None),
-        })
+        }
     }
 
     pub fn names(&self) -> &DeviceNames {
@@ -222,6 +243,11 @@ impl Pool {
     pub fn info(&self, role: Role) -> Result<Option<DeviceInfo>, PoolError> {
         let name = self.names.name(role);
         self.dm.info(&name).map_err(|source| PoolError::Look { device: name, source })
+    }
+
+    /// Who has the device `role` open or mounted, as far as /proc tells; for messages.
+    pub fn holders(&self, role: Role) -> Vec<block::Holder> {
+        self.info(role).ok().flatten().map(|info| block::holders(info.device)).unwrap_or_default()
     }
 
     /// The block device node of `role`.

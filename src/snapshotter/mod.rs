@@ -6,6 +6,7 @@
 //! Architecture Invariant: no database change is open while the kernel, mkfs or a disk is at work. What changes both does
 //! the kernel's part first, so that one database commit decides, and whatever a crash leaves is unrecorded.
 
+mod check;
 mod commit;
 mod create;
 mod error;
@@ -16,18 +17,20 @@ mod reclaim;
 mod recover;
 mod templates;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+pub use check::{check, Finding};
 pub use error::Error;
 pub use info::{FieldUpdate, Info, Usage};
 pub use labels::Labels;
-pub use reclaim::Swept;
+pub use reclaim::{Reclaiming, Swept};
 
 use crate::block::Disks;
 use crate::fs::{Formatter, FsSpec, FsType};
 use crate::pool::{Pool, Role};
 use crate::store::{Kind, SnapshotRecord, Store};
-use crate::units::Sectors;
+use crate::units::{Sectors, ThinId};
 use error::During;
 use labels::check_key;
 use locks::KeyLocks;
@@ -81,12 +84,29 @@ impl Snapshotter {
         disks: Arc<dyn Disks>,
         formatter: Arc<dyn Formatter>,
     ) -> Result<Snapshotter, Error> {
+        Self::start_reclaiming(Reclaiming::Behind, settings, pool, store, disks, formatter)
+    }
+
+    /// The same, with a say in when what removals left behind is taken away.
+    pub fn start_reclaiming(
+        reclaiming: Reclaiming,
+        settings: Settings,
+        pool: Pool,
+        store: Arc<Store>,
+        disks: Arc<dyn Disks>,
+        formatter: Arc<dyn Formatter>,
+    ) -> Result<Snapshotter, Error> {
         let shared = Arc::new(Shared { settings, pool, store, disks, formatter });
         let left = recover::recover(&shared)?;
         templates::template(&shared)?;
         shared.pool.look().map_err(Error::start)?;
-        let reclaimer = Reclaimer::start(Arc::clone(&shared), left);
+        let reclaimer = Reclaimer::start(Arc::clone(&shared), left, reclaiming);
         Ok(Snapshotter { shared, reclaimer, locks: KeyLocks::default() })
+    }
+
+    /// Whether database, pool and kernel agree; see [`check`].
+    pub fn check(&self, thins: Option<&BTreeSet<ThinId>>) -> Result<Vec<Finding>, Error> {
+        check(&self.shared.store, &self.shared.pool, thins)
     }
 
     pub fn pool(&self) -> &Pool {

@@ -11,16 +11,27 @@ use std::time::Duration;
 
 use super::{Error, Shared};
 use crate::block::{discard_all, Access};
-use crate::pool::{PoolError, Role};
+use crate::pool::{Pool, PoolError, Role};
 use crate::store::{ReclaimKind, ReclaimRecord};
 use crate::units::ThinId;
 
-/// How many devices are taken away side by side.
+/// How many devices the thread takes away side by side.
 const WORKERS: usize = 8;
 /// Entries ticked off with one database commit.
 const BATCH: usize = 256;
 /// When what was busy is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// When what removals left behind is taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reclaiming {
+    /// By a thread of its own, behind the answers; several devices side by side.
+    #[default]
+    Behind,
+    /// Only by [`Snapshotter::cleanup`](super::Snapshotter::cleanup), one after the other: whoever asks decides when each
+    /// step is taken.
+    OnCall,
+}
 
 /// What one sweep did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,7 +43,7 @@ pub struct Swept {
     pub failed: usize,
 }
 
-/// Owns the thread that sweeps when it is kicked.
+/// Sweeps when it is asked to, and owns the thread, if there is one, that sweeps when it is kicked.
 #[derive(Debug)]
 pub struct Reclaimer {
     work: Arc<Work>,
@@ -42,6 +53,8 @@ pub struct Reclaimer {
 #[derive(Debug)]
 struct Work {
     shared: Arc<Shared>,
+    /// How many devices are taken away side by side.
+    workers: usize,
     wake: Mutex<Wake>,
     woken: Condvar,
     /// One sweep at a time.
@@ -59,29 +72,25 @@ struct Wake {
 /// Entries whose trouble is in the log already.
 type Reported = BTreeSet<Role>;
 
-enum Outcome {
-    Done,
-    Busy,
-    Failed,
-}
-
 impl Reclaimer {
-    pub fn start(shared: Arc<Shared>, idle: BTreeSet<Role>) -> Reclaimer {
+    pub fn start(shared: Arc<Shared>, idle: BTreeSet<Role>, reclaiming: Reclaiming) -> Reclaimer {
+        let behind = reclaiming == Reclaiming::Behind;
         let work = Arc::new(Work {
             shared,
+            workers: if behind { WORKERS } else { 1 },
             wake: Mutex::new(Wake { kicked: true, stop: false }),
             woken: Condvar::new(),
             sweeping: Mutex::default(),
             idle: Mutex::new(idle),
         });
-        let thread = {
+        let thread = behind.then(|| {
             let work = Arc::clone(&work);
             std::thread::Builder::new()
                 .name("reclaimer".into())
                 .spawn(move || work.run())
                 .expect("a thread can be started")
-        };
-        Reclaimer { work, thread: Some(thread) }
+        });
+        Reclaimer { work, thread }
     }
 
     /// There is something new on record.
@@ -147,42 +156,43 @@ impl Work {
 
     fn sweep(&self) -> Result<Swept, Error> {
         let mut reported = locked(&self.sweeping);
-        let mut swept = Swept::default();
-        self.sweep_idle(&mut reported, &mut swept);
+        let mut tally = Tally { pool: &self.shared.pool, reported: &mut reported, swept: Swept::default() };
+        self.sweep_idle(&mut tally);
         let mut after = None;
         while !self.stopping() {
             let batch = self.shared.store.read(|r| r.reclaims(after, BATCH))?;
             let Some(last) = batch.last() else { break };
             after = Some(last.number);
-            self.sweep_batch(&batch, &mut reported, &mut swept)?;
+            self.sweep_batch(&batch, &mut tally)?;
         }
-        Ok(swept)
+        Ok(tally.swept)
     }
 
-    fn sweep_idle(&self, reported: &mut Reported, swept: &mut Swept) {
+    fn sweep_idle(&self, tally: &mut Tally<'_>) {
         let idle: Vec<Role> = std::mem::take(&mut *locked(&self.idle)).into_iter().collect();
-        let outcomes = side_by_side(&idle, |&role| self.shared.pool.deactivate(role));
+        let outcomes = side_by_side(self.workers, &idle, |&role| self.shared.pool.deactivate(role));
         for (role, result) in idle.into_iter().zip(outcomes) {
-            if !matches!(tell(role, result, reported, swept), Outcome::Done) {
+            if !tally.take(role, result) {
                 locked(&self.idle).insert(role);
             }
         }
     }
 
     /// Views go first: a thin that a view still shows to somebody is left alone.
-    fn sweep_batch(&self, batch: &[ReclaimRecord], reported: &mut Reported, swept: &mut Swept) -> Result<(), Error> {
+    fn sweep_batch(&self, batch: &[ReclaimRecord], tally: &mut Tally<'_>) -> Result<(), Error> {
         let (views, thins): (Vec<_>, Vec<_>) =
             batch.iter().partition(|entry| matches!(entry.kind, ReclaimKind::View { .. }));
         let mut done = Vec::new();
-        let outcomes = side_by_side(&views, |entry| self.shared.pool.deactivate(Role::View(entry.number)));
+        let outcomes =
+            side_by_side(self.workers, &views, |entry| self.shared.pool.deactivate(Role::View(entry.number)));
         for (entry, result) in views.iter().zip(outcomes) {
-            if matches!(tell(Role::View(entry.number), result, reported, swept), Outcome::Done) {
+            if tally.take(Role::View(entry.number), result) {
                 done.push(entry.number);
             }
         }
         self.tick_off(&done)?;
         let shown = self.shown()?;
-        let outcomes = side_by_side(&thins, |entry| match entry.kind {
+        let outcomes = side_by_side(self.workers, &thins, |entry| match entry.kind {
             ReclaimKind::Thin(thin) if shown.contains(&thin) => Ok(false),
             ReclaimKind::Thin(thin) => self.shared.reclaim_thin(entry, thin).map(|()| true),
             ReclaimKind::View { .. } => Ok(false),
@@ -190,10 +200,9 @@ impl Work {
         let mut done = Vec::new();
         for (entry, result) in thins.iter().zip(outcomes) {
             match result {
-                Ok(false) => swept.busy += 1,
+                Ok(false) => tally.swept.busy += 1,
                 result => {
-                    let result = result.map(|_| ());
-                    if matches!(tell(Role::Snapshot(entry.number), result, reported, swept), Outcome::Done) {
+                    if tally.take(Role::Snapshot(entry.number), result.map(drop)) {
                         done.push(entry.number);
                     }
                 }
@@ -262,34 +271,39 @@ impl Shared {
     }
 }
 
-/// Counts a result, and logs what is new about it.
-fn tell(role: Role, result: Result<(), PoolError>, reported: &mut Reported, swept: &mut Swept) -> Outcome {
-    match result {
-        Ok(()) => {
-            reported.remove(&role);
-            swept.reclaimed += 1;
-            Outcome::Done
-        }
-        Err(error) if error.is_busy() => {
-            if reported.insert(role) {
-                tracing::info!(%error, "still in use; it is tried again every {} s", RETRY.as_secs());
+/// Counts results, and logs what is new about them.
+struct Tally<'a> {
+    pool: &'a Pool,
+    reported: &'a mut Reported,
+    swept: Swept,
+}
+
+impl Tally<'_> {
+    /// Says whether it is done.
+    fn take(&mut self, role: Role, result: Result<(), PoolError>) -> bool {
+        let Err(error) = result else {
+            self.reported.remove(&role);
+            self.swept.reclaimed += 1;
+            return true;
+        };
+        let busy = error.is_busy();
+        *(if busy { &mut self.swept.busy } else { &mut self.swept.failed }) += 1;
+        if self.reported.insert(role) {
+            let again = RETRY.as_secs();
+            if busy {
+                let by: Vec<String> = self.pool.holders(role).iter().map(ToString::to_string).collect();
+                tracing::info!(%error, by = by.join(", "), "still in use; it is tried again every {again} s");
+            } else {
+                tracing::error!(%error, "cannot be reclaimed; it is tried again every {again} s");
             }
-            swept.busy += 1;
-            Outcome::Busy
         }
-        Err(error) => {
-            if reported.insert(role) {
-                tracing::error!(%error, "cannot be reclaimed; it is tried again every {} s", RETRY.as_secs());
-            }
-            swept.failed += 1;
-            Outcome::Failed
-        }
+        false
     }
 }
 
-/// Runs `action` on every item, on up to [`WORKERS`] threads; results in the items' order.
-fn side_by_side<T: Sync, R: Send>(items: &[T], action: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let workers = WORKERS.min(items.len());
+/// Runs `action` on every item, on up to `workers` threads; results in the items' order.
+fn side_by_side<T: Sync, R: Send>(workers: usize, items: &[T], action: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let workers = workers.min(items.len());
     if workers <= 1 {
         return items.iter().map(action).collect();
     }
@@ -323,8 +337,8 @@ mod tests {
     #[test]
     fn results_come_in_the_items_order_whatever_thread_made_them() {
         let items: Vec<u32> = (0..1000).collect();
-        assert_eq!(side_by_side(&items, |n| n * 2), items.iter().map(|n| n * 2).collect::<Vec<_>>());
-        assert_eq!(side_by_side(&[7], |n| n + 1), [8]);
-        assert!(side_by_side(&[] as &[u32], |n| *n).is_empty());
+        assert_eq!(side_by_side(8, &items, |n| n * 2), items.iter().map(|n| n * 2).collect::<Vec<_>>());
+        assert_eq!(side_by_side(8, &[7], |n| n + 1), [8]);
+        assert!(side_by_side(8, &[] as &[u32], |n| *n).is_empty());
     }
 }

@@ -34,7 +34,9 @@ impl Daemon {
         let process = spawn(name, &directory, config);
         let runtime = Runtime::new().unwrap();
         let client = runtime.block_on(connect(directory.path().join("d.sock")));
-        Daemon { process, runtime, client, name: name.into(), config: config.into(), directory }
+        let mut daemon = Daemon { process, runtime, client, name: name.into(), config: config.into(), directory };
+        daemon.wait_until_it_serves();
+        daemon
     }
 
     /// Ends the daemon; its devices stay.
@@ -47,6 +49,12 @@ impl Daemon {
     pub fn begin(&mut self) {
         self.process = spawn(&self.name, &self.directory, &self.config);
         self.client = self.runtime.block_on(connect(self.directory.path().join("d.sock")));
+        self.wait_until_it_serves();
+    }
+
+    /// The socket is there before the pool is; the first answer comes after both.
+    fn wait_until_it_serves(&mut self) {
+        self.list(&[]).unwrap();
     }
 
     pub fn restart(&mut self, signal: &str) {
@@ -68,6 +76,20 @@ impl Daemon {
         };
         assert!(!status.success());
         self.log()[before..].to_owned()
+    }
+
+    /// Runs the daemon's program with a command such as `check`; says whether it succeeded, and what it printed.
+    pub fn command(&self, arguments: &[&str]) -> (bool, String) {
+        let output = Command::new(std::env::var("DAEMON").unwrap())
+            .arg("--config")
+            .arg(self.directory.path().join("config.toml"))
+            .arg("--root")
+            .arg(self.state())
+            .args(arguments)
+            .output()
+            .unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&text).into_owned())
     }
 
     /// What the daemon gets from now on, when it is started.
@@ -192,8 +214,10 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        kill(&self.process, "TERM");
-        let _ = self.process.wait();
+        if let Ok(None) = self.process.try_wait() {
+            kill(&self.process, "TERM");
+            let _ = self.process.wait();
+        }
         if std::thread::panicking() {
             println!("the daemon's log:\n{}", self.log());
         }

@@ -74,6 +74,7 @@ macro_rules! for_every_case {
             a_loaded_table_can_be_cleared,
             what_is_an_event,
             an_armed_listener_hears_of_events,
+            a_watch_tells_what_changed,
             linear_shows_a_piece_of_a_disk,
             tables_that_make_no_sense_are_refused,
             a_table_past_the_end_is_told_apart,

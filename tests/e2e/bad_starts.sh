@@ -27,10 +27,10 @@ need "a disk for /var/lib" mount_disk
 # --- configuration ---
 
 write_config 'rot = "/x"' 'block_size = "100KiB"' 'fs_type = "btrfs"' 'discard = "yes"'
-check "all problems of the configuration are reported together" eval '
+check "all problems of the configuration are reported together" eval '(
     for problem in "4 things" "rot: unknown key" "block_size: .*64 ?KiB" "fs_type: .*ext4, xfs" "discard: .*true or false"; do
         refuses "$problem" "$DAEMON" || exit 1
-    done'
+    done)'
 write_config 'root = '
 check "a file that is no TOML is refused with its line" refuses "config.toml: not TOML.* line 1" "$DAEMON"
 check "a missing file that was asked for is an error" refuses "/nowhere.toml.*no such file" "$DAEMON" --config /nowhere.toml
