@@ -82,10 +82,12 @@ struct Verb {
     dmsetup: Vec<Duration>,
 }
 
-fn timed(act: impl FnOnce()) -> Duration {
+fn timed<T>(act: impl FnOnce() -> T) -> Duration {
     let start = Instant::now();
-    act();
-    start.elapsed()
+    let made = act();
+    let took = start.elapsed();
+    drop(made);
+    took
 }
 
 fn median(samples: &mut [Duration]) -> Duration {
@@ -112,7 +114,7 @@ impl Field {
     /// One round of everything, each way; which comes first changes from round to round.
     fn round(&mut self, verbs: &mut [Verb], number: usize, with_dmsetup: bool) {
         for way in 0..2 {
-            if (way + number) % 2 == 0 {
+            if (way + number).is_multiple_of(2) {
                 self.ours(verbs);
             } else {
                 self.bare(verbs);
@@ -131,12 +133,12 @@ impl Field {
         let (dm, pool, name, table) = (&self.dm, &self.pool, &self.name, self.table());
         let options = ActivateOptions::default();
         let mut took = |verb: usize, duration| verbs[verb].ours.push(duration);
-        took(0, timed(|| drop(dm.driver_version().unwrap())));
+        took(0, timed(|| dm.driver_version().unwrap()));
         took(1, timed(|| dm.create_thin(pool, thin_id(3)).unwrap()));
         took(2, timed(|| dm.create_snap(pool, thin_id(2), thin_id(1)).unwrap()));
         took(3, timed(|| drop(dm.activate(name, None, &table, options).unwrap())));
         took(4, timed(|| drop(dm.info(name).unwrap())));
-        took(5, timed(|| drop(dm.pool_status(pool, true).unwrap())));
+        took(5, timed(|| dm.pool_status(pool, true).unwrap()));
         took(6, timed(|| drop(dm.table(name).unwrap())));
         took(7, timed(|| drop(dm.list().unwrap())));
         took(8, timed(|| drop(dm.suspend(name, Default::default()).unwrap())));
