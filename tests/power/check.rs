@@ -237,7 +237,9 @@ pub fn remove_all(client: &mut Client, state: &mut State, discards: bool) -> Fou
         Ok((used, thins)) => {
             match state.empty_blocks {
                 Some(before) if discards && used > before => found.kernel_leak = used - before,
-                Some(before) if used != before => found.add(Fault::Leaked, format!("{used} blocks in use, {before} before")),
+                Some(before) if used != before => {
+                    found.add(Fault::Leaked, format!("{used} blocks in use, {before} before"))
+                }
                 _ => {}
             }
             state.empty_blocks = Some(used);

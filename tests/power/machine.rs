@@ -13,7 +13,11 @@ use super::daemon::NAME;
 
 /// Runs a program; what it printed, or what went wrong. The guests have no udevd: dmsetup makes the nodes.
 pub fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
-    let output = Command::new(program).args(arguments).env("DM_DISABLE_UDEV", "1").output().map_err(|e| format!("{program}: {e}"))?;
+    let output = Command::new(program)
+        .args(arguments)
+        .env("DM_DISABLE_UDEV", "1")
+        .output()
+        .map_err(|e| format!("{program}: {e}"))?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
         return Ok(said);

@@ -60,7 +60,7 @@ fn main() -> ExitCode {
         ["kill", rounds, steps, seed] => kills::kills(number(rounds), number(steps), number(seed) as u64),
         ["broken", _] => selftest::selftest(),
         ["boot", pool, seed, last, early] => {
-            let pool = Pool::ALL.into_iter().find(|kind| kind.name() == *pool).ok_or("no such pool")?;
+            let pool = Pool::ALL.into_iter().find(|kind| kind.name() == *pool).expect("a pool that there is");
             cuts::boot(pool, seed.parse().unwrap(), *last == "true", *early == "true")
         }
         _ => Err(USAGE.into()),
