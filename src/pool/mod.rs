@@ -202,6 +202,14 @@ impl Pool {
         }
     }
 
+    /// The same for a device that is likely to be active already: looks first, which is cheaper than to be refused.
+    pub fn ensure_active(&self, role: Role, id: ThinId, size: Sectors, read_only: bool) -> Result<PathBuf, PoolError> {
+        match self.info(role)? {
+            Some(info) if info.live_table && !info.suspended && self.is_ours(&info) => Ok(self.node(role)),
+            _ => self.activate(role, id, size, read_only),
+        }
+    }
+
     fn is_ours(&self, info: &DeviceInfo) -> bool {
         info.uuid.as_ref().is_some_and(|uuid| self.names.owns(uuid.as_str()))
     }

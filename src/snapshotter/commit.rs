@@ -55,7 +55,7 @@ impl Snapshotter {
         if shared.store.read(|r| r.find_snapshot(name))?.is_some() {
             return Err(Error::AlreadyExists { key: name.into() });
         }
-        shared.activate(key, &record)?;
+        shared.ensure_active(key, &record)?;
         match shared.seal(key, &record)? {
             Some(sealed) => self.commit_own(name, key, &record, labels, sealed),
             None => self.commit_copy(name, key, &record, labels),

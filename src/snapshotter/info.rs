@@ -115,7 +115,7 @@ impl Shared {
     }
 
     fn active_usage(&self, key: &str, record: &SnapshotRecord) -> Result<Usage, Error> {
-        self.activate(key, record)?;
+        self.ensure_active(key, record)?;
         let mapped = self.pool.mapped(role(record)).during(key, "cannot be measured")?;
         let node = self.pool.node(role(record));
         let state = self.formatter.inspect(&node, super::fs_type(&record.fs)?).during(key, "cannot be measured")?;
