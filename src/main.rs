@@ -1,5 +1,7 @@
 //! The daemon `devmapper-snapshotter`: reads its configuration, opens its pool, serves, and stops cleanly.
 
+mod commands;
+
 use std::io::IsTerminal;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -15,7 +17,7 @@ use devmapper_snapshotter::fs::{FsSpec, Mkfs};
 use devmapper_snapshotter::grpc::Service;
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::pool::{HostBacker, Pool, PoolSettings};
-use devmapper_snapshotter::snapshotter::{self, Settings, Snapshotter};
+use devmapper_snapshotter::snapshotter::{Settings, Snapshotter};
 use devmapper_snapshotter::store::Store;
 use devmapper_snapshotter::{monitor, server};
 use tokio::signal::unix::{signal, SignalKind};
@@ -48,6 +50,9 @@ struct Flags {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Lists, while the daemon is stopped, every snapshot, template and removal under way with its device, its thin and the
+    /// bytes it maps.
+    Ls,
     /// Compares database, pool and devices while the daemon is stopped, and lists every disagreement. Exits with 1 if there
     /// is any.
     Check {
@@ -75,8 +80,10 @@ fn run(flags: Flags) -> Result<(), AnyError> {
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     let _state = own_state_directory(&config.root)?;
-    if let Some(Command::Check { repair }) = flags.command {
-        return check(&config, repair);
+    match flags.command {
+        Some(Command::Check { repair }) => return commands::check(&config, repair),
+        Some(Command::Ls) => return commands::list(&config),
+        None => {}
     }
     let listener = server::listen(&config.address)?;
     let result = open(&config).and_then(|snapshotter| run_until_stopped(listener, snapshotter, &config.address));
@@ -152,44 +159,6 @@ fn open(config: &Config) -> Result<Snapshotter, AnyError> {
         discard: config.discard.unwrap_or(matches!(config.backing, Backing::Embedded { .. })),
     };
     Ok(Snapshotter::start(settings, pool, store, Arc::new(RealDisks), Arc::new(Mkfs::new()))?)
-}
-
-fn check(config: &Config, repair: bool) -> Result<(), AnyError> {
-    if !database(config).exists() {
-        return Err(format!("there is no database {}, so there is nothing to check", database(config).display()).into());
-    }
-    let mut left = findings(config)?;
-    if repair {
-        let swept = open(config)?.cleanup()?;
-        println!(
-            "repaired: what a start puts right; {} removals finished, {} still in use",
-            swept.reclaimed, swept.busy
-        );
-        left = findings(config)?;
-    }
-    match left {
-        0 => Ok(()),
-        1 => Err("1 disagreement".into()),
-        n => Err(format!("{n} disagreements").into()),
-    }
-}
-
-/// Prints every disagreement; returns how many there are.
-fn findings(config: &Config) -> Result<usize, AnyError> {
-    let Parts { dm, store, backer, settings } = parts(config)?;
-    let Some(pool) = Pool::attach(&settings, dm, Arc::clone(&store), backer)? else {
-        let found = store.read(|r| r.check_indexes())?;
-        found.iter().for_each(|what| println!("the database: {what}"));
-        println!(
-            "the pool is not assembled, as after a reboot; the next start assembles it. The database alone was checked"
-        );
-        return Ok(found.len());
-    };
-    let thins = pool.thins(&RealDisks)?.into_keys().collect();
-    let found = snapshotter::check(&store, &pool, Some(&thins))?;
-    found.iter().for_each(|finding| println!("{finding}"));
-    println!("{} thins in pool {}; {} disagreements", thins.len(), pool.device_name(), found.len());
-    Ok(found.len())
 }
 
 async fn serve(

@@ -102,7 +102,7 @@ fn rooms_used(code: &str) -> BTreeSet<String> {
 #[test]
 fn rooms_know_only_the_rooms_below_them() {
     let allowed: BTreeMap<&str, &[&str]> = ROOMS.iter().copied().collect();
-    for source in sources().iter().filter(|s| !["lib", "main"].contains(&s.room.as_str())) {
+    for source in sources().iter().filter(|s| !["lib", "main", "commands"].contains(&s.room.as_str())) {
         let may = allowed
             .get(source.room.as_str())
             .unwrap_or_else(|| panic!("{}: a room without a plan", source.path.display()));

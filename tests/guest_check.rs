@@ -134,3 +134,14 @@ fn a_suspended_and_mounted_device_goes_on_after_a_start() {
     });
     d.commit("c", "a").unwrap();
 }
+
+#[test]
+fn ls_shows_each_snapshot_with_its_device_its_thin_and_its_bytes() {
+    let (d, device) = stopped("listed");
+    let (fine, said) = d.command(&["ls"]);
+    assert!(fine, "{said}");
+    let line = |key: &str| said.lines().find(|line| line.contains(key)).unwrap_or_else(|| panic!("no {key} in {said}"));
+    assert!(line(" a < base").contains(&device) && line(" a < base").contains("KiB"), "{said}");
+    assert!(line("committed").ends_with(" base") && line("committed").contains(" - "), "{said}");
+    assert!(line("(template)").starts_with("template"), "{said}");
+}

@@ -128,21 +128,28 @@ fn with_autoclear_a_device_goes_with_its_last_opener() {
 }
 
 #[test]
-fn options_are_what_the_device_has() {
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("file");
-    create_sparse(&file, 8 * MIB).unwrap();
-    let options = LoopOptions { block_size: 4096, read_only: true, direct_io: false, ..LoopOptions::default() };
-    let device = Loops::default().attach(&file, options).unwrap();
-    assert!(!device.direct_io());
-    assert!(RealDisks.open(device.path(), Access::Read).unwrap().is_read_only().unwrap());
-    assert_eq!(run("blockdev", &["--getss", text(device.path())]).trim(), "4096");
-    device.detach().unwrap();
-    let error = Loops::default().attach(&file, LoopOptions { block_size: 777, ..options }).unwrap_err();
-    assert!(matches!(error, BlockError::LoopAttach { .. }), "{error}");
-    assert!(!is_attached(&file), "left attached after failing");
-    let error = Loops::default().attach(&directory.path().join("missing"), options).unwrap_err();
-    assert!(matches!(error, BlockError::Open { .. }), "{error}");
+fn options_are_what_the_device_has_by_the_newer_call_and_by_the_older_ones() {
+    for loops in [Loops::default(), Loops::default().in_steps()] {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        create_sparse(&file, 8 * MIB).unwrap();
+        let options = LoopOptions { block_size: 4096, read_only: true, direct_io: false, autoclear: true };
+        let device = loops.attach(&file, options).unwrap();
+        assert!(!device.direct_io());
+        assert!(RealDisks.open(device.path(), Access::Read).unwrap().is_read_only().unwrap());
+        let shown = run("losetup", &["-n", "-O", "LOG-SEC,AUTOCLEAR,RO,DIO,BACK-FILE", text(device.path())]);
+        assert_eq!(shown.split_whitespace().collect::<Vec<_>>(), ["4096", "1", "1", "0", text(&file)]);
+        device.detach().unwrap();
+        let error = loops.attach(&file, LoopOptions { block_size: 777, ..options }).unwrap_err();
+        assert!(matches!(error, BlockError::LoopAttach { .. }), "{error}");
+        assert!(!is_attached(&file), "left attached after failing");
+        let error = loops.attach(&directory.path().join("missing"), options).unwrap_err();
+        assert!(matches!(error, BlockError::Open { .. }), "{error}");
+        let plain = loops.attach(&file, LoopOptions::default()).unwrap();
+        RealDisks.open(plain.path(), Access::Write).unwrap().write_at(b"written", 0).unwrap();
+        drop(plain);
+        assert_eq!(Loops::default().detach_all(&file).unwrap(), 1, "gone with its opener");
+    }
 }
 
 #[test]

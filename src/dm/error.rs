@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::codec::CodecError;
-use super::message::PoolMessage;
+use super::message::{MessageError, PoolMessage};
 use super::reply::DriverVersion;
 use super::request::{Payload, Request};
 use super::table::{TableError, Target};
@@ -116,6 +116,14 @@ pub enum Error {
         pool: String,
         /// The id.
         id: ThinId,
+    },
+    /// EINVAL: an id in a message is above 2^24 - 1. [`ThinId`] holds none such; a text can.
+    #[error("pool {pool}: {id} is above the largest thin id, {max}", max = ThinId::MAX)]
+    ThinIdOutOfRange {
+        /// The pool's name.
+        pool: String,
+        /// What was sent.
+        id: String,
     },
     /// EBUSY on delete: a device stands on this thin, or is loaded for it.
     #[error("thin {id} of pool {pool} cannot be deleted: a device stands on it")]
@@ -337,6 +345,7 @@ impl Error {
             Error::NoSuchThin { .. } => Errno::ENODATA,
             Error::TransactionMismatch { .. }
             | Error::UuidAlreadySet { .. }
+            | Error::ThinIdOutOfRange { .. }
             | Error::NoMetadataSnap { .. }
             | Error::WrongPool { .. }
             | Error::PoolSuspended { .. }
@@ -434,6 +443,7 @@ fn from_message(request: &Request, pool: String, errno: Errno) -> Error {
             Error::TransactionMismatch { pool, expected: old, wanted: new }
         }
         (Errno::EINVAL, Ok(PoolMessage::ReleaseMetadataSnap)) => Error::NoMetadataSnap { pool },
+        (Errno::EINVAL, Err(MessageError::ThinIdOutOfRange { id })) => Error::ThinIdOutOfRange { pool, id },
         (Errno::EINVAL, _) => Error::MessageRefused { device: pool, text: text.clone() },
         _ => Error::Kernel { verb, device: pool, errno },
     }

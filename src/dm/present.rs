@@ -121,11 +121,15 @@ impl Dm {
     }
 
     /// Puts the nodes of all devices whose names start with `prefix` right: makes those that are missing or
-    /// lead elsewhere, removes those without a device. (`dmsetup mknodes` does it for all names.)
+    /// lead elsewhere, removes those without a device. (`dmsetup mknodes` does it for all names.) Does nothing where
+    /// nodes are left to others.
     ///
     /// # Errors
     /// [`Error::Node`].
     pub fn sweep_nodes(&self, prefix: &str) -> Result<Swept> {
+        if self.settings().nodes == NodePolicy::Leave {
+            return Ok(Swept::default());
+        }
         let nodes = self.nodes();
         // Nodes first: one that is made between the two lists must not be taken for a left-over.
         let present = nodes.names(prefix)?;

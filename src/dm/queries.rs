@@ -27,6 +27,14 @@ impl Dm {
         Ok(self.submit(&Request::new(Verb::Version))?.header.version)
     }
 
+    /// Whether the kernel passes udev's cookies on: interface 4.15 (kernel 2.6.31) and later.
+    ///
+    /// # Errors
+    /// [`Error::NoPermission`].
+    pub fn cookies_supported(&self) -> Result<bool> {
+        Ok(self.driver_version()? >= DriverVersion::new(4, 15, 0))
+    }
+
     /// The targets that are loaded (`DM_LIST_VERSIONS`).
     ///
     /// # Errors

@@ -37,6 +37,9 @@ const GROWTH_FACTOR: u64 = 10;
 /// The most blocks that `resize=` can name; what lies beyond takes another layout, which the kernel makes by itself.
 const GROWTH_CEILING: u64 = u32::MAX as u64;
 
+/// Below this, 512 MiB, mke2fs makes blocks of 1 KiB instead of 4 (mke2fs.conf, type "small").
+const SMALL: Sectors = Sectors(512 << 11);
+
 /// What tells mke2fs (e2fsprogs 1.47 and later) that unwritten blocks read as zeros, so that it need not write them.
 pub(super) const PREZEROED: &str = "assume_storage_prezeroed=1";
 
@@ -56,26 +59,43 @@ pub(super) const PREZEROED: &str = "assume_storage_prezeroed=1";
 /// | `-O sparse_super2 packed_meta_blocks=1` | 8 | | refuses to grow |
 /// | `-O ^resize_inode packed_meta_blocks=1` | 14 | 58 | 821 |
 ///
-/// The size of the journal (4 to 64 MiB) changes none of these: what of it is not written yet is not mapped. 16 MiB
+/// Linux 7.2 grows the one taken as well. The size of the journal (4 to 64 MiB) changes none of these: what of it is not written yet is not mapped. 16 MiB
 /// bounds what a long-lived layer can map for it. Without `assume_storage_prezeroed` the kernel or mke2fs writes
 /// the inode tables (2641 to 3664 blocks); both kinds of lazy initialisation are off, since the kernel would write the
 /// same zeros behind the first mount of every layer.
 pub(super) fn own_options(size: Sectors, prezeroed: bool) -> Vec<Own> {
+    let with = |letter, value: &str| Own { letter, value: Some(value.to_owned()) };
+    let mut options = vec![Own { letter: 'q', value: None }, with('t', "ext4"), with('m', "0"), with('G', "128")];
+    let journal = journal_size(size).map(|mebibytes| with('J', &format!("size={mebibytes}")));
+    options.extend(journal);
+    options.push(with('E', &extended_options(size, prezeroed).join(",")));
+    options
+}
+
+fn extended_options(size: Sectors, prezeroed: bool) -> Vec<String> {
     let blocks = size.0 / 8;
     let room = blocks.saturating_mul(GROWTH_FACTOR).clamp(GROWTH_FLOOR, GROWTH_CEILING);
-    let mut extended = vec!["nodiscard", "packed_meta_blocks=1"];
-    extended.extend(if prezeroed { &[PREZEROED][..] } else { &["lazy_itable_init=0", "lazy_journal_init=0"] });
-    let resize = (room > blocks).then(|| format!("resize={room}"));
-    extended.extend(resize.as_deref());
-    let with = |letter, value: &str| Own { letter, value: Some(value.to_owned()) };
-    vec![
-        Own { letter: 'q', value: None },
-        with('t', "ext4"),
-        with('m', "0"),
-        with('J', "size=16"),
-        with('G', "128"),
-        with('E', &extended.join(",")),
-    ]
+    let mut options = vec!["nodiscard".to_owned()];
+    if size >= SMALL {
+        // With the blocks of 1 KiB that smaller ones get, mke2fs 1.47 trips over it and says so.
+        options.push("packed_meta_blocks=1".to_owned());
+    }
+    let zeros = if prezeroed { &[PREZEROED][..] } else { &["lazy_itable_init=0", "lazy_journal_init=0"] };
+    options.extend(zeros.iter().map(ToString::to_string));
+    if room > blocks {
+        options.push(format!("resize={room}"));
+    }
+    options
+}
+
+/// The journal's size in MiB; `None` leaves the choice to mke2fs, for file systems too small for any of ours.
+fn journal_size(size: Sectors) -> Option<u32> {
+    const MIB: u64 = 2048;
+    match size.0 / MIB {
+        0..16 => None,
+        16..48 => Some(4),
+        _ => Some(16),
+    }
 }
 
 /// The part of an ext4 superblock that this crate reads.

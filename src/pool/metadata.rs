@@ -176,7 +176,8 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_named() {
-        let cases: [(&str, fn(&mut Vec<u8>)); 5] = [
+        type Damage = fn(&mut Vec<u8>);
+        let cases: [(&str, Damage); 5] = [
             ("magic", |image| image[superblock::MAGIC] ^= 1),
             ("beyond the end", |image| image[superblock::DEVICE_DETAILS_ROOT + 3] = 1),
             ("is no thin id", |image| image[2 * BLOCK + node::KEYS + 4] = 1),

@@ -243,8 +243,12 @@ impl Shared {
         let mut discarded = !self.settings.discard || self.discard_unused(own)?;
         self.pool.deactivate(own)?;
         if !discarded {
-            self.pool.activate(spare, thin, entry.size, false)?;
-            discarded = self.discard_unused(spare)?;
+            match self.pool.activate(spare, thin, entry.size, false) {
+                Ok(_) => discarded = self.discard_unused(spare)?,
+                // It was deleted and not ticked off when everything ended.
+                Err(gone) if gone.is_no_such_thin() => return Ok(()),
+                Err(error) => return Err(error),
+            }
         }
         self.pool.deactivate(spare)?;
         if !discarded {

@@ -76,6 +76,7 @@ macro_rules! for_every_case {
             an_armed_listener_hears_of_events,
             a_watch_tells_what_changed,
             linear_shows_a_piece_of_a_disk,
+            a_table_of_many_targets_is_read_whole,
             tables_that_make_no_sense_are_refused,
             a_table_past_the_end_is_told_apart,
             a_device_below_that_is_absent_is_told_apart,
