@@ -142,3 +142,11 @@ fn mkfs_runs_once_for_all_base_layers_and_restarts() {
     }
     assert_eq!(b.formatter.1.load(Ordering::SeqCst), 1);
 }
+
+#[test]
+fn mounts_of_an_active_snapshot_are_one_look_at_its_device() {
+    let b = bench("costmounts");
+    b.snapshotter.prepare("a", "", Default::default()).unwrap();
+    let (verbs, commits, _, _) = b.cost(|s| s.mounts("a").unwrap());
+    assert_eq!((verbs, commits), (vec![(Verb::Info, 1)], 0));
+}

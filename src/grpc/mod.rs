@@ -8,6 +8,7 @@ mod status;
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use containerd_snapshots::api::types::Mount as ApiMount;
 use containerd_snapshots::{Info as ApiInfo, Kind as ApiKind, Usage as ApiUsage};
@@ -42,7 +43,7 @@ impl Service {
         self.broken.notified().await;
     }
 
-    /// Runs a call where it may block, and logs what fails.
+    /// Runs a call where it may block.
     async fn call<T: Send + 'static>(
         &self,
         verb: &'static str,
@@ -50,32 +51,36 @@ impl Service {
         call: impl FnOnce(&Snapshotter) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Status> {
         let snapshotter = Arc::clone(&self.snapshotter);
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         let result = tokio::task::spawn_blocking(move || call(&snapshotter)).await;
+        let result = result.map_err(|panic| {
+            tracing::error!(verb, key, %panic, "panicked");
+            Status::internal(format!("{verb} {key:?}: the daemon met a bug of its own; its log says where"))
+        })?;
+        self.answer(verb, key, started, result)
+    }
+
+    /// Turns a result into the answer, and logs what fails.
+    fn answer<T>(&self, verb: &str, key: &str, started: Instant, result: Result<T, Error>) -> Result<T, Status> {
         let took = started.elapsed();
-        match result {
-            Ok(Ok(value)) => {
+        let error = match result {
+            Ok(value) => {
                 tracing::debug!(verb, key, ?took, "done");
-                Ok(value)
+                return Ok(value);
             }
-            Ok(Err(error)) => {
-                if error.needs_restart() {
-                    self.broken.notify_one();
-                }
-                let status = status(&error);
-                match status.code() {
-                    tonic::Code::Internal | tonic::Code::ResourceExhausted | tonic::Code::Unavailable => {
-                        tracing::error!(verb, key, ?took, %error, "failed");
-                    }
-                    code => tracing::debug!(verb, key, ?took, ?code, %error, "refused"),
-                }
-                Err(status)
-            }
-            Err(panic) => {
-                tracing::error!(verb, key, %panic, "panicked");
-                Err(Status::internal(format!("{verb} {key:?}: the daemon met a bug of its own; its log says where")))
-            }
+            Err(error) => error,
+        };
+        if error.needs_restart() {
+            self.broken.notify_one();
         }
+        let status = status(&error);
+        match status.code() {
+            tonic::Code::Internal | tonic::Code::ResourceExhausted | tonic::Code::Unavailable => {
+                tracing::error!(verb, key, ?took, %error, "failed");
+            }
+            code => tracing::debug!(verb, key, ?took, ?code, %error, "refused"),
+        }
+        Err(status)
     }
 }
 
@@ -84,7 +89,8 @@ impl containerd_snapshots::Snapshotter for Service {
     type Error = Status;
 
     async fn stat(&self, key: String) -> Result<ApiInfo, Status> {
-        self.call("Stat", &key.clone(), move |s| s.stat(&key)).await.map(api_info)
+        // One look into the database, which waits for nothing: handing it to another thread would take longer.
+        self.answer("Stat", &key, Instant::now(), self.snapshotter.stat(&key)).map(api_info)
     }
 
     async fn update(&self, info: ApiInfo, fieldpaths: Option<Vec<String>>) -> Result<ApiInfo, Status> {

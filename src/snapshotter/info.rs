@@ -109,13 +109,13 @@ impl Shared {
                 let parent = self.parent(parent)?;
                 (parent.mapped.unwrap_or(0), parent.inodes.unwrap_or(0))
             }
-            None => (0, templates::EMPTY_INODES),
+            None => (0, templates::template(self)?.inodes.unwrap_or(0)),
         };
         Ok(Usage { bytes: mapped.saturating_sub(mapped_below), inodes: inodes.saturating_sub(inodes_below) })
     }
 
     fn active_usage(&self, key: &str, record: &SnapshotRecord) -> Result<Usage, Error> {
-        self.activate(key, record)?;
+        self.ensure_active(key, record)?;
         let mapped = self.pool.mapped(role(record)).during(key, "cannot be measured")?;
         let node = self.pool.node(role(record));
         let state = self.formatter.inspect(&node, super::fs_type(&record.fs)?).during(key, "cannot be measured")?;

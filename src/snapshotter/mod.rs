@@ -18,6 +18,7 @@ mod recover;
 mod templates;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 pub use check::{check, Finding};
@@ -122,7 +123,7 @@ impl Snapshotter {
             let what = "only active snapshots and views have mounts; prepare or view it under a key of its own";
             return Err(Error::NotActive { key: key.into(), kind: "committed", what });
         }
-        self.shared.activate(key, &record)
+        self.shared.ensure_active(key, &record)
     }
 
     /// Finishes what removals left to do, as far as nobody has it open, before it returns.
@@ -148,15 +149,26 @@ impl Shared {
         Ok(record)
     }
 
-    /// Activates the device of an active snapshot or of a view, if it is not active, and says how to mount it.
+    /// Activates the device of a new snapshot or view, and says how to mount it.
     fn activate(&self, key: &str, record: &SnapshotRecord) -> Result<Vec<Mount>, Error> {
         let view = record.kind == Kind::View;
-        let node =
-            self.pool.activate(role(record), record.thin, record.size, view).during(key, "cannot be activated")?;
-        let mut options: Vec<String> = if view { vec!["ro".into()] } else { Vec::new() };
-        options.extend(fs_type(&record.fs)?.mount_options().iter().map(ToString::to_string));
-        Ok(vec![Mount { fs_type: record.fs.clone(), source: node.to_string_lossy().into_owned(), options }])
+        let active = self.pool.activate(role(record), record.thin, record.size, view);
+        mounts(record, &active.during(key, "cannot be activated")?)
     }
+
+    /// The same where it is likely to be active already; a reboot may have taken it away.
+    fn ensure_active(&self, key: &str, record: &SnapshotRecord) -> Result<Vec<Mount>, Error> {
+        let view = record.kind == Kind::View;
+        let active = self.pool.ensure_active(role(record), record.thin, record.size, view);
+        mounts(record, &active.during(key, "cannot be activated")?)
+    }
+}
+
+/// How to mount a snapshot whose device is `node`.
+fn mounts(record: &SnapshotRecord, node: &Path) -> Result<Vec<Mount>, Error> {
+    let mut options: Vec<String> = if record.kind == Kind::View { vec!["ro".into()] } else { Vec::new() };
+    options.extend(fs_type(&record.fs)?.mount_options().iter().map(ToString::to_string));
+    Ok(vec![Mount { fs_type: record.fs.clone(), source: node.to_string_lossy().into_owned(), options }])
 }
 
 /// The device of a snapshot; a committed one has it only until it is deactivated.

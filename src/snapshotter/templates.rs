@@ -2,14 +2,12 @@
 //!
 //! A template is made on an unrecorded thin and recorded when it is whole and on disk, so a crash leaves nothing half made.
 
+use super::create::undone;
 use super::error::During;
 use super::{Error, Shared};
 use crate::block::Access;
 use crate::pool::{IdGuard, Role};
 use crate::store::{TemplateKey, TemplateRecord};
-
-/// Inodes that an empty file system uses for itself; what a layer adds is counted from here.
-pub const EMPTY_INODES: u64 = 10;
 
 /// The template that the settings ask for; made now if there is none yet.
 pub fn template(shared: &Shared) -> Result<TemplateRecord, Error> {
@@ -31,7 +29,11 @@ fn make(shared: &Shared, key: &TemplateKey) -> Result<TemplateRecord, Error> {
     let record =
         format(shared, &what).map_err(|source| Error::Template { what: what.clone(), source: Box::new(source) })?;
     let (thin, record) = record;
-    shared.store.commit(|c| c.put_template(key, &record))?;
+    if let Err(error) = shared.store.commit(|c| c.put_template(key, &record)) {
+        // It may be on record all the same; the next start knows.
+        thin.stay_leased();
+        return Err(error.into());
+    }
     drop(thin);
     tracing::info!(thin = %record.thin, mapped = record.mapped, took = ?started.elapsed(), "made the template for {what}");
     Ok(record)
@@ -44,14 +46,14 @@ fn format<'a>(shared: &'a Shared, what: &str) -> Result<(IdGuard<'a>, TemplateRe
     let made = shared.pool.activate(role, thin.get(), size, false).during(what, "has no device").and_then(|node| {
         shared.formatter.format(&node, &shared.settings.fs, size).during(what, "cannot be formatted")?;
         shared.disks.open(&node, Access::Read).and_then(|disk| disk.flush()).during(what, "cannot be flushed")?;
-        shared.pool.mapped(role).during(what, "cannot be measured")
+        let state = shared.formatter.inspect(&node, shared.settings.fs.fs_type).during(what, "cannot be measured")?;
+        Ok((shared.pool.mapped(role).during(what, "cannot be measured")?, state.used_inodes))
     });
     let gone = shared.pool.deactivate(role).during(what, "keeps its device");
-    let mapped = match (made, gone) {
-        (Ok(mapped), Ok(())) => mapped,
+    let (mapped, inodes) = match (made, gone) {
+        (Ok(measured), Ok(())) => measured,
         (Err(error), _) | (_, Err(error)) => {
-            shared.pool.delete(thin.get()).during(what, "left its thin behind")?;
-            return Err(error);
+            return Err(undone(error, shared.pool.take_back(thin).during(what, "left its thin behind")));
         }
     };
     let record = TemplateRecord {
@@ -59,6 +61,7 @@ fn format<'a>(shared: &'a Shared, what: &str) -> Result<(IdGuard<'a>, TemplateRe
         thin: thin.get(),
         size,
         mapped: Some(mapped),
+        inodes: Some(inodes),
         created_at: std::time::SystemTime::now(),
     };
     Ok((thin, record))

@@ -113,6 +113,9 @@ pub struct TemplateRecord {
     /// Bytes that the thin had mapped when it was made.
     #[serde(default)]
     pub mapped: Option<u64>,
+    /// Inodes that the empty file system uses for itself.
+    #[serde(default)]
+    pub inodes: Option<u64>,
     /// When it was made.
     pub created_at: SystemTime,
 }

@@ -75,6 +75,14 @@ check "killed, it is started again" eval 'in_systemd systemctl kill --signal=KIL
 check "the layer is there" wait_for 20 in_systemd ctr snapshots prepare two layer
 check "with its content" in_systemd bash -c 'mount=$(ctr snapshots mounts /mnt two) && eval "${mount% -o }" && seq 1000 | cmp - /mnt/file && umount /mnt'
 
+killed_over_and_over() {
+    local count
+    for count in {2..7}; do
+        in_systemd systemctl kill --signal=KILL devmapper-snapshotter && wait_for 30 restarted "$count" || return 1
+    done
+}
+check "killed over and over, it is still started again" killed_over_and_over
+
 # Other than on the first start, this needs mkfs, a mount of the daemon's own, and the right to grow ext4.
 write_config 'base_image_size = "20GiB"'
 check "restarted with a larger size" in_systemd systemctl restart devmapper-snapshotter
