@@ -11,7 +11,7 @@ kill_containerd() {
 # pull_is_under_way COUNT: some layers have been unpacked, and the pull goes on.
 pull_is_under_way() {
     kill -0 "$pulling" 2>/dev/null || return 0
-    (($(find /sys/block -maxdepth 1 -name 'dm-*' | wc -l) > $1))
+    (($(ctr snapshots ls | wc -l) > $1))
 }
 
 # begin_pull LAYERS: returns in the middle of it.

@@ -64,7 +64,7 @@ pub fn boot(pool: Pool, seed: u64, last: bool, early: bool) -> Result<(), String
         environment: Vec::new(),
     };
     let mut guest = Run::new(&out, place, 4);
-    guest.discards = pool == Pool::Embedded;
+    guest.power_goes = true;
     guest.phase("checking");
     let result = life(&mut guest, seed, first, last, early);
     let sum = serde_json::to_string(&guest.sum).map_err(|e| e.to_string())?;

@@ -169,6 +169,14 @@ impl Client {
         self.runtime.block_on(self.calls.update(request)).map(drop)
     }
 
+    /// A new snapshot with labels of some size.
+    pub fn label_large(&mut self, prefix: &str, number: usize) -> Result<(), Status> {
+        let labels = (0..16).map(|n| (format!("label-{n}"), "x".repeat(4000))).collect();
+        let key = format!("{prefix}-{number}");
+        let request = PrepareSnapshotRequest { key, labels, ..Default::default() };
+        self.runtime.block_on(self.calls.prepare(request)).map(drop)
+    }
+
     pub fn cleanup(&mut self) -> Result<(), Status> {
         self.runtime.block_on(self.calls.cleanup(CleanupRequest::default())).map(drop)
     }

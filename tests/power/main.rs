@@ -7,6 +7,7 @@
 mod check;
 mod cuts;
 mod daemon;
+mod faults;
 mod guests;
 mod kills;
 mod load;
@@ -28,8 +29,9 @@ const USAGE: &str = "usage: power COMMAND
   cuts CYCLES LANES [SEED]   power cuts: so many, in so many guests side by side (on the host)
   replays POINTS GUESTS [SEED]    images of a recorded disk, so many in all, recorded in so many guests (on the host)
   kills ROUNDS STEPS GUESTS [SEED]   the daemon killed, under load and at its steps, in each guest (on the host)
+  faults                     disks and programs below the daemon fail (on the host)
   selftest                   broken states shown to the checker (on the host)
-  boot, replay, kill, broken   what these run in the guests
+  boot, replay, kill, fault, broken   what these run in the guests
 
 DAEMON is the path of the daemon to test.";
 
@@ -55,6 +57,8 @@ fn main() -> ExitCode {
             let words = [(*rounds).to_owned(), (*steps).to_owned()];
             guests::campaign("kill", &words, number(guests).max(1), seed(rest), &[2 << 30], "the daemon killed")
         }
+        ["faults"] => guests::campaign("fault", &[], 1, 1, &[256 << 20, 1 << 30], "faults below the daemon"),
+        ["fault", _] => faults::faults(),
         ["selftest"] => guests::campaign("broken", &[], 1, 1, &[2 << 30], "broken states"),
         ["replay", points, seconds, seed] => replay::replay(number(points), number(seconds), number(seed) as u64),
         ["kill", rounds, steps, seed] => kills::kills(number(rounds), number(steps), number(seed) as u64),

@@ -86,12 +86,12 @@ impl Sum {
              {:>8} crashes survived and checked\n\
              {:>8} operations acknowledged, {} lost\n\
              {:>8} thins or blocks leaked\n\
-             {:>8} blocks leaked by the kernel itself (a power cut during a discard; thin_repair gives them back)
+             {:>8} blocks that dm-thin itself leaks when the power goes while it maps them (thin_repair gives them back)
              {:>8} devices stuck, {} calls refused that should work\n\
              {:>8} operations unanswered, {} of them had happened\n\
              {:>8} committed layers looked through (e2fsck, {} files)\n\
              {:>8} files of active snapshots synced\n\
-             {:>8} times emptied, all blocks free again\n",
+             {:>8} times emptied, all other blocks free again\n",
             self.cycles,
             self.acknowledged,
             self.lost,
@@ -122,8 +122,8 @@ pub struct Run {
     pub sum: Sum,
     pub clients: usize,
     pub slots: usize,
-    /// The pool passes discards on: see [`Found::kernel_leak`].
-    pub discards: bool,
+    /// The kernel ends with the daemon: see [`Found::kernel_leak`].
+    pub power_goes: bool,
     pub mark: Option<Mark>,
 }
 
@@ -139,7 +139,7 @@ impl Run {
             sum: Sum::default(),
             clients,
             slots: 5,
-            discards: true,
+            power_goes: false,
             mark: None,
         }
     }
@@ -247,7 +247,7 @@ impl Run {
 
     /// Removes everything and compares the pool with what it was at first.
     pub fn empty(&mut self, client: &mut Client) -> Result<(), String> {
-        let found = remove_all(client, &mut self.state, self.discards);
+        let found = remove_all(client, &mut self.state, self.power_goes);
         self.sum.emptied += 1;
         self.note(&found)?;
         self.next_generation()
