@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::PoolError;
-use crate::store::{IdRange, Store};
+use crate::store::{IdRange, Reader, Store, StoreError};
 use crate::units::ThinId;
 
 /// Ids leased at a time: one database commit for so many thins.
@@ -34,7 +34,8 @@ struct State {
     inherited: Vec<IdRange>,
 }
 
-/// An id on its way into a record. Dropped once it is recorded, or once there is no thin of it.
+/// An id on its way into a record. Dropped once it is recorded, or once there is no thin of it; where neither is known,
+/// [`IdGuard::stay_leased`].
 #[derive(Debug)]
 pub struct IdGuard<'a> {
     ids: &'a Ids,
@@ -44,6 +45,12 @@ pub struct IdGuard<'a> {
 impl IdGuard<'_> {
     pub fn get(&self) -> ThinId {
         self.id
+    }
+
+    /// Keeps the id on lease for the rest of this run: it may have a thin that is on no record, which the next start is to
+    /// find.
+    pub fn stay_leased(self) {
+        std::mem::forget(self);
     }
 }
 
@@ -75,7 +82,7 @@ impl Ids {
                     continue;
                 }
             };
-            if !state.in_flight.contains(&id) && !self.owned(id)? {
+            if !state.in_flight.contains(&id) && !self.store.read(|r| owned(r, id))? {
                 state.in_flight.insert(id);
                 return Ok(IdGuard { ids: self, id });
             }
@@ -101,11 +108,6 @@ impl Ids {
         Ok(())
     }
 
-    /// Whether a record has a thin, or a device, of this number.
-    fn owned(&self, id: ThinId) -> Result<bool, PoolError> {
-        Ok(self.store.read(|r| Ok(r.thin_owner(id)?.is_some() || r.number_owner(id.get().into())?.is_some()))?)
-    }
-
     fn after(&self, end: u32) -> IdRange {
         let limit = ThinId::MAX.get() + 1;
         let start = if end >= limit { self.start } else { end };
@@ -123,13 +125,15 @@ impl Ids {
     pub fn unrecorded(&self) -> Result<Vec<ThinId>, PoolError> {
         let leases = self.store.read(|r| r.leases())?;
         self.state().inherited.clone_from(&leases);
-        let mut unrecorded = Vec::new();
-        for id in leases.iter().flat_map(IdRange::ids) {
-            if !self.owned(id)? {
-                unrecorded.push(id);
+        Ok(self.store.read(|r| {
+            let mut unrecorded = Vec::new();
+            for id in leases.iter().flat_map(IdRange::ids) {
+                if !owned(r, id)? {
+                    unrecorded.push(id);
+                }
             }
-        }
-        Ok(unrecorded)
+            Ok(unrecorded)
+        })?)
     }
 
     /// Takes a new lease in place of all those of the last run.
@@ -142,4 +146,9 @@ impl Ids {
         }
         self.extend(&mut state)
     }
+}
+
+/// Whether a record has a thin, or a device, of this number.
+fn owned(records: &Reader<'_>, id: ThinId) -> Result<bool, StoreError> {
+    Ok(records.thin_owner(id)?.is_some() || records.number_owner(id.get().into())?.is_some())
 }

@@ -142,24 +142,38 @@ impl Pool {
         }
     }
 
+    /// Deletes a thin that is not going on record. Where that fails its id stays on lease, and the next start deletes it.
+    pub fn take_back(&self, id: IdGuard<'_>) -> Result<(), PoolError> {
+        let deleted = self.delete(id.get());
+        if deleted.is_err() {
+            id.stay_leased();
+        }
+        deleted
+    }
+
     /// Makes the device `role` show the thin `id`, `size` long. A device of that role that is active already is left as
-    /// it is.
+    /// it is, but for one that could not be finished or resumed earlier.
     pub fn activate(&self, role: Role, id: ThinId, size: Sectors, read_only: bool) -> Result<PathBuf, PoolError> {
         let name = self.names.name(role);
         let table = [Target::thin(self.device, id, size)];
         let options = ActivateOptions { read_only };
-        match self.dm.activate(&name, Some(&self.names.uuid(role)), &table, options) {
-            Ok(_) => Ok(self.dm.node(&name)),
-            Err(source @ dm::Error::NameOrUuidInUse { .. }) => self.already_active(role, name, source),
+        let activate = || self.dm.activate(&name, Some(&self.names.uuid(role)), &table, options).map(drop);
+        let activated = match activate() {
+            Err(source @ dm::Error::NameOrUuidInUse { .. }) => match self.info(role)? {
+                Some(info) if !self.is_ours(&info) => return Err(PoolError::NameTaken { device: name, source }),
+                Some(info) if !info.live_table => {
+                    self.deactivate(role)?;
+                    activate()
+                }
+                Some(info) if info.suspended => return self.resume(role).map(|()| self.dm.node(&name)),
+                Some(_) => Ok(()),
+                None => Err(source),
+            },
+            other => other,
+        };
+        match activated {
+            Ok(()) => Ok(self.dm.node(&name)),
             Err(source) => Err(PoolError::Activate { device: name, id, source }),
-        }
-    }
-
-    /// A device of this name exists: fine if it is ours and alive; half made by a crash, it is cleared away.
-    fn already_active(&self, role: Role, name: DmName, error: dm::Error) -> Result<PathBuf, PoolError> {
-        match self.info(role)? {
-            Some(info) if info.live_table && self.is_ours(&info) => Ok(self.dm.node(&name)),
-            _ => Err(PoolError::NameTaken { device: name, source: error }),
         }
     }
 
@@ -225,17 +239,28 @@ impl Pool {
         self.dm.node(&self.names.name(role))
     }
 
-    /// Runs `action` while the device is frozen: its file system is synced and takes no writes. It is thawed whatever
-    /// happens.
-    pub fn frozen<T>(&self, role: Role, action: impl FnOnce() -> Result<T, PoolError>) -> Result<T, PoolError> {
+    /// Makes a thin that holds what the device `role` shows at this moment. The device is frozen meanwhile: its file system
+    /// is synced and takes no writes. It is thawed whatever happens.
+    pub fn copy_frozen(&self, role: Role, origin: ThinId) -> Result<IdGuard<'_>, PoolError> {
         let name = self.names.name(role);
         self.dm
             .suspend(&name, Default::default())
             .map_err(|source| PoolError::Freeze { device: name.clone(), source })?;
         let thaw = Thaw { pool: self, name: &name, done: false };
-        let result = action();
-        thaw.now()?;
-        result
+        let copy = self.create(Some(origin));
+        match (copy, thaw.now()) {
+            (copy, Ok(())) => copy,
+            (Err(error), Err(frozen)) => {
+                tracing::error!(error = %frozen, "after a copy failed");
+                Err(error)
+            }
+            (Ok(copy), Err(error)) => {
+                if let Err(left) = self.take_back(copy) {
+                    tracing::warn!(error = %left, "the copy is left to the next start");
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Bytes that the active device `role` maps, those it shares with its origin included.
@@ -294,10 +319,14 @@ struct Thaw<'a> {
     done: bool,
 }
 
+/// How often a thaw is tried: whoever uses the device waits until one succeeds.
+const THAW_TRIES: usize = 3;
+
 impl Thaw<'_> {
     fn now(mut self) -> Result<(), PoolError> {
         self.done = true;
-        self.resume()
+        let mut tries = (0..THAW_TRIES).map(|_| self.resume());
+        tries.find(Result::is_ok).unwrap_or_else(|| self.resume())
     }
 
     fn resume(&self) -> Result<(), PoolError> {

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::create::reclaim_of;
+use super::create::{reclaim_of, undone};
 use super::error::During;
 use super::labels::{check_key, check_labels};
 use super::{fs_type, role, Error, Labels, Shared, Snapshotter};
@@ -76,10 +76,10 @@ impl Snapshotter {
             c.insert_snapshot(name, &committed)
         });
         if let Err(error) = recorded.map_err(Error::from) {
-            // A failed write leaves open whether the change is on disk; only the next start knows, and it makes the
-            // device writable if the snapshot is still an active one.
-            if !matches!(error, Error::Store(_)) {
-                sealed.disk.set_read_only(false).during(key, "stays read-only")?;
+            // Where it is not known whether the change is on disk, the next start makes the device writable, if the snapshot
+            // is still an active one.
+            if self.shared.surely(&error, key, |found| found == Some(record)) {
+                unseal(sealed.disk.as_ref(), key)?;
             }
             return Err(error);
         }
@@ -92,7 +92,7 @@ impl Snapshotter {
     fn commit_copy(&self, name: &str, key: &str, record: &SnapshotRecord, labels: Labels) -> Result<(), Error> {
         let shared = &*self.shared;
         tracing::info!(key, "committed while it is open: a frozen copy is taken");
-        let copy = shared.pool.frozen(role(record), || shared.pool.create(Some(record.thin))).during(key, STEP)?;
+        let copy = shared.pool.copy_frozen(role(record), record.thin).during(key, STEP)?;
         let recorded = shared.copy_content(key, record, copy.get()).and_then(|content| {
             let number = copy.get().get().into();
             let committed = SnapshotRecord { number, ..Shared::committed(record, labels, &content) };
@@ -103,16 +103,23 @@ impl Snapshotter {
             })?;
             Ok(())
         });
-        if recorded.is_err() {
-            shared
-                .pool
-                .deactivate(Role::Snapshot(copy.get().get().into()))
-                .and_then(|()| shared.pool.delete(copy.get()))
-                .during(key, "left its copy behind")?;
+        let Err(error) = recorded else {
+            drop(copy);
+            self.reclaimer.kick();
+            return Ok(());
+        };
+        if !shared.surely(&error, key, |found| found == Some(record)) {
+            copy.stay_leased();
+            return Err(error);
         }
-        self.reclaimer.kick();
-        recorded
+        let role = Role::Snapshot(copy.get().get().into());
+        Err(undone(error, shared.take_back(key, role, copy)))
     }
+}
+
+/// Makes a device writable again; a second try saves the next start the work.
+fn unseal(disk: &dyn Disk, key: &str) -> Result<(), Error> {
+    disk.set_read_only(false).or_else(|_| disk.set_read_only(false)).during(key, "stays read-only")
 }
 
 /// A device that only we have open, flushed and read-only.
@@ -133,7 +140,7 @@ impl Shared {
         disk.set_read_only(true).during(key, STEP)?;
         let sealed = self.finish_seal(key, record, disk.as_ref(), state);
         if !matches!(sealed, Ok(Some(_))) {
-            disk.set_read_only(false).during(key, "stays read-only")?;
+            unseal(disk.as_ref(), key)?;
         }
         Ok(sealed?.map(|content| Sealed { disk, content }))
     }

@@ -1,7 +1,8 @@
 //! Prepare and View: a new key on a committed parent, or on nothing.
 //!
-//! Prepare is one pool message and one database commit, then the activation's three ioctls. A crash before the commit
-//! leaves an unrecorded thin, which the next start deletes; one after it leaves a snapshot that Mounts activates.
+//! Prepare is one pool message and one database commit, then the activation's three ioctls (before the commit where the
+//! file system has to be grown). A crash before the commit leaves an unrecorded thin, which the next start deletes; one
+//! after it leaves a snapshot that Mounts activates.
 
 use std::time::SystemTime;
 
@@ -9,6 +10,7 @@ use super::error::During;
 use super::labels::{check_key, check_labels, wanted_size};
 use super::{templates, Error, Labels, Mount, Shared, Snapshotter};
 use crate::fs::FsType;
+use crate::pool::{IdGuard, Role};
 use crate::store::{Kind, ReclaimKind, ReclaimRecord, SnapshotRecord};
 use crate::units::{Sectors, ThinId};
 
@@ -37,15 +39,18 @@ impl Snapshotter {
         })?;
         let record =
             SnapshotRecord { thin: thin.get(), size, ..new_record(thin.get(), Kind::Active, parent, &origin, labels) };
-        if let Err(error) = shared.store.commit(|c| c.insert_snapshot(key, &record)) {
-            return Err(undone(error.into(), shared.pool.delete(thin.get()).during(key, "was not recorded")));
+        // A larger one is grown before it is recorded, so that no crash leaves it on record and too small.
+        let grown = if size > origin.size { shared.grow(key, &record) } else { Ok(()) };
+        let recorded = grown.and_then(|()| Ok(shared.store.commit(|c| c.insert_snapshot(key, &record))?));
+        if let Err(error) = recorded {
+            if !shared.surely(&error, key, |found| found.is_none_or(|found| found.thin != record.thin)) {
+                thin.stay_leased();
+                return Err(error);
+            }
+            return Err(undone(error, shared.take_back(key, super::role(&record), thin)));
         }
         drop(thin);
-        let finished = shared.activate(key, &record).and_then(|mounts| {
-            shared.grow(key, &record, origin.size)?;
-            Ok(mounts)
-        });
-        finished.map_err(|error| undone(error, self.forget(key, &record)))
+        shared.activate(key, &record).map_err(|error| undone(error, self.forget(key, &record)))
     }
 
     /// Makes a read-only view of `parent` under `key` and says how to mount it: the parent's own thin, on a device of its
@@ -92,14 +97,30 @@ impl Shared {
         Ok(Origin { thin: record.thin, size: record.size, fs: record.fs })
     }
 
-    /// Grows the file system of a snapshot that was made larger than what it was made from.
-    fn grow(&self, key: &str, record: &SnapshotRecord, from: Sectors) -> Result<(), Error> {
-        if record.size <= from {
-            return Ok(());
-        }
+    /// Grows the file system of a snapshot that is made larger than what it is made from, and leaves it active.
+    fn grow(&self, key: &str, record: &SnapshotRecord) -> Result<(), Error> {
         let fs: FsType = super::fs_type(&record.fs)?;
+        self.activate(key, record)?;
         let node = self.pool.node(super::role(record));
         self.formatter.grow(&node, fs, record.size).during(key, "cannot be grown")
+    }
+
+    /// Takes away a thin that did not get on record, and the device on it.
+    pub(super) fn take_back(&self, key: &str, role: Role, thin: IdGuard<'_>) -> Result<(), Error> {
+        if let Err(error) = self.pool.deactivate(role).during(key, "left a device behind") {
+            thin.stay_leased();
+            return Err(error);
+        }
+        self.pool.take_back(thin).during(key, "left a thin behind")
+    }
+
+    /// Whether a failed change is surely not on disk, and `holds` of what is under `key`. A write that failed may have got
+    /// through: then the database is asked, and where it does not answer nothing is sure.
+    pub(super) fn surely(&self, error: &Error, key: &str, holds: impl FnOnce(Option<&SnapshotRecord>) -> bool) -> bool {
+        if !matches!(error, Error::Store(_)) {
+            return true;
+        }
+        self.store.read(|r| r.find_snapshot(key)).is_ok_and(|found| holds(found.as_ref()))
     }
 }
 
@@ -135,7 +156,7 @@ pub(super) fn reclaim_of(key: &str, record: &SnapshotRecord) -> ReclaimRecord {
 }
 
 /// The error, with that of its undoing if that failed too.
-fn undone(error: Error, undo: Result<(), Error>) -> Error {
+pub(super) fn undone(error: Error, undo: Result<(), Error>) -> Error {
     match undo {
         Ok(()) => error,
         Err(undo) => Error::Undo { source: Box::new(error), undo: Box::new(undo) },

@@ -2,6 +2,7 @@
 //!
 //! A template is made on an unrecorded thin and recorded when it is whole and on disk, so a crash leaves nothing half made.
 
+use super::create::undone;
 use super::error::During;
 use super::{Error, Shared};
 use crate::block::Access;
@@ -31,7 +32,11 @@ fn make(shared: &Shared, key: &TemplateKey) -> Result<TemplateRecord, Error> {
     let record =
         format(shared, &what).map_err(|source| Error::Template { what: what.clone(), source: Box::new(source) })?;
     let (thin, record) = record;
-    shared.store.commit(|c| c.put_template(key, &record))?;
+    if let Err(error) = shared.store.commit(|c| c.put_template(key, &record)) {
+        // It may be on record all the same; the next start knows.
+        thin.stay_leased();
+        return Err(error.into());
+    }
     drop(thin);
     tracing::info!(thin = %record.thin, mapped = record.mapped, took = ?started.elapsed(), "made the template for {what}");
     Ok(record)
@@ -50,8 +55,7 @@ fn format<'a>(shared: &'a Shared, what: &str) -> Result<(IdGuard<'a>, TemplateRe
     let mapped = match (made, gone) {
         (Ok(mapped), Ok(())) => mapped,
         (Err(error), _) | (_, Err(error)) => {
-            shared.pool.delete(thin.get()).during(what, "left its thin behind")?;
-            return Err(error);
+            return Err(undone(error, shared.pool.take_back(thin).during(what, "left its thin behind")));
         }
     };
     let record = TemplateRecord {
