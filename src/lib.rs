@@ -5,6 +5,7 @@
 //!
 //! | room | what it is for |
 //! |---|---|
+//! | [`failpoint`] | steps at which tests end the process; nothing in other builds |
 //! | [`units`], [`names`] | sectors, thin ids, device numbers; device-mapper names and uuids |
 //! | [`dm`] | raw device-mapper: ioctls, tables and status, events, udev; a real and a modelled kernel |
 //! | [`block`] | disks, loop devices, private mounts |
@@ -19,6 +20,7 @@
 pub mod block;
 pub mod config;
 pub mod dm;
+pub mod failpoint;
 pub mod filter;
 pub mod fs;
 pub mod grpc;

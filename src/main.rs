@@ -1,12 +1,15 @@
 //! The daemon `devmapper-snapshotter`: reads its configuration, opens its pool, serves, and stops cleanly.
 
+mod commands;
+
 use std::io::IsTerminal;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use devmapper_snapshotter::block::RealDisks;
 use devmapper_snapshotter::config::{Backing, Config, Overrides};
 use devmapper_snapshotter::dm::{Dm, RealKernel};
@@ -41,6 +44,23 @@ struct Flags {
     /// What to log: error, warn, info, debug, trace, or a filter such as devmapper_snapshotter::pool=debug.
     #[arg(long, env = "DEVMAPPER_SNAPSHOTTER_LOG_LEVEL")]
     log_level: Option<String>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Lists, while the daemon is stopped, every snapshot, template and removal under way with its device, its thin and the
+    /// bytes it maps.
+    Ls,
+    /// Compares database, pool and devices while the daemon is stopped, and lists every disagreement. Exits with 1 if there
+    /// is any.
+    Check {
+        /// Then mends what is safe to mend, which is what every start of the daemon does: resumes, removes what no record
+        /// wants, deletes unrecorded thins on lease, reclaims. Nothing on record is ever deleted.
+        #[arg(long)]
+        repair: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -60,6 +80,11 @@ fn run(flags: Flags) -> Result<(), AnyError> {
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     let _state = own_state_directory(&config.root)?;
+    match flags.command {
+        Some(Command::Check { repair }) => return commands::check(&config, repair),
+        Some(Command::Ls) => return commands::list(&config),
+        None => {}
+    }
     let listener = server::listen(&config.address)?;
     let result = open(&config).and_then(|snapshotter| run_until_stopped(listener, snapshotter, &config.address));
     // Nobody waits for it: a socket that is left behind is replaced by the next start.
@@ -96,10 +121,17 @@ fn own_state_directory(root: &Path) -> Result<std::fs::File, AnyError> {
     }
 }
 
-fn open(config: &Config) -> Result<Snapshotter, AnyError> {
+/// What opening a pool takes.
+struct Parts {
+    dm: Dm,
+    store: Arc<Store>,
+    backer: Arc<HostBacker>,
+    settings: PoolSettings,
+}
+
+fn parts(config: &Config) -> Result<Parts, AnyError> {
     let dm = Dm::new(Arc::new(RealKernel::open()?), Default::default());
-    let store = Arc::new(Store::open(&config.root.join("metadata.redb"))?);
-    let disks = Arc::new(RealDisks);
+    let store = Arc::new(Store::open(&database(config))?);
     let external = match &config.backing {
         Backing::External { pool_name } => Some(DmName::new(pool_name.as_str())?),
         _ => None,
@@ -110,14 +142,23 @@ fn open(config: &Config) -> Result<Snapshotter, AnyError> {
         block_size: config.block_size,
         min_free_percent: config.min_free_percent,
     };
-    let backer = Arc::new(HostBacker::new(config, disks.clone()));
+    let backer = Arc::new(HostBacker::new(config, Arc::new(RealDisks)));
+    Ok(Parts { dm, store, backer, settings })
+}
+
+fn database(config: &Config) -> PathBuf {
+    config.root.join("metadata.redb")
+}
+
+fn open(config: &Config) -> Result<Snapshotter, AnyError> {
+    let Parts { dm, store, backer, settings } = parts(config)?;
     let pool = Pool::open(&settings, dm, Arc::clone(&store), backer)?;
     let settings = Settings {
         fs: FsSpec { fs_type: config.fs_type.parse()?, options: config.fs_options.clone() },
         base_image_size: config.base_image_size,
         discard: config.discard.unwrap_or(matches!(config.backing, Backing::Embedded { .. })),
     };
-    Ok(Snapshotter::start(settings, pool, store, disks, Arc::new(Mkfs::new()))?)
+    Ok(Snapshotter::start(settings, pool, store, Arc::new(RealDisks), Arc::new(Mkfs::new()))?)
 }
 
 async fn serve(
@@ -128,17 +169,30 @@ async fn serve(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let monitor = tokio::spawn(monitor::watch(Arc::clone(&snapshotter)));
-    let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+    let service = Service::new(Arc::clone(&snapshotter));
+    let broken = Arc::new(AtomicBool::new(false));
+    let stop = {
+        let (service, broken) = (service.clone(), Arc::clone(&broken));
+        async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                () = service.broken() => broken.store(true, Ordering::Relaxed),
+            }
+            tracing::info!("stopping; devices stay as they are");
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         }
-        tracing::info!("stopping; devices stay as they are");
-        drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping]));
     };
     tracing::info!(address = %address.display(), pool = %snapshotter.pool().device_name(), "serving");
     sd_notify::notify(&[sd_notify::NotifyState::Ready])?;
-    let served = server::serve(listener, Service::new(snapshotter), stop).await;
+    let served = server::serve(listener, service, stop).await;
     monitor.abort();
-    Ok(served?)
+    served?;
+    if broken.load(Ordering::Relaxed) {
+        return Err(
+            "a sync of the database failed, so what is on disk must be read anew; start again once the disk is well"
+                .into(),
+        );
+    }
+    Ok(())
 }

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 
 /// Each room with the rooms it may use. There is no cycle because each uses earlier ones only; a test checks that too.
 const ROOMS: &[(&str, &[&str])] = &[
+    ("failpoint", &[]),
     ("units", &[]),
     ("names", &[]),
-    ("dm", &["units", "names"]),
-    ("block", &["units"]),
-    ("store", &["units"]),
+    ("dm", &["failpoint", "units", "names"]),
+    ("block", &["failpoint", "units"]),
+    ("store", &["failpoint", "units"]),
     ("filter", &[]),
-    ("fs", &["units", "block"]),
+    ("fs", &["failpoint", "units", "block"]),
     ("config", &["units", "names", "fs"]),
     ("pool", &["units", "names", "dm", "block", "store", "config"]),
     ("snapshotter", &["units", "block", "store", "fs", "pool"]),
@@ -101,7 +102,7 @@ fn rooms_used(code: &str) -> BTreeSet<String> {
 #[test]
 fn rooms_know_only_the_rooms_below_them() {
     let allowed: BTreeMap<&str, &[&str]> = ROOMS.iter().copied().collect();
-    for source in sources().iter().filter(|s| !["lib", "main"].contains(&s.room.as_str())) {
+    for source in sources().iter().filter(|s| !["lib", "main", "commands"].contains(&s.room.as_str())) {
         let may = allowed
             .get(source.room.as_str())
             .unwrap_or_else(|| panic!("{}: a room without a plan", source.path.display()));

@@ -2,205 +2,14 @@
 //! kernel. Each test has a daemon of its own, started with nothing but a state directory, a socket and a name.
 // guest: --mem 2G
 
-use std::collections::HashMap;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+mod daemon;
 
-use containerd_snapshots::api::snapshots::v1::snapshots_client::SnapshotsClient;
-use containerd_snapshots::api::snapshots::v1::*;
+use std::process::Command;
+
+use containerd_snapshots::api::snapshots::v1::{Info, UsageResponse};
 use containerd_snapshots::api::types::Mount;
-use containerd_snapshots::tonic::transport::{Channel, Endpoint, Uri};
-use containerd_snapshots::tonic::{Code, Status};
-use tokio::net::UnixStream;
-use tokio::runtime::Runtime;
-
-/// A daemon and a client of it. Dropped, it is stopped and its devices are taken away.
-struct Daemon {
-    process: Child,
-    runtime: Runtime,
-    client: SnapshotsClient<Channel>,
-    name: String,
-    directory: tempfile::TempDir,
-}
-
-impl Daemon {
-    fn start(name: &str) -> Daemon {
-        Daemon::start_with(name, "")
-    }
-
-    fn start_with(name: &str, config: &str) -> Daemon {
-        let directory = tempfile::tempdir().unwrap();
-        let runtime = Runtime::new().unwrap();
-        let process = spawn(name, &directory, config);
-        let client = runtime.block_on(connect(directory.path().join("d.sock")));
-        Daemon { process, runtime, client, name: name.into(), directory }
-    }
-
-    fn prepare(&mut self, key: &str, parent: &str) -> Result<Vec<Mount>, Status> {
-        self.prepare_labelled(key, parent, &[])
-    }
-
-    fn prepare_labelled(&mut self, key: &str, parent: &str, labels: &[(&str, &str)]) -> Result<Vec<Mount>, Status> {
-        let request = PrepareSnapshotRequest {
-            key: key.into(),
-            parent: parent.into(),
-            labels: map(labels),
-            ..Default::default()
-        };
-        self.runtime.block_on(self.client.prepare(request)).map(|r| r.into_inner().mounts)
-    }
-
-    fn view(&mut self, key: &str, parent: &str) -> Result<Vec<Mount>, Status> {
-        let request = ViewSnapshotRequest { key: key.into(), parent: parent.into(), ..Default::default() };
-        self.runtime.block_on(self.client.view(request)).map(|r| r.into_inner().mounts)
-    }
-
-    fn commit(&mut self, name: &str, key: &str) -> Result<(), Status> {
-        self.commit_labelled(name, key, &[])
-    }
-
-    fn commit_labelled(&mut self, name: &str, key: &str, labels: &[(&str, &str)]) -> Result<(), Status> {
-        let request =
-            CommitSnapshotRequest { name: name.into(), key: key.into(), labels: map(labels), ..Default::default() };
-        self.runtime.block_on(self.client.commit(request)).map(drop)
-    }
-
-    fn remove(&mut self, key: &str) -> Result<(), Status> {
-        let request = RemoveSnapshotRequest { key: key.into(), ..Default::default() };
-        self.runtime.block_on(self.client.remove(request)).map(drop)
-    }
-
-    fn mounts(&mut self, key: &str) -> Result<Vec<Mount>, Status> {
-        let request = MountsRequest { key: key.into(), ..Default::default() };
-        self.runtime.block_on(self.client.mounts(request)).map(|r| r.into_inner().mounts)
-    }
-
-    fn stat(&mut self, key: &str) -> Result<Info, Status> {
-        let request = StatSnapshotRequest { key: key.into(), ..Default::default() };
-        self.runtime.block_on(self.client.stat(request)).map(|r| r.into_inner().info.unwrap())
-    }
-
-    fn usage(&mut self, key: &str) -> Result<UsageResponse, Status> {
-        let request = UsageRequest { key: key.into(), ..Default::default() };
-        self.runtime.block_on(self.client.usage(request)).map(|r| r.into_inner())
-    }
-
-    fn cleanup(&mut self) {
-        self.runtime.block_on(self.client.cleanup(CleanupRequest::default())).unwrap();
-    }
-
-    fn update(&mut self, info: Info, paths: &[&str]) -> Result<Info, Status> {
-        let mask = (!paths.is_empty())
-            .then(|| prost_types::FieldMask { paths: paths.iter().map(ToString::to_string).collect() });
-        let request = UpdateSnapshotRequest { info: Some(info), update_mask: mask, ..Default::default() };
-        self.runtime.block_on(self.client.update(request)).map(|r| r.into_inner().info.unwrap())
-    }
-
-    fn list(&mut self, filters: &[&str]) -> Result<Vec<String>, Status> {
-        let request =
-            ListSnapshotsRequest { filters: filters.iter().map(ToString::to_string).collect(), ..Default::default() };
-        self.runtime.block_on(async {
-            let mut stream = self.client.list(request).await?.into_inner();
-            let mut names = Vec::new();
-            while let Some(page) = stream.message().await? {
-                names.extend(page.info.into_iter().map(|info| info.name));
-            }
-            Ok(names)
-        })
-    }
-
-    /// A committed snapshot without content.
-    fn committed(&mut self, name: &str, parent: &str) {
-        self.prepare(&format!("{name}-active"), parent).unwrap();
-        self.commit(name, &format!("{name}-active")).unwrap();
-    }
-
-    /// Waits for the daemon to end by itself or by a signal sent before.
-    fn restart(&mut self, signal: &str) {
-        kill(&self.process, signal);
-        self.process.wait().unwrap();
-        self.process = spawn(&self.name, &self.directory, "");
-        self.client = self.runtime.block_on(connect(self.directory.path().join("d.sock")));
-    }
-
-    fn devices(&self, kind: &str) -> usize {
-        let prefix = format!("{}-{kind}", self.name);
-        let nodes = std::fs::read_dir("/dev/mapper").unwrap();
-        nodes.filter(|node| node.as_ref().unwrap().file_name().to_string_lossy().starts_with(&prefix)).count()
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        kill(&self.process, "TERM");
-        let _ = self.process.wait();
-        if std::thread::panicking() {
-            let log = std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
-            println!("the daemon's log:\n{log}");
-        }
-        let names = Command::new("dmsetup").args(["ls"]).output().unwrap();
-        let names = String::from_utf8_lossy(&names.stdout).into_owned();
-        let ours = |suffix: bool| {
-            let pool = format!("{}-pool", self.name);
-            names
-                .lines()
-                .filter_map(|line| line.split_whitespace().next())
-                .filter(move |name| (*name == pool) == suffix)
-        };
-        for device in ours(false).filter(|name| name.starts_with(&format!("{}-", self.name))).chain(ours(true)) {
-            let _ = Command::new("dmsetup").args(["remove", "--noudevsync", device]).stderr(Stdio::null()).status();
-        }
-    }
-}
-
-fn spawn(name: &str, directory: &tempfile::TempDir, config: &str) -> Child {
-    let root = directory.path().join("state");
-    let file = directory.path().join("config.toml");
-    let has_size = config.contains("_device") || config.contains("data_size");
-    let size = if has_size { "" } else { "data_size = \"2GiB\"\n" };
-    std::fs::write(&file, format!("name = \"{name}\"\nmin_free_percent = 0\n{size}{config}\n")).unwrap();
-    Command::new(std::env::var("DAEMON").expect("DAEMON is the path of the daemon to test"))
-        .arg("--config")
-        .arg(file)
-        .arg("--root")
-        .arg(root)
-        .arg("--address")
-        .arg(directory.path().join("d.sock"))
-        .stderr(std::fs::File::options().create(true).append(true).open(directory.path().join("log")).unwrap())
-        .spawn()
-        .unwrap()
-}
-
-fn kill(process: &Child, signal: &str) {
-    let _ = Command::new("kill").args([format!("-{signal}"), process.id().to_string()]).status();
-}
-
-async fn connect(socket: PathBuf) -> SnapshotsClient<Channel> {
-    let end = Instant::now() + Duration::from_secs(60);
-    loop {
-        let path = socket.clone();
-        let connector = tower::service_fn(move |_: Uri| UnixStream::connect(path.clone()));
-        match Endpoint::from_static("http://unix").connect_with_connector(connector).await {
-            Ok(channel) => return SnapshotsClient::new(channel),
-            Err(error) => assert!(Instant::now() < end, "no daemon: {error}"),
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-fn map(pairs: &[(&str, &str)]) -> HashMap<String, String> {
-    pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
-}
-
-#[track_caller]
-fn refused<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, says: &[&str]) {
-    let status = result.expect_err("it should have been refused");
-    assert_eq!(status.code(), code, "{status}");
-    for part in says {
-        assert!(status.message().contains(part), "{part:?} is not in {:?}", status.message());
-    }
-}
+use containerd_snapshots::tonic::Code;
+use daemon::{map, refused, with_mounted, Daemon};
 
 #[test]
 fn parents_must_exist_and_be_committed() {
@@ -347,6 +156,7 @@ fn lists_are_filtered_as_containerd_filters() {
         (&["labels.\"a.b/c\"==\"x y\""], &["one"]),
         (&["labels.tier"], &["two"]),
         (&["labels.tier==gold", "name==base"], &["base", "two"]),
+        (&["parent==\"\""], &["base"]),
         (&["name==nobody"], &[]),
     ];
     for (filters, expected) in cases {
@@ -464,6 +274,8 @@ fn a_mounted_snapshot_is_removed_at_once_and_reclaimed_later() {
         d.remove("a").unwrap();
         d.cleanup();
         refused(d.stat("a"), Code::NotFound, &[]);
+        let held = format!("mounted on {} for pid", root.display());
+        assert!(d.log().contains(&held), "the log does not say who holds it: {held}");
         d.prepare("a", "base").unwrap();
         d.remove("a").unwrap();
         std::fs::write(root.join("more"), b"written after the removal").unwrap();
@@ -505,41 +317,23 @@ fn a_pool_on_one_device_is_carved_and_found_again_and_a_foreign_one_is_refused()
     let config = format!("data_device = \"{device}\"\nbase_image_size = \"512MiB\"");
     let mut d = Daemon::start_with("carved", &config);
     d.committed("base", "");
-    kill(&d.process, "TERM");
-    d.process.wait().unwrap();
-    d.process = spawn("carved", &d.directory, &config);
-    d.client = d.runtime.block_on(connect(d.directory.path().join("d.sock")));
+    d.restart("TERM");
     assert_eq!(d.list(&[]).unwrap(), ["base"]);
+    d.stop("TERM");
+    d.remove_devices();
+    d.begin();
+    assert_eq!(d.list(&[]).unwrap(), ["base"]);
+    d.prepare("child", "base").unwrap();
 
-    let other = tempfile::tempdir().unwrap();
-    let mut stranger = spawn_with_stderr("stranger", &other, &config);
-    assert!(!stranger.wait().unwrap().success());
-    let mut said = String::new();
-    std::io::Read::read_to_string(&mut stranger.stderr.take().unwrap(), &mut said).unwrap();
-    assert!(said.contains(&device) && said.contains("not empty"), "{said}");
+    d.stop("TERM");
+    d.remove_devices();
+    let mut stranger = Daemon::start("stranger");
+    stranger.stop("TERM");
+    stranger.remove_devices();
+    std::fs::remove_dir_all(stranger.state()).unwrap();
+    stranger.configure("stranger", &config);
+    let said = stranger.start_is_refused();
+    assert!(said.contains(&device) && said.contains("whose database is not here"), "{said}");
     drop(d);
     losetup(&["--detach", &device]);
-}
-
-fn spawn_with_stderr(name: &str, directory: &tempfile::TempDir, config: &str) -> Child {
-    let file = directory.path().join("config.toml");
-    std::fs::write(&file, format!("name = \"{name}\"\n{config}\n")).unwrap();
-    let daemon = std::env::var("DAEMON").unwrap();
-    let mut command = Command::new(daemon);
-    command.arg("--config").arg(file).arg("--root").arg(directory.path().join("state"));
-    command.arg("--address").arg(directory.path().join("d.sock")).stderr(Stdio::piped()).spawn().unwrap()
-}
-
-/// Mounts, runs, unmounts.
-fn with_mounted(mount: &Mount, action: impl FnOnce(&std::path::Path)) {
-    let target = tempfile::tempdir().unwrap();
-    let mut command = Command::new("mount");
-    command.args(["-t", &mount.r#type, &mount.source]).arg(target.path());
-    if !mount.options.is_empty() {
-        command.args(["-o", &mount.options.join(",")]);
-    }
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    action(target.path());
-    assert!(Command::new("umount").arg(target.path()).status().unwrap().success());
 }

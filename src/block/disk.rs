@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::libc;
 
+use crate::failpoint;
 use crate::units::Sectors;
 
 use super::error::BlockError;
@@ -198,15 +199,18 @@ impl Disk for RealDisk {
     }
 
     fn flush(&self) -> Result<(), BlockError> {
+        failpoint::reach(|| "before a flush".into());
         self.file.sync_all().map_err(|e| self.step("flush", e))
     }
 
     fn discard(&self, offset: Sectors, length: Sectors) -> Result<(), BlockError> {
+        failpoint::reach(|| "before a discard".into());
         steps(offset, length).try_for_each(|(offset, length)| self.discard_step(offset, length))
     }
 
     fn set_read_only(&self, read_only: bool) -> Result<(), BlockError> {
         let step = if read_only { "make read-only" } else { "make writable" };
+        failpoint::reach(|| format!("before {step}"));
         ioctl::set_read_only(self.file.as_fd(), read_only).map_err(|e| self.step(step, e))
     }
 

@@ -56,6 +56,7 @@ impl LoopOptions {
 #[derive(Debug, Clone, Default)]
 pub struct Loops {
     nodes: LoopNodes,
+    in_steps: bool,
 }
 
 /// An attached loop device, open. Dropping it closes it; without [`LoopOptions::autoclear`] it stays attached.
@@ -68,6 +69,12 @@ pub struct LoopDevice {
 }
 
 impl Loops {
+    /// Attaches by the calls that all kernels have, without trying the one that came with Linux 5.8.
+    #[must_use]
+    pub fn in_steps(self) -> Self {
+        Loops { in_steps: true, ..self }
+    }
+
     /// Attaches `file` to a free loop device.
     ///
     /// A file that is attached already gets a second device, and two of them spoil each other's content: ask
@@ -84,7 +91,7 @@ impl Loops {
             .map_err(|source| BlockError::Open { path: file.to_owned(), source })?;
         for _ in 0..ATTACH_TRIES {
             let (path, device) = self.nodes.open(self.nodes.free()?, true)?;
-            match bind(&device, &backing, file, options) {
+            match self.bind(&device, &backing, file, options) {
                 Ok(()) => return bound(path, device, options.direct_io, &backing),
                 Err(Errno::EBUSY) => continue,
                 Err(errno) => {
@@ -124,6 +131,21 @@ impl Loops {
         let count = found.len();
         found.into_iter().try_for_each(LoopDevice::detach)?;
         Ok(count)
+    }
+
+    /// Binds the file, by LOOP_CONFIGURE or, on kernels before 5.8, by the older pair of calls.
+    fn bind(&self, device: &File, backing: &File, name: &Path, options: LoopOptions) -> Result<(), Errno> {
+        let fd = u32::try_from(backing.as_raw_fd()).map_err(|_| Errno::EBADF)?;
+        let info = LoopInfo { flags: options.flags(), file_name: status_name(name), ..LoopInfo::zeroed() };
+        let config = LoopConfig { fd, block_size: options.block_size, info, reserved: [0; 8] };
+        if self.in_steps {
+            return bind_in_steps(device, backing, &config);
+        }
+        match ioctl::loop_configure(device.as_fd(), &config) {
+            // What kernels that do not know the call answer (drivers/block/loop.c, lo_ioctl: -EINVAL or -ENOTTY).
+            Err(Errno::EINVAL | Errno::ENOTTY) => bind_in_steps(device, backing, &config),
+            done => done,
+        }
     }
 }
 
@@ -181,18 +203,6 @@ impl LoopDevice {
             Ok(()) | Err(Errno::ENXIO) => Ok(()),
             Err(errno) => Err(BlockError::step("detach", &self.path, errno)),
         }
-    }
-}
-
-/// Binds the file, by LOOP_CONFIGURE or, on kernels before 5.8, by the older pair of calls.
-fn bind(device: &File, backing: &File, name: &Path, options: LoopOptions) -> Result<(), Errno> {
-    let fd = u32::try_from(backing.as_raw_fd()).map_err(|_| Errno::EBADF)?;
-    let info = LoopInfo { flags: options.flags(), file_name: status_name(name), ..LoopInfo::zeroed() };
-    let config = LoopConfig { fd, block_size: options.block_size, info, reserved: [0; 8] };
-    match ioctl::loop_configure(device.as_fd(), &config) {
-        // What kernels that do not know the call answer (drivers/block/loop.c, lo_ioctl: -EINVAL or -ENOTTY).
-        Err(Errno::EINVAL | Errno::ENOTTY) => bind_in_steps(device, backing, &config),
-        done => done,
     }
 }
 

@@ -8,10 +8,12 @@ mod blank;
 mod disk;
 mod error;
 mod growth;
+mod holders;
 mod ioctl;
 mod loop_nodes;
 mod loops;
 mod mounts;
+mod nodes;
 mod process;
 mod sparse;
 
@@ -19,8 +21,10 @@ pub use blank::{find_content, Found};
 pub use disk::{discard_all, Access, Disk, Disks, RealDisks, DISCARD_STEP};
 pub use error::BlockError;
 pub use growth::{resize_ext4, resize_xfs};
+pub use holders::{holders, Hold, Holder};
 pub use loops::{LoopDevice, LoopOptions, Loops};
 pub use mounts::{with_private_mount, PrivateMount};
+pub use nodes::node_of;
 pub use process::kill_group;
 pub use sparse::{allocated, create_sparse, host_space, HostSpace};
 

@@ -1,68 +1,44 @@
-//! The verbs: what can be done to devices, in terms of names, tables and typed errors.
+//! The verbs that make, change and take away devices, in terms of names, tables and typed errors.
 //!
-//! [`Dm`] turns a verb into requests, hands them to a [`Kernel`] and looks after the device nodes. What
-//! concerns thin pools is in [`thin`](super::thin). It must not know which kernel it talks to.
+//! [`Dm`] turns a verb into requests and hands them to a [`Kernel`]. What is asked of devices is in
+//! [`queries`](super::queries), what concerns thin pools in [`thin`](super::thin), nodes and udev in
+//! [`present`](super::present). It must not know which kernel it talks to.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::error::{Error, Result};
-use super::info::{DeviceInfo, ListedDevice, Removal};
-use super::nodes::{NodeDir, Swept};
-use super::request::{
-    DriverVersion, Flags, Payload, Reply, ReplyData, Request, Selector, TargetLine, TargetVersion, Verb,
-};
-use super::status::TargetStatus;
-use super::table::{TableError, Target};
-use super::udev::{EventCookie, UdevFlags};
+use super::error::Result;
+use super::info::{DeviceInfo, Removal};
+use super::present::Settings;
+use super::reply::Reply;
+use super::request::{Payload, Request, TargetLine};
+use super::table::Target;
+use super::verb::{Flags, Verb};
+#[cfg(doc)]
+use super::Error;
 use super::{explain, Kernel};
 use crate::names::{DmName, DmUuid};
-use crate::units::{DeviceNumber, Sectors};
-
-/// Who looks after the nodes under `/dev/mapper`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum NodePolicy {
-    /// This library makes, renames and removes them.
-    #[default]
-    Manage,
-    /// Somebody else, or nobody.
-    Leave,
-}
-
-/// How devices are presented to the rest of the system.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// Where the nodes are; `/dev/mapper`.
-    pub node_dir: PathBuf,
-    /// Who looks after them.
-    pub nodes: NodePolicy,
-    /// What udev is told to leave out. [`UdevFlags::KEEP_OUT`] unless set.
-    pub udev_flags: UdevFlags,
-}
-
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings {
-            node_dir: PathBuf::from(super::real::NODE_DIR),
-            nodes: NodePolicy::Manage,
-            udev_flags: UdevFlags::KEEP_OUT,
-        }
-    }
-}
-
-impl Settings {
-    /// Without any nodes: for a modelled kernel.
-    #[must_use]
-    pub fn without_nodes() -> Settings {
-        Settings { nodes: NodePolicy::Leave, ..Settings::default() }
-    }
-}
+use crate::units::Sectors;
 
 /// How a device is activated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ActivateOptions {
     /// Writes fail with EPERM.
     pub read_only: bool,
+}
+
+/// How a table is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LoadOptions {
+    /// Writes fail with EPERM once the table is in place.
+    pub read_only: bool,
+    /// The table holds a secret (a key of dm-crypt): kernel and library wipe their copies of it.
+    pub secure: bool,
+}
+
+impl LoadOptions {
+    fn flags(self) -> Flags {
+        Flags::NONE.with_if(self.read_only, Flags::READ_ONLY).with_if(self.secure, Flags::SECURE_DATA)
+    }
 }
 
 /// How a device is suspended.
@@ -73,13 +49,6 @@ pub struct SuspendOptions {
     /// Do not freeze the file system that is mounted from it. What is written meanwhile waits, but what the
     /// file system holds back is not written first.
     pub skip_lockfs: bool,
-}
-
-/// How a status is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct StatusOptions {
-    /// Do not make a pool commit its metadata first. Seven times as fast, and up to a second behind.
-    pub no_flush: bool,
 }
 
 /// Device-mapper's verbs over one kernel. Cheap to clone; all methods block and can be called from any
@@ -117,78 +86,8 @@ impl Dm {
         result
     }
 
-    fn named(&self, verb: Verb, name: &DmName) -> Request {
+    pub(super) fn named(&self, verb: Verb, name: &DmName) -> Request {
         Request::new(verb).name(name.clone())
-    }
-
-    /// A request whose uevent tells udev's rules what to leave out.
-    fn with_event(&self, verb: Verb, name: &DmName) -> Request {
-        self.named(verb, name).cookie(EventCookie { flags: self.settings.udev_flags, base: 0 })
-    }
-
-    /// The version of the kernel's interface (`DM_VERSION`).
-    ///
-    /// # Errors
-    /// [`Error::NoPermission`].
-    pub fn driver_version(&self) -> Result<DriverVersion> {
-        Ok(self.submit(&Request::new(Verb::Version))?.header.version)
-    }
-
-    /// The targets that are loaded (`DM_LIST_VERSIONS`).
-    ///
-    /// # Errors
-    /// [`Error::NoPermission`].
-    pub fn target_versions(&self) -> Result<Vec<TargetVersion>> {
-        match self.submit(&Request::new(Verb::ListVersions))?.data {
-            ReplyData::Versions(versions) => Ok(versions),
-            _ => Ok(Vec::new()),
-        }
-    }
-
-    /// All devices of the machine, by name. A device whose name is not text is left out: no verb could
-    /// name it.
-    ///
-    /// # Errors
-    /// [`Error::NoPermission`].
-    pub fn list(&self) -> Result<Vec<ListedDevice>> {
-        let reply = self.submit(&Request::new(Verb::List).flags(Flags::UUID))?;
-        let ReplyData::Devices(entries) = reply.data else { return Ok(Vec::new()) };
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).ok();
-        let mut devices = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let Some(name) = text(entry.name).and_then(|name| DmName::new(name).ok()) else {
-                tracing::debug!(device = %entry.device, "left out of the list: its name is not text");
-                continue;
-            };
-            devices.push(ListedDevice {
-                name,
-                device: entry.device,
-                event_nr: entry.event_nr,
-                uuid: entry.uuid.and_then(text).and_then(|uuid| DmUuid::new(uuid).ok()),
-            });
-        }
-        devices.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(devices)
-    }
-
-    /// What is known of a device; `None` when there is no such device.
-    ///
-    /// # Errors
-    /// [`Error::NoPermission`].
-    pub fn info(&self, name: &DmName) -> Result<Option<DeviceInfo>> {
-        self.info_of(Selector::Name(name.clone()))
-    }
-
-    /// What is known of a device that is known by its number or its uuid.
-    ///
-    /// # Errors
-    /// [`Error::NoPermission`].
-    pub fn info_of(&self, device: Selector) -> Result<Option<DeviceInfo>> {
-        match self.submit(&Request::new(Verb::Info).device(device)) {
-            Ok(reply) => DeviceInfo::from_header(Verb::Info, &reply.header).map(Some),
-            Err(Error::NoSuchDevice { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
     }
 
     /// Makes a device without a table (`DM_DEV_CREATE`). It has a number and a node; all I/O on it fails.
@@ -229,7 +128,7 @@ impl Dm {
     ) -> Result<DeviceInfo> {
         self.create_device(name, uuid)?;
         let started = self
-            .load_into(name, table, options.read_only, true)
+            .load_into(name, table, LoadOptions { read_only: options.read_only, secure: false }, true)
             .and_then(|_| self.resume_reply(name))
             .and_then(|reply| DeviceInfo::from_header(Verb::Resume, &reply.header))
             .and_then(|info| self.make_node(name, info.device).map(|()| info));
@@ -243,24 +142,28 @@ impl Dm {
     /// # Errors
     /// [`Error::NoSuchDevice`] (ENXIO), and those about tables of [`Dm::activate`].
     pub fn load(&self, name: &DmName, table: &[Target]) -> Result<DeviceInfo> {
-        self.load_into(name, table, false, false)
+        self.load_into(name, table, LoadOptions::default(), false)
     }
 
-    /// [`Dm::load`] for a device that shall be read-only.
+    /// [`Dm::load`], read-only or with a secret in the table.
     ///
     /// # Errors
     /// As [`Dm::load`].
-    pub fn load_read_only(&self, name: &DmName, table: &[Target]) -> Result<DeviceInfo> {
-        self.load_into(name, table, true, false)
+    pub fn load_with(&self, name: &DmName, table: &[Target], options: LoadOptions) -> Result<DeviceInfo> {
+        self.load_into(name, table, options, false)
     }
 
-    fn load_into(&self, name: &DmName, table: &[Target], read_only: bool, exists: bool) -> Result<DeviceInfo> {
-        let request = self
-            .named(Verb::Load, name)
-            .flags(Flags::NONE.with_if(read_only, Flags::READ_ONLY))
-            .payload(Payload::Table(table.iter().map(Target::to_line).collect()));
-        let reply = self.submit(&request).map_err(|error| explain::load_error(self, name, table, exists, error))?;
+    /// `exists` says that the device is known to be there, so that ENXIO is about a device below.
+    fn load_into(&self, name: &DmName, table: &[Target], options: LoadOptions, exists: bool) -> Result<DeviceInfo> {
+        let lines = table.iter().map(Target::to_line).collect();
+        let reply = self
+            .submit(&self.load_request(name, lines, options))
+            .map_err(|error| explain::load_error(self, name, table, exists, error))?;
         DeviceInfo::from_header(Verb::Load, &reply.header)
+    }
+
+    fn load_request(&self, name: &DmName, lines: Vec<TargetLine>, options: LoadOptions) -> Request {
+        self.named(Verb::Load, name).flags(options.flags()).payload(Payload::Table(lines))
     }
 
     /// Stops I/O (`DM_DEV_SUSPEND`): what is under way is waited for, what comes later waits.
@@ -287,7 +190,7 @@ impl Dm {
     }
 
     fn resume_reply(&self, name: &DmName) -> Result<Reply> {
-        self.submit(&self.with_event(Verb::Resume, name))
+        self.submit_event(self.named(Verb::Resume, name))
     }
 
     /// Gives a running device another table: load, suspend, resume. Whatever fails, the device is not left
@@ -298,24 +201,23 @@ impl Dm {
     pub fn reload(&self, name: &DmName, table: &[Target]) -> Result<DeviceInfo> {
         let old = self.table_lines(name)?;
         let read_only = self.info(name)?.is_some_and(|info| info.read_only);
-        self.load_into(name, table, read_only, true)?;
-        let changed = self
-            .suspend(name, SuspendOptions::default())
-            .map_err(|error| error.after_rollback(self.clear(name).map(drop)))
-            .and_then(|_| self.resume(name).map_err(|error| explain::resume_error(self, name, table, error)));
-        changed.map_err(|error| error.after_rollback(self.put_back(name, old, read_only)))
+        let options = LoadOptions { read_only, secure: false };
+        self.load_into(name, table, options, true)?;
+        if let Err(error) = self.suspend(name, SuspendOptions::default()) {
+            return Err(error.after_rollback(self.clear(name).map(drop)));
+        }
+        self.resume(name).map_err(|error| {
+            let error = explain::resume_error(self, name, table, error);
+            error.after_rollback(self.put_back(name, old, options))
+        })
     }
 
-    /// Loads the table that a device had and starts it.
-    fn put_back(&self, name: &DmName, old: Vec<TargetLine>, read_only: bool) -> Result<()> {
+    /// Loads the table that a device had and starts it; one that had none is left without.
+    fn put_back(&self, name: &DmName, old: Vec<TargetLine>, options: LoadOptions) -> Result<()> {
         if old.is_empty() {
-            return Ok(());
+            return self.clear(name).map(drop);
         }
-        let load = self
-            .named(Verb::Load, name)
-            .flags(Flags::NONE.with_if(read_only, Flags::READ_ONLY))
-            .payload(Payload::Table(old));
-        self.submit(&load)?;
+        self.submit(&self.load_request(name, old, options))?;
         self.resume(name).map(drop)
     }
 
@@ -333,15 +235,8 @@ impl Dm {
     /// # Errors
     /// [`Error::NoSuchDevice`] (ENXIO), [`Error::NameOrUuidInUse`] (EBUSY).
     pub fn rename(&self, name: &DmName, new: &DmName) -> Result<()> {
-        let request = self.with_event(Verb::Rename, name).payload(Payload::Text(new.as_str().to_owned()));
-        self.submit(&request)?;
-        if self.settings.nodes == NodePolicy::Manage {
-            if let Some(info) = self.info(new)? {
-                self.nodes().make(new, info.device)?;
-            }
-            self.nodes().remove(name)?;
-        }
-        Ok(())
+        self.submit_event(self.named(Verb::Rename, name).payload(Payload::Text(new.as_str().to_owned())))?;
+        self.rename_node(name, new)
     }
 
     /// Gives a device that has no uuid its uuid, for good (`DM_DEV_RENAME` with the uuid flag).
@@ -350,8 +245,8 @@ impl Dm {
     /// [`Error::NoSuchDevice`] (ENXIO), [`Error::NameOrUuidInUse`] (EBUSY), [`Error::UuidAlreadySet`] (EINVAL).
     pub fn set_uuid(&self, name: &DmName, uuid: &DmUuid) -> Result<()> {
         let request =
-            self.with_event(Verb::Rename, name).flags(Flags::UUID).payload(Payload::Text(uuid.as_str().to_owned()));
-        self.submit(&request).map(drop)
+            self.named(Verb::Rename, name).flags(Flags::UUID).payload(Payload::Text(uuid.as_str().to_owned()));
+        self.submit_event(request).map(drop)
     }
 
     /// Takes a device away (`DM_DEV_REMOVE`). That it succeeds proves that nobody had it open.
@@ -359,7 +254,7 @@ impl Dm {
     /// # Errors
     /// [`Error::NoSuchDevice`] (ENXIO), [`Error::Busy`] (EBUSY).
     pub fn remove(&self, name: &DmName) -> Result<()> {
-        self.submit(&self.with_event(Verb::Remove, name))?;
+        self.submit_event(self.named(Verb::Remove, name))?;
         self.forget_node(name)
     }
 
@@ -370,8 +265,7 @@ impl Dm {
     /// # Errors
     /// [`Error::NoSuchDevice`] (ENXIO).
     pub fn remove_deferred(&self, name: &DmName) -> Result<Removal> {
-        let request = self.with_event(Verb::Remove, name).flags(Flags::DEFERRED_REMOVE);
-        let reply = self.submit(&request)?;
+        let reply = self.submit_event(self.named(Verb::Remove, name).flags(Flags::DEFERRED_REMOVE))?;
         if reply.header.flags.contains(Flags::DEFERRED_REMOVE) {
             return Ok(Removal::Deferred);
         }
@@ -385,130 +279,5 @@ impl Dm {
     /// [`Error::NoSuchDevice`] (ENXIO), [`Error::Busy`] (EBUSY) when it is being removed already.
     pub fn cancel_deferred_remove(&self, name: &DmName) -> Result<()> {
         self.message(name, Sectors::ZERO, "@cancel_deferred_remove").map(drop)
-    }
-
-    /// The live table (`DM_TABLE_STATUS` with the table flag); empty when there is none.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchDevice`] (ENXIO), [`Error::Table`] for a line that makes no sense.
-    pub fn table(&self, name: &DmName) -> Result<Vec<Target>> {
-        let lines = self.table_lines(name)?;
-        lines.iter().map(Target::from_line).collect::<std::result::Result<_, _>>().map_err(|source| Error::Table {
-            verb: Verb::Table,
-            device: name.to_string(),
-            source,
-        })
-    }
-
-    /// The table in the inactive slot; empty when there is none.
-    ///
-    /// # Errors
-    /// As [`Dm::table`].
-    pub fn inactive_table(&self, name: &DmName) -> Result<Vec<Target>> {
-        let reply = self.submit(&self.named(Verb::Table, name).flags(Flags::QUERY_INACTIVE))?;
-        let lines = lines_of(reply);
-        lines
-            .iter()
-            .map(Target::from_line)
-            .collect::<std::result::Result<_, TableError>>()
-            .map_err(|source| Error::Table { verb: Verb::Table, device: name.to_string(), source })
-    }
-
-    fn table_lines(&self, name: &DmName) -> Result<Vec<TargetLine>> {
-        // Without a flush: a pool would commit its metadata just to print its table.
-        self.submit(&self.named(Verb::Table, name).flags(Flags::NO_FLUSH)).map(lines_of)
-    }
-
-    /// What each target says of itself (`DM_TABLE_STATUS`).
-    ///
-    /// # Errors
-    /// [`Error::NoSuchDevice`] (ENXIO), [`Error::Table`] for a line that makes no sense.
-    pub fn status(&self, name: &DmName, options: StatusOptions) -> Result<Vec<TargetStatus>> {
-        let flags = Flags::NONE.with_if(options.no_flush, Flags::NO_FLUSH);
-        let lines = lines_of(self.submit(&self.named(Verb::Status, name).flags(flags))?);
-        lines
-            .iter()
-            .map(TargetStatus::from_line)
-            .collect::<std::result::Result<_, _>>()
-            .map_err(|source| Error::Table { verb: Verb::Status, device: name.to_string(), source })
-    }
-
-    /// The devices that the live table stands on (`DM_TABLE_DEPS`).
-    ///
-    /// # Errors
-    /// [`Error::NoSuchDevice`] (ENXIO).
-    pub fn deps(&self, name: &DmName) -> Result<Vec<DeviceNumber>> {
-        match self.submit(&self.named(Verb::Deps, name))?.data {
-            ReplyData::Deps(deps) => Ok(deps),
-            _ => Ok(Vec::new()),
-        }
-    }
-
-    /// Sends a message to the target that answers for `sector` (`DM_TARGET_MSG`), and returns its answer if
-    /// it gives one.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchDevice`] (ENXIO), [`Error::MessageRefused`] (EINVAL), and those of the pool's messages.
-    pub fn message(&self, name: &DmName, sector: Sectors, text: &str) -> Result<Option<String>> {
-        let payload = Payload::Message { sector, text: text.to_owned() };
-        match self.submit(&self.named(Verb::Message, name).payload(payload))?.data {
-            ReplyData::Text(answer) => Ok(Some(answer)),
-            _ => Ok(None),
-        }
-    }
-
-    fn nodes(&self) -> NodeDir {
-        NodeDir::new(self.settings.node_dir.clone())
-    }
-
-    /// Where the node of a device is.
-    #[must_use]
-    pub fn node(&self, name: &DmName) -> PathBuf {
-        self.nodes().path(name)
-    }
-
-    fn make_node(&self, name: &DmName, device: DeviceNumber) -> Result<()> {
-        match self.settings.nodes {
-            NodePolicy::Manage => self.nodes().make(name, device).map(drop),
-            NodePolicy::Leave => Ok(()),
-        }
-    }
-
-    fn forget_node(&self, name: &DmName) -> Result<()> {
-        match self.settings.nodes {
-            NodePolicy::Manage => self.nodes().remove(name).map(drop),
-            NodePolicy::Leave => Ok(()),
-        }
-    }
-
-    /// Puts the nodes of all devices whose names start with `prefix` right: makes those that are missing or
-    /// lead elsewhere, removes those without a device. (`dmsetup mknodes` does it for all names.)
-    ///
-    /// # Errors
-    /// [`Error::Node`].
-    pub fn sweep_nodes(&self, prefix: &str) -> Result<Swept> {
-        let nodes = self.nodes();
-        // Nodes first: one that is made between the two lists must not be taken for a left-over.
-        let present = nodes.names(prefix)?;
-        let devices = self.list()?;
-        let mut swept = Swept::default();
-        for device in devices.iter().filter(|d| d.name.as_str().starts_with(prefix)) {
-            if nodes.make(&device.name, device.device)? {
-                swept.made.push(device.name.clone());
-            }
-        }
-        for name in present {
-            if !devices.iter().any(|device| device.name == name) && nodes.remove(&name)? {
-                swept.removed.push(nodes.path(&name));
-            }
-        }
-        Ok(swept)
-    }
-}
-
-fn lines_of(reply: Reply) -> Vec<TargetLine> {
-    match reply.data {
-        ReplyData::Targets(lines) => lines,
-        _ => Vec::new(),
     }
 }

@@ -4,10 +4,9 @@
 //! file needs no `unsafe` and a reply that is cut short or lies about its offsets is an error that names
 //! the field. Layouts: linux/dm-ioctl.h. It must not know how a buffer reaches the kernel.
 
-use super::request::{
-    DriverVersion, Flags, Header, ListEntry, Payload, Reply, ReplyData, Request, Selector, TargetLine, TargetVersion,
-    Verb,
-};
+use super::reply::{DriverVersion, Header, ListEntry, Reply, ReplyData, TargetVersion};
+use super::request::{Payload, Request, Selector, TargetLine};
+use super::verb::{Flags, Verb};
 use crate::names::{MAX_NAME_BYTES, MAX_UUID_BYTES};
 use crate::units::{DeviceNumber, Sectors};
 
@@ -347,10 +346,10 @@ fn decode_targets(data: Reader<'_>, count: u32) -> Result<Vec<TargetLine>, Codec
     for _ in 0..count {
         let next = data.u32("dm_target_spec.next", offset + 20)?;
         let end = next as usize;
-        if end <= offset {
+        // The last one points to where another would be: past the end, rounded up to 8.
+        if end <= offset || end > data.bytes.len().next_multiple_of(8) {
             return Err(CodecError::BadOffset { field: "dm_target_spec.next", value: next.into() });
         }
-        // The last one's offset points past the end, rounded up to 8.
         let spec = Reader { bytes: &data.bytes[..end.min(data.bytes.len())] };
         lines.push(TargetLine {
             start: Sectors(spec.u64("dm_target_spec.sector_start", offset)?),

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::Result;
-use super::request::{Reply, Request, Verb};
+use super::reply::Reply;
+use super::request::Request;
+use super::verb::Verb;
 use super::{EventSource, Kernel};
 use crate::units::{DeviceNumber, Sectors};
 

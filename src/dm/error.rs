@@ -1,13 +1,16 @@
 //! What can go wrong, by situation: told apart by verb and errno, never by text.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
 use super::codec::CodecError;
-use super::message::PoolMessage;
-use super::request::{DriverVersion, Payload, Request, Verb};
+use super::message::{MessageError, PoolMessage};
+use super::reply::DriverVersion;
+use super::request::{Payload, Request};
 use super::table::{TableError, Target};
+use super::verb::Verb;
 use crate::units::{DeviceNumber, Sectors, ThinId};
 
 /// The result of everything in this module.
@@ -113,6 +116,14 @@ pub enum Error {
         pool: String,
         /// The id.
         id: ThinId,
+    },
+    /// EINVAL: an id in a message is above 2^24 - 1. [`ThinId`] holds none such; a text can.
+    #[error("pool {pool}: {id} is above the largest thin id, {max}", max = ThinId::MAX)]
+    ThinIdOutOfRange {
+        /// The pool's name.
+        pool: String,
+        /// What was sent.
+        id: String,
     },
     /// EBUSY on delete: a device stands on this thin, or is loaded for it.
     #[error("thin {id} of pool {pool} cannot be deleted: a device stands on it")]
@@ -282,6 +293,20 @@ pub enum Error {
         /// Why not.
         errno: Errno,
     },
+    /// A cookie's semaphore could not be made or changed.
+    #[error("cannot {action} a semaphore to wait for udev with: {errno}")]
+    Cookie {
+        /// What was tried.
+        action: &'static str,
+        /// ENOSPC: the system has too many; ENOSYS: the kernel has no SysV IPC.
+        errno: Errno,
+    },
+    /// udev did not say in time that it has dealt with an event. The change itself is done.
+    #[error("udev has not dealt with the event after {limit:?}")]
+    UdevTimeout {
+        /// How long was waited.
+        limit: Duration,
+    },
     /// A fault plan has ended everything ([`Fault`](super::Fault)). No real kernel says so.
     #[error("{request}: halted by a fault plan")]
     Halted {
@@ -309,6 +334,7 @@ impl Error {
             | Error::BackingDeviceMissing { errno, .. }
             | Error::TableRefused { errno, .. }
             | Error::Node { errno, .. }
+            | Error::Cookie { errno, .. }
             | Error::Kernel { errno, .. } => *errno,
             Error::NoSuchDevice { .. } => Errno::ENXIO,
             Error::NameOrUuidInUse { .. }
@@ -319,6 +345,7 @@ impl Error {
             Error::NoSuchThin { .. } => Errno::ENODATA,
             Error::TransactionMismatch { .. }
             | Error::UuidAlreadySet { .. }
+            | Error::ThinIdOutOfRange { .. }
             | Error::NoMetadataSnap { .. }
             | Error::WrongPool { .. }
             | Error::PoolSuspended { .. }
@@ -333,6 +360,7 @@ impl Error {
             | Error::ReplyTooLarge { .. }
             | Error::Codec { .. }
             | Error::Table { .. }
+            | Error::UdevTimeout { .. }
             | Error::Halted { .. }
             | Error::WrongKind { .. } => return None,
         })
@@ -415,6 +443,7 @@ fn from_message(request: &Request, pool: String, errno: Errno) -> Error {
             Error::TransactionMismatch { pool, expected: old, wanted: new }
         }
         (Errno::EINVAL, Ok(PoolMessage::ReleaseMetadataSnap)) => Error::NoMetadataSnap { pool },
+        (Errno::EINVAL, Err(MessageError::ThinIdOutOfRange { id })) => Error::ThinIdOutOfRange { pool, id },
         (Errno::EINVAL, _) => Error::MessageRefused { device: pool, text: text.clone() },
         _ => Error::Kernel { verb, device: pool, errno },
     }

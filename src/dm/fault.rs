@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use nix::errno::Errno;
 
 use super::error::{Error, Result};
-use super::request::{Reply, Request, Verb};
+use super::reply::Reply;
+use super::request::Request;
 use super::{EventSource, Kernel};
 use crate::units::{DeviceNumber, Sectors};
 
@@ -126,27 +127,10 @@ impl FaultyKernel {
     }
 }
 
-/// Whether a verb changes something.
-fn changes(verb: Verb) -> bool {
-    matches!(
-        verb,
-        Verb::RemoveAll
-            | Verb::Create
-            | Verb::Remove
-            | Verb::Rename
-            | Verb::Suspend
-            | Verb::Resume
-            | Verb::Load
-            | Verb::Clear
-            | Verb::Message
-            | Verb::SetGeometry
-    )
-}
-
 impl Kernel for FaultyKernel {
     fn submit(&self, request: &Request) -> Result<Reply> {
         let halted = || Error::Halted { request: request.to_string() };
-        if !changes(request.verb()) {
+        if !request.verb().changes_something() {
             return if self.plan.halted() { Err(halted()) } else { self.inner.submit(request) };
         }
         match self.plan.step(&request.to_string()) {

@@ -2,7 +2,8 @@
 
 use super::codec::CodecError;
 use super::error::{Error, Result};
-use super::request::{Flags, Header, Verb};
+use super::reply::Header;
+use super::verb::{Flags, Verb};
 use crate::names::{DmName, DmUuid};
 use crate::units::DeviceNumber;
 

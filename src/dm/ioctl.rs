@@ -1,4 +1,4 @@
-//! The system calls: the one ioctl of device-mapper, and the SysV semaphores that udev's rules wait on.
+//! The system calls: the one ioctl of device-mapper, and the SysV semaphores that udev's rules decrement.
 //!
 //! The only file of `dm` with `unsafe` in it. Each call is wrapped in one safe function that upholds what
 //! the kernel relies on; it must not know what the bytes mean beyond the size field.
@@ -36,4 +36,50 @@ pub fn control(device: BorrowedFd<'_>, command: u8, buffer: &mut [u8]) -> Result
     // device-mapper's own type.
     let result = unsafe { libc::ioctl(device.as_raw_fd(), request as _, buffer.as_mut_ptr()) };
     Errno::result(result).map(drop)
+}
+
+/// Makes a set of one semaphore for root alone and sets it to 1.
+///
+/// # Errors
+/// EEXIST when there is one with this key, ENOSPC when the system has too many.
+pub fn semaphore_create(key: i32) -> Result<i32, Errno> {
+    let flags = libc::IPC_CREAT | libc::IPC_EXCL | 0o600;
+    // SAFETY: semget takes no pointers.
+    let id = Errno::result(unsafe { libc::semget(key, 1, flags) })?;
+    let one: libc::c_int = 1;
+    // SAFETY: SETVAL takes an int as its fourth argument, which union semun passes by value; no pointers.
+    let set = Errno::result(unsafe { libc::semctl(id, 0, libc::SETVAL, one) });
+    if let Err(errno) = set {
+        let _ = semaphore_remove(id);
+        return Err(errno);
+    }
+    Ok(id)
+}
+
+/// Adds `change` to a semaphore without waiting.
+///
+/// # Errors
+/// EAGAIN when it would fall below zero, EINVAL or EIDRM when it is gone.
+pub fn semaphore_add(id: i32, change: i16) -> Result<(), Errno> {
+    let mut operation = libc::sembuf { sem_num: 0, sem_op: change, sem_flg: libc::IPC_NOWAIT as i16 };
+    // SAFETY: the pointer is to one `sembuf` that lives through the call, and the count says one; semop only reads it.
+    Errno::result(unsafe { libc::semop(id, &mut operation, 1) }).map(drop)
+}
+
+/// A semaphore's value.
+///
+/// # Errors
+/// EINVAL or EIDRM when it is gone.
+pub fn semaphore_value(id: i32) -> Result<i32, Errno> {
+    // SAFETY: GETVAL takes no fourth argument and writes nowhere.
+    Errno::result(unsafe { libc::semctl(id, 0, libc::GETVAL) })
+}
+
+/// Takes a semaphore away; whoever waits on it is told (EIDRM).
+///
+/// # Errors
+/// EINVAL or EIDRM when it is gone.
+pub fn semaphore_remove(id: i32) -> Result<(), Errno> {
+    // SAFETY: IPC_RMID takes no fourth argument and writes nowhere.
+    Errno::result(unsafe { libc::semctl(id, 0, libc::IPC_RMID) }).map(drop)
 }

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use crate::units::ThinId;
+use crate::units::{ThinId, UnitError};
 
 /// One message to a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,6 +49,12 @@ pub enum MessageError {
     WordCount {
         /// The whole message.
         text: String,
+    },
+    /// A thin's number that does not fit in 24 bits.
+    #[error("{id} is above the largest thin id in a pool's message")]
+    ThinIdOutOfRange {
+        /// What is there.
+        id: String,
     },
     /// A word that is not the number it should be.
     #[error("{field} is {value:?} in a pool's message")]
@@ -110,7 +116,10 @@ impl fmt::Display for PoolMessage {
 }
 
 fn thin_id(field: &'static str, word: &str) -> Result<ThinId, MessageError> {
-    word.parse().map_err(|_| MessageError::Invalid { field, value: word.to_owned() })
+    word.parse().map_err(|error| match error {
+        UnitError::ThinIdOutOfRange { .. } => MessageError::ThinIdOutOfRange { id: word.to_owned() },
+        _ => MessageError::Invalid { field, value: word.to_owned() },
+    })
 }
 
 fn number(field: &'static str, word: &str) -> Result<u64, MessageError> {

@@ -55,17 +55,14 @@ impl NodeDir {
     /// [`Error::Node`] when it cannot be made.
     pub fn make(&self, name: &DmName, device: DeviceNumber) -> Result<bool> {
         let path = self.path(name);
-        if block_device(&path) == Some(device) {
-            return Ok(false);
-        }
         let mut tries = 0;
         loop {
-            let number = device.to_u64();
-            match mknod(&path, SFlag::S_IFBLK, Mode::from_bits_truncate(0o600), number) {
+            // Made first and looked at only when it is there: most often it is not.
+            match mknod(&path, SFlag::S_IFBLK, Mode::from_bits_truncate(0o600), device.to_u64()) {
                 Ok(()) => return Ok(true),
-                // A left-over of a device of this name, or udev was faster than we.
                 Err(Errno::EEXIST) if block_device(&path) == Some(device) => return Ok(false),
-                Err(Errno::EEXIST) if tries < 3 => remove(&path)?,
+                // A left-over of another device of this name.
+                Err(Errno::EEXIST) if tries < 3 => drop(remove(&path)?),
                 Err(Errno::ENOENT) if tries < 3 => {
                     fs::create_dir_all(&self.dir).map_err(|error| node_error("make", &self.dir, &error))?;
                 }
@@ -80,10 +77,7 @@ impl NodeDir {
     /// # Errors
     /// [`Error::Node`] when it cannot be removed.
     pub fn remove(&self, name: &DmName) -> Result<bool> {
-        let path = self.path(name);
-        let there = fs::symlink_metadata(&path).is_ok();
-        remove(&path)?;
-        Ok(there)
+        remove(&self.path(name))
     }
 
     /// The names of all nodes that start with `prefix`. A symlink counts: udev makes them. Anything else in
@@ -118,10 +112,11 @@ fn block_device(path: &Path) -> Option<DeviceNumber> {
     metadata.file_type().is_block_device().then(|| DeviceNumber::from_u64(metadata.rdev()))
 }
 
-fn remove(path: &Path) -> Result<()> {
+fn remove(path: &Path) -> Result<bool> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(node_error("remove", path, &error)),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(node_error("remove", path, &error)),
     }
 }
 

@@ -17,8 +17,11 @@ use nix::sys::stat::{makedev, mknod, Mode, SFlag};
 use super::codec;
 use super::error::{Error, Result};
 use super::ioctl;
-use super::request::{DriverVersion, Flags, Reply, Request, Verb};
+use super::reply::{DriverVersion, Reply};
+use super::request::Request;
+use super::verb::{Flags, Verb};
 use super::{EventSource, Kernel};
+use crate::failpoint;
 use crate::units::{DeviceNumber, Sectors};
 
 /// The oldest interface that this library works on: 4.38, of kernel 4.14, the first with event numbers in
@@ -162,23 +165,48 @@ fn submit(control: &File, request: &Request) -> Result<Reply> {
         match ioctl::control(control.as_fd(), verb.command(), &mut buffer) {
             Ok(()) => {}
             // A signal that has nothing to do with us. Whoever waits for events wants to hear of it.
-            Err(Errno::EINTR) if verb != Verb::Wait => continue,
-            Err(errno) => return Err(Error::from_errno(request, errno)),
+            Err(Errno::EINTR) if verb != Verb::Wait => {
+                wipe(request, &mut buffer);
+                continue;
+            }
+            Err(errno) => {
+                wipe(request, &mut buffer);
+                return Err(Error::from_errno(request, errno));
+            }
         }
         let flags = codec::decode_flags(&buffer).map_err(codec_error)?;
         if !flags.contains(Flags::BUFFER_FULL) {
-            return codec::decode(verb, &buffer).map_err(codec_error);
+            let reply = codec::decode(verb, &buffer).map_err(codec_error);
+            wipe(request, &mut buffer);
+            return reply;
         }
         if buffer.len() >= LARGEST_REPLY {
             return Err(Error::ReplyTooLarge { verb, device: device(), limit: buffer.len() });
         }
         room = buffer.len() * 4;
+        wipe(request, &mut buffer);
+    }
+}
+
+/// Overwrites the memory of a request that holds a secret.
+fn wipe(request: &Request, buffer: &mut [u8]) {
+    if request.has(Flags::SECURE_DATA) {
+        buffer.fill(0);
+        // Keeps the compiler from leaving the writes out because nobody reads them.
+        std::hint::black_box(buffer);
     }
 }
 
 impl Kernel for RealKernel {
     fn submit(&self, request: &Request) -> Result<Reply> {
-        submit(&self.control, request)
+        let verb = request.verb();
+        if !verb.changes_something() {
+            return submit(&self.control, request);
+        }
+        failpoint::reach(|| format!("before {verb}"));
+        let reply = submit(&self.control, request);
+        failpoint::reach(|| format!("after {verb}"));
+        reply
     }
 
     fn device_size(&self, device: DeviceNumber) -> Option<Sectors> {

@@ -3,11 +3,14 @@
 //! Each message that succeeds is on disk when it returns, except that the kernel hides a failure of the
 //! commit itself: the pool's status shows it (KERNEL: `pool_message` in drivers/md/dm-thin.c).
 
-use super::client::{Dm, StatusOptions, SuspendOptions};
+use super::client::{Dm, SuspendOptions};
 use super::error::{Error, Result};
 use super::message::PoolMessage;
-use super::request::{DriverVersion, ReplyData, Request, TargetVersion, Verb};
+use super::queries::StatusOptions;
+use super::reply::{DriverVersion, ReplyData, TargetVersion};
+use super::request::Request;
 use super::status::{Status, ThinPoolStatus, ThinStatus};
+use super::verb::Verb;
 use crate::names::DmName;
 use crate::units::{Sectors, ThinId};
 

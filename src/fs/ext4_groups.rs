@@ -30,7 +30,8 @@ pub(super) fn zeroed_ranges(disk: &dyn Disk) -> Result<Vec<Range<u64>>, FsError>
     let journal = superblock.layout.journal.and_then(|map| journal_extents(Fields(&map)));
     let tables = groups.inode_tables(0..groups.count)?;
     let (Some(mut extents), Some(tables)) = (journal, tables) else {
-        return Ok(vec![0..bytes(superblock.blocks)]);
+        let everything = 0..bytes(superblock.blocks);
+        return Ok(vec![everything]);
     };
     extents.extend(tables);
     Ok(extents.into_iter().map(|extent| bytes(extent.start)..bytes(extent.end)).collect())
@@ -170,4 +171,158 @@ fn journal_extents(map: Fields<'_>) -> Option<Vec<Range<u64>>> {
             Some(start..start + u64::from(length))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::block::memory::MemoryDisk;
+    use crate::units::Sectors;
+
+    const SEED: u32 = 0x1234_5678;
+
+    fn layout() -> Layout {
+        Layout {
+            first_block: 0,
+            blocks_per_group: 32_768,
+            inodes_per_group: 8192,
+            inode_size: 256,
+            descriptor_size: 64,
+            first_meta_block: None,
+            sparse_copies: true,
+            checksum_seed: Some(SEED),
+            journal: None,
+        }
+    }
+
+    fn with_groups<T>(layout: &Layout, count: u64, work: impl FnOnce(Groups<'_>) -> T) -> T {
+        let disk = MemoryDisk::new(Sectors(64));
+        work(Groups { disk: &disk, layout, block_size: 4096, count })
+    }
+
+    #[test]
+    fn superblock_copies_are_in_groups_0_and_1_and_the_powers_of_3_5_and_7() {
+        let copies: Vec<_> = with_groups(&layout(), 400, |groups| {
+            (0..400).filter(|group| groups.has_superblock(*group) == Some(true)).collect()
+        });
+        assert_eq!(copies, [0, 1, 3, 5, 7, 9, 25, 27, 49, 81, 125, 243, 343]);
+        let unknown = Layout { sparse_copies: false, ..layout() };
+        assert_eq!(with_groups(&unknown, 400, |groups| groups.has_superblock(3)), None);
+    }
+
+    #[test]
+    fn descriptors_follow_the_superblocks_block_or_lie_in_their_meta_group() {
+        let places = |layout: &Layout, group: u64| with_groups(layout, 10_000, |groups| groups.place(group));
+        assert_eq!(places(&layout(), 0), Some(4096));
+        assert_eq!(places(&layout(), 65), Some(2 * 4096 + 64));
+        let small_blocks = Layout { first_block: 1, ..layout() };
+        assert_eq!(places(&small_blocks, 0), Some(2 * 4096));
+        // Two blocks of 64 descriptors at the front, then each at the start of its own 64 groups.
+        let meta = Layout { first_meta_block: Some(2), ..layout() };
+        assert_eq!(places(&meta, 127), Some(2 * 4096 + 63 * 64));
+        assert_eq!(places(&meta, 129), Some(128 * 32_768 * 4096 + 64));
+        assert_eq!(places(&Layout { sparse_copies: false, ..meta }, 129), None);
+    }
+
+    /// A map of two extents: 4096 blocks at 77, and 3 unwritten ones far behind.
+    fn journal_map() -> Vec<u8> {
+        let mut map = vec![0; 60];
+        map[..8].copy_from_slice(&[0x0A, 0xF3, 2, 0, 4, 0, 0, 0]);
+        map[16..24].copy_from_slice(&[0, 16, 0, 0, 77, 0, 0, 0]);
+        map[28..36].copy_from_slice(&[3, 0x80, 1, 0, 5, 0, 0, 0]);
+        map
+    }
+
+    #[test]
+    fn the_journals_extents_are_read_from_a_tree_of_one_level() {
+        let far = (1 << 32) + 5;
+        assert_eq!(journal_extents(Fields(&journal_map())), Some(vec![77..77 + 4096, far..far + 3]));
+        for (offset, value) in [(0, 0), (2, 5), (6, 1)] {
+            let mut map = journal_map();
+            map[offset] = value;
+            assert_eq!(journal_extents(Fields(&map)), None, "byte {offset}");
+        }
+    }
+
+    /// A disk with a superblock for `groups` groups and their descriptors, none noted as zeroed.
+    fn grown(groups: u32) -> MemoryDisk {
+        let disk = MemoryDisk::new(Sectors(64));
+        let mut superblock = vec![0; 1024];
+        let mut put = |offset: usize, value: &[u8]| superblock[offset..offset + value.len()].copy_from_slice(value);
+        put(0, &1000_u32.to_le_bytes());
+        put(4, &(groups * 32_768).to_le_bytes());
+        put(24, &[2]);
+        put(32, &32_768_u32.to_le_bytes());
+        put(40, &8192_u32.to_le_bytes());
+        put(56, &[0x53, 0xEF, 1]);
+        put(88, &256_u16.to_le_bytes());
+        put(96, &0x2080_u32.to_le_bytes());
+        put(100, &0x401_u32.to_le_bytes());
+        put(254, &[64]);
+        put(624, &SEED.to_le_bytes());
+        disk.write_at(&superblock, 1024).unwrap();
+        for group in 0..u64::from(groups) {
+            let mut descriptor = [group as u8; 64];
+            descriptor[32..].fill(0);
+            descriptor[FLAGS..FLAGS + 2].copy_from_slice(&[3, 0]);
+            let sum = checksum(SEED, group, &descriptor);
+            descriptor[CHECKSUM..CHECKSUM + 2].copy_from_slice(&sum.to_le_bytes());
+            disk.write_at(&descriptor, 4096 + group * 64).unwrap();
+        }
+        disk
+    }
+
+    fn flags(disk: &MemoryDisk, group: u64) -> u16 {
+        let mut descriptor = [0; 64];
+        disk.read_at(&mut descriptor, 4096 + group * 64).unwrap();
+        let fields = Fields(&descriptor);
+        assert_eq!(fields.le16(CHECKSUM), Some(checksum(SEED, group, &descriptor)), "checksum of group {group}");
+        fields.le16(FLAGS).unwrap()
+    }
+
+    #[test]
+    fn only_groups_wholly_behind_the_old_end_are_noted_and_once() {
+        let disk = grown(6);
+        assert_eq!(note_zeros_behind(&disk, 2 * 32_768 + 1).unwrap(), 3);
+        assert_eq!((0..6).map(|group| flags(&disk, group)).collect::<Vec<_>>(), [3, 3, 3, 7, 7, 7]);
+        assert_eq!(note_zeros_behind(&disk, 2 * 32_768 + 1).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_descriptor_that_is_not_what_it_is_taken_for_is_left_alone() {
+        let disk = grown(4);
+        disk.write_at(&[0xFF], 4096 + 2 * 64 + 40).unwrap();
+        assert_eq!(note_zeros_behind(&disk, 32_768).unwrap(), 1);
+        let mut descriptor = [0; 64];
+        disk.read_at(&mut descriptor, 4096 + 2 * 64).unwrap();
+        assert_eq!(descriptor[FLAGS], 3);
+    }
+
+    #[test]
+    fn an_unknown_layout_is_zeros_anywhere() {
+        let disk = grown(2);
+        let everything = 0..2 * 32_768 * 4096;
+        assert_eq!(zeroed_ranges(&disk).unwrap(), [everything]);
+        disk.write_at(&journal_map(), 1024 + 268).unwrap();
+        disk.write_at(&[1], 1024 + 253).unwrap();
+        let ranges = zeroed_ranges(&disk).unwrap();
+        assert_eq!(ranges.len(), 4, "two extents of the journal and two inode tables");
+        assert_eq!(ranges[0], 77 * 4096..(77 + 4096) * 4096);
+        assert_eq!(ranges[3].end - ranges[3].start, 8192 * 256);
+    }
+
+    proptest! {
+        #[test]
+        fn no_layout_makes_it_panic(noise in proptest::collection::vec((0..1024_u64, any::<u8>()), 0..32)) {
+            let disk = grown(3);
+            for (offset, value) in noise {
+                disk.write_at(&[value], 1024 + offset).unwrap();
+            }
+            // Absurd layouts lie behind the disk's end; then reading them fails, in good order.
+            let _ = zeroed_ranges(&disk);
+            let _ = note_zeros_behind(&disk, 1);
+        }
+    }
 }

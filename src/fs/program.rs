@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::block::kill_group;
+use crate::failpoint;
 
 use super::error::FsError;
 
@@ -54,6 +55,7 @@ pub(super) fn find(program: &str, directories: &[PathBuf]) -> Option<PathBuf> {
 pub(super) fn run(program: &Path, arguments: &[OsString], limit: Duration) -> Result<Outcome, FsError> {
     let start_error = |source| FsError::MkfsStart { program: program.to_owned(), source };
     let deadline = Instant::now() + limit;
+    failpoint::reach(|| "before a program".into());
     let mut child = Command::new(program)
         .args(arguments)
         .env("LC_ALL", "C")
@@ -65,7 +67,10 @@ pub(super) fn run(program: &Path, arguments: &[OsString], limit: Duration) -> Re
         .map_err(start_error)?;
     let stderr = collect_stderr(&mut child);
     match wait_until(&mut child, &stderr, deadline).map_err(start_error)? {
-        Some(status) => Ok(Outcome::Ended(Ended { status, stderr: stderr.finish(child.id()) })),
+        Some(status) => {
+            failpoint::reach(|| "after a program".into());
+            Ok(Outcome::Ended(Ended { status, stderr: stderr.finish(child.id()) }))
+        }
         None => {
             kill(child);
             Ok(Outcome::TimedOut { stderr: stderr.so_far() })

@@ -103,7 +103,11 @@ fn parse(fields: Fields<'_>) -> Result<Superblock, String> {
     if block.free_inodes > block.allocated_inodes {
         return Err("it has more free inodes than inodes".to_owned());
     }
-    if block.blocks == 0 || block.group_bits >= 32 || block.log_start >> block.group_bits > u64::from(u32::MAX) {
+    if block.blocks == 0
+        || block.blocks >> 47 != 0
+        || block.group_bits >= 32
+        || block.log_start >> block.group_bits > u64::from(u32::MAX)
+    {
         return Err("its allocation groups or its log lie nowhere".to_owned());
     }
     Ok(block)
@@ -122,4 +126,92 @@ fn parse_fields(fields: Fields<'_>) -> Option<Superblock> {
         allocated_inodes: fields.be64(128)?,
         free_inodes: fields.be64(136)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::block::memory::MemoryDisk;
+
+    /// A superblock as mkfs.xfs makes it, as far as it is read here.
+    fn superblock() -> Vec<u8> {
+        let mut bytes = vec![0; 512];
+        let mut put = |offset: usize, value: &[u8]| bytes[offset..offset + value.len()].copy_from_slice(value);
+        put(0, &MAGIC);
+        put(4, &4096_u32.to_be_bytes());
+        put(8, &2_621_440_u64.to_be_bytes());
+        put(32, &[7; 16]);
+        put(48, &((2 << 20) + 5_u64).to_be_bytes());
+        put(84, &655_360_u32.to_be_bytes());
+        put(96, &16_384_u32.to_be_bytes());
+        put(124, &[20]);
+        put(127, &[25]);
+        put(128, &64_u64.to_be_bytes());
+        put(136, &61_u64.to_be_bytes());
+        bytes
+    }
+
+    fn changed(offset: usize, value: &[u8]) -> Result<Superblock, String> {
+        let mut bytes = superblock();
+        bytes[offset..offset + value.len()].copy_from_slice(value);
+        parse(Fields(&bytes))
+    }
+
+    #[test]
+    fn what_a_superblock_says_is_read() {
+        let disk = MemoryDisk::new(Sectors(8));
+        disk.write_at(&changed(48, &[0; 8]).map(|_| superblock()).unwrap(), 0).unwrap();
+        disk.write_at(&[0; 8], 48).unwrap();
+        let superblock = Superblock::read(&disk).unwrap();
+        assert_eq!(superblock.inode_percent, 25);
+        let state = superblock.state(&disk).unwrap();
+        assert_eq!((state.size, state.block_size, state.used_inodes), (Sectors(10 << 21), 4096, 3));
+        assert_eq!(state.uuid, Uuid::from_bytes([7; 16]));
+        assert!(!state.clean, "a log that is elsewhere was called clean");
+    }
+
+    #[test]
+    fn the_log_is_where_group_and_block_say() {
+        let log = parse(Fields(&superblock())).unwrap().log().unwrap();
+        let start = (2 * 655_360 + 5) * 4096;
+        assert_eq!(log, start..start + (64 << 20));
+        assert_eq!(changed(48, &[0; 8]).unwrap().log(), None);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_a_reason() {
+        for (offset, value, reason) in [
+            (0, &b"ext4"[..], "magic"),
+            (4, &[0, 0, 16, 1], "blocks have"),
+            (4, &[0, 0, 1, 0], "blocks have"),
+            (8, &[0; 8], "lie nowhere"),
+            (8, &[1; 8], "lie nowhere"),
+            (124, &[32], "lie nowhere"),
+            (48, &[0xFF; 8], "lie nowhere"),
+            (136, &[1; 8], "free inodes"),
+        ] {
+            let problem = changed(offset, value).unwrap_err();
+            assert!(problem.contains(reason), "{offset}: {problem}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_superblock_makes_it_panic(noise in proptest::collection::vec((0..512_usize, any::<u8>()), 0..64)) {
+            let mut bytes = superblock();
+            for (offset, value) in noise {
+                bytes[offset] = value;
+            }
+            let disk = MemoryDisk::new(Sectors(64));
+            disk.write_at(&bytes, 0).unwrap();
+            if let Ok(superblock) = Superblock::read(&disk) {
+                // The log may lie behind the disk's end; then reading it fails, in good order.
+                if let Ok(state) = superblock.state(&disk) {
+                    prop_assert!(state.size.bytes().is_ok());
+                }
+            }
+        }
+    }
 }

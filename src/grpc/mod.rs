@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use containerd_snapshots::api::types::Mount as ApiMount;
 use containerd_snapshots::{Info as ApiInfo, Kind as ApiKind, Usage as ApiUsage};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, Notify};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::Stream;
 use tonic::Status;
@@ -28,11 +28,18 @@ const PAGE: usize = 256;
 #[derive(Debug, Clone)]
 pub struct Service {
     snapshotter: Arc<Snapshotter>,
+    /// Told when only a new start can tell what is on disk.
+    broken: Arc<Notify>,
 }
 
 impl Service {
     pub fn new(snapshotter: Arc<Snapshotter>) -> Self {
-        Service { snapshotter }
+        Service { snapshotter, broken: Arc::default() }
+    }
+
+    /// Ready when a write of the database has failed in a way that only a new start can put right.
+    pub async fn broken(&self) {
+        self.broken.notified().await;
     }
 
     /// Runs a call where it may block, and logs what fails.
@@ -52,6 +59,9 @@ impl Service {
                 Ok(value)
             }
             Ok(Err(error)) => {
+                if error.needs_restart() {
+                    self.broken.notify_one();
+                }
                 let status = status(&error);
                 match status.code() {
                     tonic::Code::Internal | tonic::Code::ResourceExhausted | tonic::Code::Unavailable => {
@@ -161,9 +171,10 @@ impl Fields for Filtered<'_> {
     fn field(&self, path: &[&str]) -> Option<std::borrow::Cow<'_, str>> {
         let info = self.0;
         match path {
-            ["kind"] => Some(info.kind.as_str().into()),
-            ["name"] => Some(info.key.as_str().into()),
-            ["parent"] => info.parent.as_deref().map(Into::into),
+            // containerd looks at the first part of these and ignores what follows.
+            ["kind", ..] => Some(info.kind.as_str().into()),
+            ["name", ..] => Some(info.key.as_str().into()),
+            ["parent", ..] => Some(info.parent.as_deref().unwrap_or_default().into()),
             ["labels", label @ ..] => info.labels.get(&label.join(".")).map(|value| value.as_str().into()),
             _ => None,
         }

@@ -218,11 +218,11 @@ impl HostBacker {
         }
     }
 
-    fn must_be_blank(&self, area: &'static str, path: &Path) -> Result<(), PoolError> {
-        let disk = self.open(area, path)?;
+    /// `path` is what messages call what is opened by `node`.
+    fn must_be_blank(&self, area: &'static str, path: &Path, node: &Path) -> Result<(), PoolError> {
+        let disk = self.open(area, node)?;
         if let Some(header) = Header::read(disk.as_ref()).map_err(|source| self.area(area, path, source))? {
-            let found =
-                format!("pool {} of this daemon, whose database is not here; put the database back", header.uuid);
+            let found = format!("it holds pool {} of this daemon, whose database is not here", header.uuid);
             return Err(PoolError::NotBlank { path: path.into(), found });
         }
         match find_content(disk.as_ref()).map_err(|source| self.area(area, path, source))? {
@@ -238,13 +238,13 @@ impl Backer for HostBacker {
             Backing::Embedded { .. } => {
                 let path = self.metadata_file();
                 match existing_size(&path) {
-                    Some(size) => self.must_be_blank("metadata", loop_device("metadata", &path, size)?.path()),
+                    Some(size) => self.must_be_blank("metadata", &path, loop_device("metadata", &path, size)?.path()),
                     None => Ok(()),
                 }
             }
             Backing::Devices { data, metadata } => {
-                self.must_be_blank("data", data)?;
-                metadata.as_ref().map_or(Ok(()), |path| self.must_be_blank("metadata", path))
+                self.must_be_blank("data", data, data)?;
+                metadata.as_ref().map_or(Ok(()), |path| self.must_be_blank("metadata", path, path))
             }
             Backing::External { .. } => Ok(()),
         }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use bytesize::ByteSize;
 
+use super::MetadataError;
 use crate::block::BlockError;
 use crate::dm;
 use crate::names::DmName;
@@ -41,16 +42,20 @@ pub enum PoolError {
     Assemble { pool: DmName, source: dm::Error },
     #[error("pool {pool} is not the one that the database {store} belongs to: {what}")]
     Foreign { pool: DmName, store: PathBuf, what: String },
+    #[error("the devices of the database {} are named {has:?}, the configuration's name is {wanted:?}; set name back, or start with an empty state directory", store.display())]
+    Name { store: PathBuf, has: String, wanted: String },
     #[error("block_size is fixed for a pool's life: pool {pool} has {} KiB, the configuration says {} KiB; set it back, or start with an empty state directory and empty devices", has.0 / 2, wanted.0 / 2)]
     BlockSize { pool: DmName, has: Sectors, wanted: Sectors },
     #[error("pool {pool}, which pool_name says somebody else assembles, {what}")]
     External { pool: DmName, what: String },
     #[error("{area} area {path}: {source}")]
     Area { area: &'static str, path: PathBuf, source: BlockError },
-    #[error("{path} is not empty ({found}) and not this daemon's pool: it is left untouched; empty it (wipefs -a, or blkdiscard) if it may be used")]
+    #[error("{path} is not empty and the database knows no pool on it: {found}. It is left untouched; if it is this daemon's pool, put the database back; if its content may go, empty it (wipefs -a, blkdiscard, or remove the file)")]
     NotBlank { path: PathBuf, found: String },
     #[error("{path} is too small for a pool: {} found, {} needed at least", ByteSize(found.0 * 512).display().iec(), ByteSize(needed.0 * 512).display().iec())]
     TooSmall { path: PathBuf, found: Sectors, needed: Sectors },
+    #[error("the metadata of pool {pool} cannot be read: {source}")]
+    Metadata { pool: DmName, source: MetadataError },
     #[error(transparent)]
     Store(#[from] StoreError),
 }

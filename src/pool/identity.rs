@@ -7,7 +7,7 @@
 use uuid::Uuid;
 
 use super::{Areas, Backer, DeviceNames, PoolError, PoolSettings, Role};
-use crate::dm::{ActivateOptions, Dm, NoSpacePolicy, PoolFeatures, Target, ThinPoolTable};
+use crate::dm::{ActivateOptions, Dm, NoSpacePolicy, PoolFeatures, Target, ThinPoolTable, WorkingPool};
 use crate::names::DmName;
 use crate::store::{ExternalPool, PoolRecord, Store};
 use crate::units::{DeviceNumber, Sectors};
@@ -32,6 +32,9 @@ pub fn open(settings: &PoolSettings, dm: &Dm, store: &Store, backer: &dyn Backer
             record
         }
     };
+    if record.name != settings.name {
+        return Err(PoolError::Name { store: store.path().into(), has: record.name, wanted: settings.name.clone() });
+    }
     let names = DeviceNames::new(&settings.name, &record.uuid);
     let opening = Opening { settings, dm, store, backer, names: &names };
     let (device_name, device, block_size) = match &settings.external {
@@ -41,12 +44,32 @@ pub fn open(settings: &PoolSettings, dm: &Dm, store: &Store, backer: &dyn Backer
     Ok(Opened { names, device_name, device, block_size })
 }
 
+/// Finds the pool that the database belongs to as it is: nothing is assembled, claimed or written. `None` when there is no
+/// pool on record, or when it is not assembled now.
+pub fn attach(settings: &PoolSettings, dm: &Dm, store: &Store) -> Result<Option<Opened>, PoolError> {
+    let Some(record) = store.read(|r| r.pool())? else { return Ok(None) };
+    let names = DeviceNames::new(&record.name, &record.uuid);
+    let device_name = settings.external.clone().unwrap_or_else(|| names.name(Role::Pool));
+    let info = dm.info(&device_name).map_err(|source| PoolError::Look { device: device_name.clone(), source })?;
+    let Some(info) = info.filter(|info| info.live_table) else { return Ok(None) };
+    let ours = match &record.external {
+        Some(external) => external.uuid == info.uuid.as_ref().map(ToString::to_string),
+        None => info.uuid.as_ref().is_some_and(|uuid| names.owns(uuid.as_str())),
+    };
+    if !ours {
+        let what = format!("its dm uuid is {:?}", info.uuid.as_ref().map_or("", |uuid| uuid.as_str()));
+        return Err(PoolError::Foreign { pool: device_name, store: store.path().into(), what });
+    }
+    Ok(Some(Opened { names, device_name, device: info.device, block_size: record.block_size }))
+}
+
 /// The transaction id of a new pool starts somewhere a foreign pool's hardly ever is, with room to count up.
 fn new_record(settings: &PoolSettings) -> PoolRecord {
     let uuid = Uuid::new_v4();
     PoolRecord {
         uuid: uuid.simple().to_string(),
         external: None,
+        name: settings.name.clone(),
         block_size: settings.block_size,
         formatted: false,
         epoch: (uuid.as_u64_pair().1 >> 2) & 0x00ff_ffff_ffff_0000,
@@ -117,7 +140,8 @@ impl Opening<'_> {
     }
 
     fn move_epoch(&self, name: &DmName, record: &mut PoolRecord) -> Result<(), PoolError> {
-        let found = self.transaction_id(name)?;
+        let status = self.working(name)?;
+        let found = status.transaction_id;
         let expected = [Some(record.epoch), record.epoch_next, (!record.formatted).then_some(0)];
         if !expected.contains(&Some(found)) {
             return Err(self.foreign(name, &format!(
@@ -125,6 +149,10 @@ impl Opening<'_> {
                 record.epoch,
                 record.epoch_next.map(|next| format!(" or {next}")).unwrap_or_default(),
             )));
+        }
+        if status.held_metadata_root.is_some() {
+            tracing::warn!(pool = %name, "a metadata snapshot was left held; it is released");
+            self.dm.release_metadata_snap(name).map_err(|source| PoolError::Assemble { pool: name.clone(), source })?;
         }
         let next = record.epoch.max(found) + 1;
         record.epoch_next = Some(next);
@@ -136,10 +164,10 @@ impl Opening<'_> {
         Ok(self.store.commit(|c| c.put_pool(record))?)
     }
 
-    fn transaction_id(&self, name: &DmName) -> Result<u64, PoolError> {
+    fn working(&self, name: &DmName) -> Result<WorkingPool, PoolError> {
         let status =
             self.dm.pool_status(name, true).map_err(|source| PoolError::Look { device: name.clone(), source })?;
-        status.working().map(|pool| pool.transaction_id).ok_or_else(|| PoolError::Failed { pool: name.clone() })
+        status.working().copied().ok_or_else(|| PoolError::Failed { pool: name.clone() })
     }
 
     fn same_block_size(&self, name: &DmName, record: &PoolRecord) -> Result<(), PoolError> {
@@ -194,7 +222,7 @@ impl Opening<'_> {
         if record.formatted && record.block_size != block_size {
             return Err(PoolError::BlockSize { pool: name.clone(), has: block_size, wanted: record.block_size });
         }
-        self.transaction_id(name)?;
+        self.working(name)?;
         record = PoolRecord { external: Some(found), block_size, formatted: true, ..record };
         self.store.commit(|c| c.put_pool(&record))?;
         Ok((name.clone(), info.device, block_size))

@@ -10,7 +10,9 @@ mod devices;
 mod error;
 mod identity;
 mod ids;
+mod metadata;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -18,7 +20,9 @@ pub use backing::{Areas, Backer, GivenAreas, HostBacker};
 pub use devices::{DeviceNames, Role};
 pub use error::PoolError;
 pub use ids::IdGuard;
+pub use metadata::MetadataError;
 
+use crate::block::{self, Access, Disks};
 use crate::dm::{self, ActivateOptions, Dm, Target, ThinPoolStatus};
 pub use crate::dm::{DeviceInfo, PoolMode};
 use crate::names::DmName;
@@ -73,7 +77,28 @@ impl Pool {
         backer: Arc<dyn Backer>,
     ) -> Result<Pool, PoolError> {
         let opened = identity::open(settings, &dm, &store, backer.as_ref())?;
-        Ok(Pool {
+        Ok(Pool::of(opened, settings, dm, store, backer))
+    }
+
+    /// The pool as it is, to look at; `None` when it is not assembled. Changes nothing, whatever state it is in.
+    pub fn attach(
+        settings: &PoolSettings,
+        dm: Dm,
+        store: Arc<Store>,
+        backer: Arc<dyn Backer>,
+    ) -> Result<Option<Pool>, PoolError> {
+        let opened = identity::attach(settings, &dm, &store)?;
+        Ok(opened.map(|opened| Pool::of(opened, settings, dm, store, backer)))
+    }
+
+    fn of(
+        opened: identity::Opened,
+        settings: &PoolSettings,
+        dm: Dm,
+        store: Arc<Store>,
+        backer: Arc<dyn Backer>,
+    ) -> Pool {
+        Pool {
             dm,
             names: opened.names,
             device_name: opened.device_name,
@@ -83,7 +108,7 @@ impl Pool {
             ids: Ids::new(store, settings.external.is_some()),
             backer,
             room: Mutex::new(None),
-        })
+        }
     }
 
     pub fn names(&self) -> &DeviceNames {
@@ -234,9 +259,39 @@ impl Pool {
         self.dm.info(&name).map_err(|source| PoolError::Look { device: name, source })
     }
 
+    /// Who has the device `role` open or mounted, as far as /proc tells; for messages.
+    pub fn holders(&self, role: Role) -> Vec<block::Holder> {
+        self.info(role).ok().flatten().map(|info| block::holders(info.device)).unwrap_or_default()
+    }
+
     /// The block device node of `role`.
     pub fn node(&self, role: Role) -> PathBuf {
         self.dm.node(&self.names.name(role))
+    }
+
+    /// Every thin in the pool with the number of blocks it maps, ours or not, from a snapshot of the metadata that is
+    /// held for as long as it takes. Fails with `MetadataSnapHeld` while another program holds one.
+    pub fn thins(&self, disks: &dyn Disks) -> Result<BTreeMap<ThinId, u64>, PoolError> {
+        let pool = &self.device_name;
+        let fail = |source| PoolError::Look { device: pool.clone(), source };
+        let table = self.dm.table(pool).map_err(fail)?;
+        let metadata = match table.as_slice() {
+            [Target::ThinPool(table)] => table.metadata.number(),
+            _ => None,
+        };
+        let node = metadata.and_then(block::node_of).ok_or_else(|| PoolError::Failed { pool: pool.clone() })?;
+        self.dm.reserve_metadata_snap(pool).map_err(fail)?;
+        let read = || {
+            let status = self.dm.pool_status(pool, true).map_err(fail)?;
+            let root = status.working().and_then(|status| status.held_metadata_root);
+            let root = root.ok_or_else(|| PoolError::Failed { pool: pool.clone() })?;
+            let read = disks.open(&node, Access::Read).map_err(MetadataError::from);
+            read.and_then(|disk| metadata::thins(disk.as_ref(), root))
+                .map_err(|source| PoolError::Metadata { pool: pool.clone(), source })
+        };
+        let found = read();
+        self.dm.release_metadata_snap(pool).map_err(fail)?;
+        found
     }
 
     /// Makes a thin that holds what the device `role` shows at this moment. The device is frozen meanwhile: its file system

@@ -44,6 +44,18 @@ impl Error {
         Error::Start(Box::new(source))
     }
 
+    /// The database cannot say any more what is on disk; only opening it again can.
+    pub fn needs_restart(&self) -> bool {
+        match self {
+            Error::Store(StoreError::SyncFailed { .. }) => true,
+            Error::Pool { source, .. } | Error::Start(source) => {
+                matches!(source.as_ref(), PoolError::Store(StoreError::SyncFailed { .. }))
+            }
+            Error::Undo { source, undo } => source.needs_restart() || undo.needs_restart(),
+            _ => false,
+        }
+    }
+
     pub fn invalid(what: impl Into<String>, why: impl Into<String>) -> Self {
         Error::Invalid { what: what.into(), why: why.into() }
     }

@@ -109,7 +109,7 @@ impl Shared {
                 let parent = self.parent(parent)?;
                 (parent.mapped.unwrap_or(0), parent.inodes.unwrap_or(0))
             }
-            None => (0, templates::EMPTY_INODES),
+            None => (0, templates::template(self)?.inodes.unwrap_or(0)),
         };
         Ok(Usage { bytes: mapped.saturating_sub(mapped_below), inodes: inodes.saturating_sub(inodes_below) })
     }

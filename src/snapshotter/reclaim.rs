@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::{Error, Shared};
 use crate::block::{discard_all, Access};
-use crate::pool::{PoolError, Role};
+use crate::pool::{Pool, PoolError, Role};
 use crate::store::{ReclaimKind, ReclaimRecord};
 use crate::units::ThinId;
 
@@ -71,12 +71,6 @@ struct Wake {
 
 /// Entries whose trouble is in the log already.
 type Reported = BTreeSet<Role>;
-
-enum Outcome {
-    Done,
-    Busy,
-    Failed,
-}
 
 impl Reclaimer {
     pub fn start(shared: Arc<Shared>, idle: BTreeSet<Role>, reclaiming: Reclaiming) -> Reclaimer {
@@ -162,37 +156,37 @@ impl Work {
 
     fn sweep(&self) -> Result<Swept, Error> {
         let mut reported = locked(&self.sweeping);
-        let mut swept = Swept::default();
-        self.sweep_idle(&mut reported, &mut swept);
+        let mut tally = Tally { pool: &self.shared.pool, reported: &mut reported, swept: Swept::default() };
+        self.sweep_idle(&mut tally);
         let mut after = None;
         while !self.stopping() {
             let batch = self.shared.store.read(|r| r.reclaims(after, BATCH))?;
             let Some(last) = batch.last() else { break };
             after = Some(last.number);
-            self.sweep_batch(&batch, &mut reported, &mut swept)?;
+            self.sweep_batch(&batch, &mut tally)?;
         }
-        Ok(swept)
+        Ok(tally.swept)
     }
 
-    fn sweep_idle(&self, reported: &mut Reported, swept: &mut Swept) {
+    fn sweep_idle(&self, tally: &mut Tally<'_>) {
         let idle: Vec<Role> = std::mem::take(&mut *locked(&self.idle)).into_iter().collect();
         let outcomes = side_by_side(self.workers, &idle, |&role| self.shared.pool.deactivate(role));
         for (role, result) in idle.into_iter().zip(outcomes) {
-            if !matches!(tell(role, result, reported, swept), Outcome::Done) {
+            if !tally.take(role, result) {
                 locked(&self.idle).insert(role);
             }
         }
     }
 
     /// Views go first: a thin that a view still shows to somebody is left alone.
-    fn sweep_batch(&self, batch: &[ReclaimRecord], reported: &mut Reported, swept: &mut Swept) -> Result<(), Error> {
+    fn sweep_batch(&self, batch: &[ReclaimRecord], tally: &mut Tally<'_>) -> Result<(), Error> {
         let (views, thins): (Vec<_>, Vec<_>) =
             batch.iter().partition(|entry| matches!(entry.kind, ReclaimKind::View { .. }));
         let mut done = Vec::new();
         let outcomes =
             side_by_side(self.workers, &views, |entry| self.shared.pool.deactivate(Role::View(entry.number)));
         for (entry, result) in views.iter().zip(outcomes) {
-            if matches!(tell(Role::View(entry.number), result, reported, swept), Outcome::Done) {
+            if tally.take(Role::View(entry.number), result) {
                 done.push(entry.number);
             }
         }
@@ -206,10 +200,9 @@ impl Work {
         let mut done = Vec::new();
         for (entry, result) in thins.iter().zip(outcomes) {
             match result {
-                Ok(false) => swept.busy += 1,
+                Ok(false) => tally.swept.busy += 1,
                 result => {
-                    let result = result.map(|_| ());
-                    if matches!(tell(Role::Snapshot(entry.number), result, reported, swept), Outcome::Done) {
+                    if tally.take(Role::Snapshot(entry.number), result.map(drop)) {
                         done.push(entry.number);
                     }
                 }
@@ -282,28 +275,33 @@ impl Shared {
     }
 }
 
-/// Counts a result, and logs what is new about it.
-fn tell(role: Role, result: Result<(), PoolError>, reported: &mut Reported, swept: &mut Swept) -> Outcome {
-    match result {
-        Ok(()) => {
-            reported.remove(&role);
-            swept.reclaimed += 1;
-            Outcome::Done
-        }
-        Err(error) if error.is_busy() => {
-            if reported.insert(role) {
-                tracing::info!(%error, "still in use; it is tried again every {} s", RETRY.as_secs());
+/// Counts results, and logs what is new about them.
+struct Tally<'a> {
+    pool: &'a Pool,
+    reported: &'a mut Reported,
+    swept: Swept,
+}
+
+impl Tally<'_> {
+    /// Says whether it is done.
+    fn take(&mut self, role: Role, result: Result<(), PoolError>) -> bool {
+        let Err(error) = result else {
+            self.reported.remove(&role);
+            self.swept.reclaimed += 1;
+            return true;
+        };
+        let busy = error.is_busy();
+        *(if busy { &mut self.swept.busy } else { &mut self.swept.failed }) += 1;
+        if self.reported.insert(role) {
+            let again = RETRY.as_secs();
+            if busy {
+                let by: Vec<String> = self.pool.holders(role).iter().map(ToString::to_string).collect();
+                tracing::info!(%error, by = by.join(", "), "still in use; it is tried again every {again} s");
+            } else {
+                tracing::error!(%error, "cannot be reclaimed; it is tried again every {again} s");
             }
-            swept.busy += 1;
-            Outcome::Busy
         }
-        Err(error) => {
-            if reported.insert(role) {
-                tracing::error!(%error, "cannot be reclaimed; it is tried again every {} s", RETRY.as_secs());
-            }
-            swept.failed += 1;
-            Outcome::Failed
-        }
+        false
     }
 }
 

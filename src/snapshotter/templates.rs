@@ -9,9 +9,6 @@ use crate::block::Access;
 use crate::pool::{IdGuard, Role};
 use crate::store::{TemplateKey, TemplateRecord};
 
-/// Inodes that an empty file system uses for itself; what a layer adds is counted from here.
-pub const EMPTY_INODES: u64 = 10;
-
 /// The template that the settings ask for; made now if there is none yet.
 pub fn template(shared: &Shared) -> Result<TemplateRecord, Error> {
     let settings = &shared.settings;
@@ -49,11 +46,12 @@ fn format<'a>(shared: &'a Shared, what: &str) -> Result<(IdGuard<'a>, TemplateRe
     let made = shared.pool.activate(role, thin.get(), size, false).during(what, "has no device").and_then(|node| {
         shared.formatter.format(&node, &shared.settings.fs, size).during(what, "cannot be formatted")?;
         shared.disks.open(&node, Access::Read).and_then(|disk| disk.flush()).during(what, "cannot be flushed")?;
-        shared.pool.mapped(role).during(what, "cannot be measured")
+        let state = shared.formatter.inspect(&node, shared.settings.fs.fs_type).during(what, "cannot be measured")?;
+        Ok((shared.pool.mapped(role).during(what, "cannot be measured")?, state.used_inodes))
     });
     let gone = shared.pool.deactivate(role).during(what, "keeps its device");
-    let mapped = match (made, gone) {
-        (Ok(mapped), Ok(())) => mapped,
+    let (mapped, inodes) = match (made, gone) {
+        (Ok(measured), Ok(())) => measured,
         (Err(error), _) | (_, Err(error)) => {
             return Err(undone(error, shared.pool.take_back(thin).during(what, "left its thin behind")));
         }
@@ -63,6 +61,7 @@ fn format<'a>(shared: &'a Shared, what: &str) -> Result<(IdGuard<'a>, TemplateRe
         thin: thin.get(),
         size,
         mapped: Some(mapped),
+        inodes: Some(inodes),
         created_at: std::time::SystemTime::now(),
     };
     Ok((thin, record))

@@ -16,6 +16,7 @@ use super::error::StoreError;
 use super::file;
 use super::overlay::Overlay;
 use super::tables::{meta, Table};
+use crate::failpoint;
 
 /// The schema that this program writes. Raise it when an older program would misread a record.
 pub(super) const SCHEMA: u32 = 1;
@@ -105,7 +106,8 @@ impl Database {
 
     /// Writes an overlay in one transaction. When this returns without an error it is on disk.
     pub(super) fn apply(&self, overlay: &Overlay) -> Result<(), StoreError> {
-        self.with_redb("committing to", |redb| {
+        failpoint::reach(|| "before a database commit".into());
+        let applied = self.with_redb("committing to", |redb| {
             let transaction = redb.begin_write()?;
             for (table, entries) in overlay.tables() {
                 let mut table = transaction.open_table(definition(table))?;
@@ -117,7 +119,9 @@ impl Database {
                 }
             }
             Ok(transaction.commit()?)
-        })
+        });
+        failpoint::reach(|| "after a database commit".into());
+        applied
     }
 
     /// Does something with redb, opened again first if an earlier failure makes that necessary.

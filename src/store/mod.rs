@@ -16,8 +16,8 @@
 //! | `database` | redb itself: opening, schema version, applying an overlay |
 //!
 //! The store knows nothing about the kernel, about pools or about gRPC. redb is known to `database`,
-//! `backend` and `error`, and by the name of its storage trait to `group`. A change sees records and makes records; it must not wait for
-//! anything, since the other callers' changes wait for it.
+//! `backend`, `file` and `error`, and by the name of its storage trait to `group`. A change sees records
+//! and makes records; it must not wait for anything, since the other callers' changes wait for it.
 
 mod backend;
 mod changes;

@@ -113,6 +113,9 @@ pub struct TemplateRecord {
     /// Bytes that the thin had mapped when it was made.
     #[serde(default)]
     pub mapped: Option<u64>,
+    /// Inodes that the empty file system uses for itself.
+    #[serde(default)]
+    pub inodes: Option<u64>,
     /// When it was made.
     pub created_at: SystemTime,
 }
@@ -165,6 +168,8 @@ pub struct PoolRecord {
     /// The device name and dm uuid of a pool that somebody else assembles; none for one of our own.
     #[serde(default)]
     pub external: Option<ExternalPool>,
+    /// What the names of its devices start with.
+    pub name: String,
     /// The pool's block size.
     #[serde(with = "sectors")]
     pub block_size: Sectors,

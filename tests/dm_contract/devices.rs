@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use devmapper_snapshotter::dm::{Errno, Error, Removal, Selector, StatusOptions, SuspendOptions, Target, Verb};
+use devmapper_snapshotter::dm::{Change, Errno, Error, Removal, Selector, StatusOptions, SuspendOptions, Target, Verb};
 use devmapper_snapshotter::names::{DmName, DmUuid};
 use devmapper_snapshotter::units::Sectors;
 
@@ -269,4 +269,26 @@ pub fn an_armed_listener_hears_of_events(world: &mut dyn World) {
         world.dm().resume(&name).unwrap();
         assert!(waiting.join().unwrap(), "it came during the wait");
     });
+}
+
+pub fn a_watch_tells_what_changed(world: &mut dyn World) {
+    let disk = world.disk(MIB);
+    let base = world.name("");
+    activate(world, "there", Target::linear(disk, Sectors::ZERO, Sectors(8)));
+    let dm = world.dm();
+    let mut watch = dm.watch(base.as_str()).unwrap();
+    let mut next = || watch.next(Duration::from_secs(10)).unwrap();
+    let info = activate(world, "new", Target::linear(disk, Sectors::ZERO, Sectors(8)));
+    let [Change::Appeared(listed)] = &next()[..] else { panic!("one device came") };
+    assert_eq!((&listed.name, listed.device), (&info.name, info.device));
+    // An event that the watch does not see happen is seen by its number.
+    let renamed = world.name("renamed");
+    dm.rename(&info.name, &renamed).unwrap();
+    dm.rename(&renamed, &info.name).unwrap();
+    let [Change::Event(listed)] = &next()[..] else { panic!("it has had events") };
+    assert_eq!((&listed.name, listed.event_nr), (&info.name, Some(2)));
+    dm.remove(&info.name).unwrap();
+    let [Change::Disappeared(listed)] = &next()[..] else { panic!("one device went") };
+    assert_eq!(listed.name, info.name);
+    assert_eq!(watch.next(Duration::from_millis(5)).unwrap(), [], "nothing more");
 }

@@ -192,7 +192,6 @@ pub fn messages_that_make_no_sense_are_refused(world: &mut dyn World) {
         "create_thin",
         "create_thin 1 2",
         "create_thin x",
-        "create_thin 16777216",
         "create_thin -1",
         "create_snap 1",
         "delete",
@@ -203,6 +202,11 @@ pub fn messages_that_make_no_sense_are_refused(world: &mut dyn World) {
     for text in wrong {
         let error = world.dm().message(&pool.name, Sectors::ZERO, text).unwrap_err();
         assert!(matches!(error, Error::MessageRefused { .. }), "{text}: {error:?}");
+    }
+    for text in ["create_thin 16777216", "create_snap 1 16777216", "delete 99999999999"] {
+        let error = world.dm().message(&pool.name, Sectors::ZERO, text).unwrap_err();
+        assert!(matches!(error, Error::ThinIdOutOfRange { .. }), "{text}: {error:?}");
+        assert_eq!(error.errno(), Some(Errno::EINVAL));
     }
     for (device, sector, text) in [
         (&linear.name, Sectors::ZERO, "create_thin 1"),

@@ -1,7 +1,8 @@
 //! Cases about tables: loading, refusing, replacing.
 
 use devmapper_snapshotter::dm::{
-    ActivateOptions, DeviceRef, Errno, Error, LinearTable, Payload, Request, SuspendOptions, Target, TargetLine, Verb,
+    ActivateOptions, DeviceRef, Errno, Error, LinearTable, Payload, Request, StatusOptions, SuspendOptions, Target,
+    TargetLine, Verb,
 };
 use devmapper_snapshotter::units::{DeviceNumber, Sectors};
 
@@ -69,6 +70,21 @@ pub fn linear_shows_a_piece_of_a_disk(world: &mut dyn World) {
     assert_eq!(bytes[..4096], [8; 4096]);
     assert_eq!(bytes[4096..8192], [0; 4096]);
     assert_eq!(bytes[8192..12288], [8; 4096]);
+}
+
+pub fn a_table_of_many_targets_is_read_whole(world: &mut dyn World) {
+    let disk = world.disk(4 * MIB);
+    let table: Vec<_> = (0..900)
+        .map(|number| {
+            let (start, offset) = (Sectors(8 * number), Sectors(8 * (900 - number)));
+            Target::Linear(LinearTable { start, length: Sectors(8), device: disk.into(), offset })
+        })
+        .collect();
+    let name = world.name("many");
+    let info = world.dm().activate(&name, None, &table, ActivateOptions::default()).unwrap();
+    assert_eq!(info.target_count, 900);
+    assert_eq!(world.dm().table(&name).unwrap(), table);
+    assert_eq!(world.dm().status(&name, StatusOptions::default()).unwrap().len(), 900);
 }
 
 pub fn tables_that_make_no_sense_are_refused(world: &mut dyn World) {

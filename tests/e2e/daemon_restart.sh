@@ -94,11 +94,11 @@ check "a layer that was acknowledged can be mounted" eval '
 check "the container has counted through all of that" counter_advances
 
 check "the container ends" eval 'ctr tasks rm -f ticker && ctr containers rm ticker'
-check "all snapshots can be removed" eval '
+check "all snapshots can be removed" eval '(
     for kind in Active Committed; do
         keys=$(ctr snapshots ls | awk -v kind=$kind "/^r[0-9]/ && \$NF == kind { print \$1 }")
         [[ -z $keys ]] || ctr snapshots rm $keys || exit 1
-    done'
+    done)'
 check "and the image" ctr images rm --sync "$registry/ticker:1"
 check "only the template is left in the pool" wait_for 60 eval 'collect_garbage && [[ $(count_thins) == 1 ]]'
 check "the daemon stops cleanly" stop_daemon

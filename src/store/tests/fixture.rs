@@ -84,7 +84,14 @@ pub fn template_key(fs: &str, size: u64) -> TemplateKey {
 }
 
 pub fn template(number: u32) -> TemplateRecord {
-    TemplateRecord { number: number.into(), thin: thin(number), size: Sectors(2048), mapped: None, created_at: time(3) }
+    TemplateRecord {
+        number: number.into(),
+        thin: thin(number),
+        size: Sectors(2048),
+        mapped: None,
+        inodes: None,
+        created_at: time(3),
+    }
 }
 
 pub fn reclaim(number: u32) -> ReclaimRecord {

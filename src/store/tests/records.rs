@@ -93,6 +93,7 @@ fn a_page_inside_a_change_shows_what_the_change_did() {
 fn templates_reclaim_entries_pool_and_leases_read_as_they_were_put() {
     let fixture = Fixture::new();
     let pool = PoolRecord {
+        name: "dms".to_owned(),
         uuid: "6f0c0d4e".to_owned(),
         external: None,
         block_size: Sectors(128),
@@ -135,6 +136,7 @@ fn a_pool_that_somebody_else_assembles_reads_as_it_was_put() {
     assert_eq!(fixture.store.read(|r| r.pool()).unwrap(), None);
     for uuid in [Some("LVM-x-tpool".to_owned()), None] {
         let pool = PoolRecord {
+            name: "dms".to_owned(),
             uuid: "6f0c0d4e".to_owned(),
             external: Some(ExternalPool { name: "vg-thin-tpool".to_owned(), uuid }),
             block_size: Sectors(256),

@@ -1,0 +1,167 @@
+//! The verbs that ask: versions, lists, tables, status, dependencies, messages.
+
+use super::client::Dm;
+use super::error::{Error, Result};
+use super::info::{DeviceInfo, ListedDevice};
+use super::reply::{DriverVersion, Reply, ReplyData, TargetVersion};
+use super::request::{Payload, Request, Selector, TargetLine};
+use super::status::TargetStatus;
+use super::table::{TableError, Target};
+use super::verb::{Flags, Verb};
+use crate::names::{DmName, DmUuid};
+use crate::units::{DeviceNumber, Sectors};
+
+/// How a status is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StatusOptions {
+    /// Do not make a pool commit its metadata first. Seven times as fast, and up to a second behind.
+    pub no_flush: bool,
+}
+
+impl Dm {
+    /// The version of the kernel's interface (`DM_VERSION`).
+    ///
+    /// # Errors
+    /// [`Error::NoPermission`].
+    pub fn driver_version(&self) -> Result<DriverVersion> {
+        Ok(self.submit(&Request::new(Verb::Version))?.header.version)
+    }
+
+    /// Whether the kernel passes udev's cookies on: interface 4.15 (kernel 2.6.31) and later.
+    ///
+    /// # Errors
+    /// [`Error::NoPermission`].
+    pub fn cookies_supported(&self) -> Result<bool> {
+        Ok(self.driver_version()? >= DriverVersion::new(4, 15, 0))
+    }
+
+    /// The targets that are loaded (`DM_LIST_VERSIONS`).
+    ///
+    /// # Errors
+    /// [`Error::NoPermission`].
+    pub fn target_versions(&self) -> Result<Vec<TargetVersion>> {
+        match self.submit(&Request::new(Verb::ListVersions))?.data {
+            ReplyData::Versions(versions) => Ok(versions),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// All devices of the machine, by name. A device whose name is not text is left out: no verb could
+    /// name it.
+    ///
+    /// # Errors
+    /// [`Error::NoPermission`].
+    pub fn list(&self) -> Result<Vec<ListedDevice>> {
+        let reply = self.submit(&Request::new(Verb::List).flags(Flags::UUID))?;
+        let ReplyData::Devices(entries) = reply.data else { return Ok(Vec::new()) };
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).ok();
+        let mut devices = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let Some(name) = text(entry.name).and_then(|name| DmName::new(name).ok()) else {
+                tracing::debug!(device = %entry.device, "left out of the list: its name is not text");
+                continue;
+            };
+            devices.push(ListedDevice {
+                name,
+                device: entry.device,
+                event_nr: entry.event_nr,
+                uuid: entry.uuid.and_then(text).and_then(|uuid| DmUuid::new(uuid).ok()),
+            });
+        }
+        devices.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(devices)
+    }
+
+    /// What is known of a device; `None` when there is no such device.
+    ///
+    /// # Errors
+    /// [`Error::NoPermission`].
+    pub fn info(&self, name: &DmName) -> Result<Option<DeviceInfo>> {
+        self.info_of(Selector::Name(name.clone()))
+    }
+
+    /// What is known of a device that is known by its number or its uuid.
+    ///
+    /// # Errors
+    /// [`Error::NoPermission`].
+    pub fn info_of(&self, device: Selector) -> Result<Option<DeviceInfo>> {
+        match self.submit(&Request::new(Verb::Info).device(device)) {
+            Ok(reply) => DeviceInfo::from_header(Verb::Info, &reply.header).map(Some),
+            Err(Error::NoSuchDevice { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The live table (`DM_TABLE_STATUS` with the table flag); empty when there is none.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchDevice`] (ENXIO), [`Error::Table`] for a line that makes no sense.
+    pub fn table(&self, name: &DmName) -> Result<Vec<Target>> {
+        parse(Verb::Table, name, &self.table_lines(name)?, Target::from_line)
+    }
+
+    /// The table in the inactive slot; empty when there is none.
+    ///
+    /// # Errors
+    /// As [`Dm::table`].
+    pub fn inactive_table(&self, name: &DmName) -> Result<Vec<Target>> {
+        let lines = lines_of(self.submit(&self.named(Verb::Table, name).flags(Flags::QUERY_INACTIVE))?);
+        parse(Verb::Table, name, &lines, Target::from_line)
+    }
+
+    pub(super) fn table_lines(&self, name: &DmName) -> Result<Vec<TargetLine>> {
+        // Without a flush: a pool would commit its metadata just to print its table.
+        self.submit(&self.named(Verb::Table, name).flags(Flags::NO_FLUSH)).map(lines_of)
+    }
+
+    /// What each target says of itself (`DM_TABLE_STATUS`).
+    ///
+    /// # Errors
+    /// [`Error::NoSuchDevice`] (ENXIO), [`Error::Table`] for a line that makes no sense.
+    pub fn status(&self, name: &DmName, options: StatusOptions) -> Result<Vec<TargetStatus>> {
+        let flags = Flags::NONE.with_if(options.no_flush, Flags::NO_FLUSH);
+        let lines = lines_of(self.submit(&self.named(Verb::Status, name).flags(flags))?);
+        parse(Verb::Status, name, &lines, TargetStatus::from_line)
+    }
+
+    /// The devices that the live table stands on (`DM_TABLE_DEPS`).
+    ///
+    /// # Errors
+    /// [`Error::NoSuchDevice`] (ENXIO).
+    pub fn deps(&self, name: &DmName) -> Result<Vec<DeviceNumber>> {
+        match self.submit(&self.named(Verb::Deps, name))?.data {
+            ReplyData::Deps(deps) => Ok(deps),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Sends a message to the target that answers for `sector` (`DM_TARGET_MSG`), and returns its answer if
+    /// it gives one.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchDevice`] (ENXIO), [`Error::MessageRefused`] (EINVAL), and those of the pool's messages.
+    pub fn message(&self, name: &DmName, sector: Sectors, text: &str) -> Result<Option<String>> {
+        let payload = Payload::Message { sector, text: text.to_owned() };
+        match self.submit(&self.named(Verb::Message, name).payload(payload))?.data {
+            ReplyData::Text(answer) => Ok(Some(answer)),
+            _ => Ok(None),
+        }
+    }
+}
+
+fn lines_of(reply: Reply) -> Vec<TargetLine> {
+    match reply.data {
+        ReplyData::Targets(lines) => lines,
+        _ => Vec::new(),
+    }
+}
+
+fn parse<T>(
+    verb: Verb,
+    name: &DmName,
+    lines: &[TargetLine],
+    line: fn(&TargetLine) -> std::result::Result<T, TableError>,
+) -> Result<Vec<T>> {
+    let parsed = lines.iter().map(line).collect::<std::result::Result<_, _>>();
+    parsed.map_err(|source| Error::Table { verb, device: name.to_string(), source })
+}

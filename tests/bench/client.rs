@@ -1,0 +1,266 @@
+//! Measures a snapshotter over containerd's snapshots API: drives one or more sockets with the same calls and prints the
+//! medians side by side. `tests/bench/run` starts what is measured.
+//!
+//! It speaks for any containerd client: the daemon's own socket and containerd's take the same requests, apart from the
+//! snapshotter's name in them and containerd's namespace header. Labels keep containerd's garbage collector away.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use containerd_snapshots::api::snapshots::v1::snapshots_client::SnapshotsClient;
+use containerd_snapshots::api::snapshots::v1::{
+    CleanupRequest, CommitSnapshotRequest, MountsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest,
+    StatSnapshotRequest, ViewSnapshotRequest,
+};
+use containerd_snapshots::api::types::Mount;
+use containerd_snapshots::tonic::codegen::InterceptedService;
+use containerd_snapshots::tonic::metadata::MetadataValue;
+use containerd_snapshots::tonic::service::Interceptor;
+use containerd_snapshots::tonic::transport::{Channel, Endpoint, Uri};
+use containerd_snapshots::tonic::{Code, Request, Status};
+use nix::mount::{MntFlags, MsFlags};
+
+type AnyError = Box<dyn Error + Send + Sync>;
+
+const USAGE: &str = "usage:
+  bench-client table ROUNDS TITLE=SNAPSHOTTER@SOCKET...   in pairs: ours and the one to compare it with
+  bench-client fill COUNT SNAPSHOTTER@SOCKET              makes that many snapshots and leaves them there";
+
+/// What a layer of the unpacking rows holds.
+const LAYER_BYTES: usize = 1 << 20;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), AnyError> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["table", rounds, targets @ ..] if !targets.is_empty() => table(rounds.parse()?, targets).await,
+        ["fill", count, target] => fill(count.parse()?, target).await,
+        _ => Err(USAGE.into()),
+    }
+}
+
+/// Every target's rounds take turns, so that whatever else keeps the machine busy is everybody's burden.
+async fn table(rounds: usize, targets: &[&str]) -> Result<(), AnyError> {
+    let mut columns = Vec::new();
+    for target in targets {
+        let (title, place) = target.split_once('=').ok_or(USAGE)?;
+        let mut bench = Bench::connect(place).await?;
+        // The first round counts for nobody: it brings the template, and much else that is done once.
+        bench.layer("base", "").await?;
+        bench.round().await.map_err(|e| format!("{title}: {e}"))?;
+        columns.push((title, bench, Rows::new()));
+    }
+    for _ in 0..rounds {
+        for (title, bench, rows) in &mut columns {
+            for (row, (name, took)) in bench.round().await.map_err(|e| format!("{title}: {e}"))?.into_iter().enumerate()
+            {
+                match rows.get_mut(row) {
+                    Some((_, times)) => times.push(took),
+                    None => rows.push((name, vec![took])),
+                }
+            }
+        }
+    }
+    print_table(rounds, &columns);
+    Ok(())
+}
+
+/// A column's rows, each a name and what its rounds took.
+type Rows = Vec<(&'static str, Vec<Duration>)>;
+
+fn print_table(rounds: usize, columns: &[(&str, Bench, Rows)]) {
+    print!("{:<28}", format!("medians of {rounds}, ms"));
+    for pair in columns.chunks(2) {
+        pair.iter().for_each(|(title, ..)| print!(" {title:>16}"));
+        print!(" {:>8}", "ratio");
+    }
+    println!();
+    for (row, (name, _)) in columns[0].2.iter().enumerate() {
+        print!("{name:<28}");
+        for pair in columns.chunks(2) {
+            let medians: Vec<f64> = pair.iter().map(|(_, _, rows)| median(&rows[row].1)).collect();
+            medians.iter().for_each(|value| print!(" {value:>16.2}"));
+            match medians.as_slice() {
+                [ours, peer] => print!(" {:>7.1}x", peer / ours),
+                _ => print!(" {:>8}", ""),
+            }
+        }
+        println!();
+    }
+}
+
+fn median(times: &[Duration]) -> f64 {
+    let mut sorted = times.to_vec();
+    sorted.sort_unstable();
+    sorted[sorted.len() / 2].as_secs_f64() * 1000.0
+}
+
+async fn fill(count: usize, target: &str) -> Result<(), AnyError> {
+    let mut bench = Bench::connect(target).await?;
+    bench.layer("fill-base", "").await?;
+    let started = Instant::now();
+    for number in 0..count {
+        bench.prepare(&format!("fill-{number}"), "fill-base").await?;
+    }
+    println!("{count} snapshots made in {:.1} s", started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// containerd reads the namespace of a request from its metadata.
+#[derive(Clone)]
+struct Namespace;
+
+impl Interceptor for Namespace {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert("containerd-namespace", MetadataValue::from_static("bench"));
+        Ok(request)
+    }
+}
+
+/// One snapshotter behind one socket.
+struct Bench {
+    client: SnapshotsClient<InterceptedService<Channel, Namespace>>,
+    snapshotter: String,
+    /// Tells keys of one round from those of the next.
+    rounds: usize,
+}
+
+impl Bench {
+    async fn connect(place: &str) -> Result<Bench, AnyError> {
+        let (snapshotter, socket) = place.split_once('@').ok_or(USAGE)?;
+        let path = PathBuf::from(socket);
+        let connector = tower::service_fn(move |_: Uri| tokio::net::UnixStream::connect(path.clone()));
+        // The address is of no importance, but there has to be one.
+        let channel = Endpoint::from_static("http://localhost").connect_with_connector(connector).await?;
+        let client = SnapshotsClient::with_interceptor(channel, Namespace);
+        Ok(Bench { client, snapshotter: snapshotter.into(), rounds: 0 })
+    }
+
+    /// Every call once; gives what each took.
+    async fn round(&mut self) -> Result<Vec<(&'static str, Duration)>, AnyError> {
+        let base = "base";
+        self.rounds += 1;
+        let key = |what: &str| format!("{what}-{}", self.rounds);
+        let (root, root_layer, child, view) = (key("root"), key("root-layer"), key("child"), key("view"));
+        let (layer, unpacked) = (key("layer"), key("unpacked"));
+        let mut took = Vec::new();
+
+        took.push(("Prepare, no parent", timed(self.prepare(&root, "")).await?.1));
+        took.push(("Commit, nothing written", timed(self.commit(&root_layer, &root)).await?.1));
+        took.push(("Prepare, child", timed(self.prepare(&child, base)).await?.1));
+        took.push(("View", timed(self.view(&view, base)).await?.1));
+        took.push(("Mounts", timed(self.mounts(&child)).await?.1));
+        took.push(("Stat", timed(self.stat(&child)).await?.1));
+        took.push(("Remove, active", timed(self.remove(&child)).await?.1));
+        took.push(("Remove, view", timed(self.remove(&view)).await?.1));
+        took.push(("Remove, committed", timed(self.remove(&root_layer)).await?.1));
+        // What Remove has put off, three snapshots' worth; a snapshotter that puts nothing off has nothing to do.
+        took.push(("Cleanup after these", timed(self.cleanup()).await?.1));
+
+        let (commit, whole) = timed(self.layer(&layer, base)).await?;
+        took.push(("Commit, 1 MiB written", commit));
+        took.push(("a layer: Prepare to Commit", whole));
+        took.push(("Prepare on that layer", timed(self.prepare(&unpacked, &layer)).await?.1));
+        self.remove(&unpacked).await?;
+        self.remove(&layer).await?;
+        self.cleanup().await?;
+        Ok(took)
+    }
+
+    /// What unpacking does for each layer: prepare, mount, write, unmount, commit. Gives the time of the commit.
+    async fn layer(&mut self, name: &str, parent: &str) -> Result<Duration, AnyError> {
+        let active = format!("{name}-active");
+        let mounts = self.prepare(&active, parent).await?;
+        write_layer(&mounts)?;
+        Ok(timed(self.commit(name, &active)).await?.1)
+    }
+
+    async fn prepare(&mut self, key: &str, parent: &str) -> Result<Vec<Mount>, Status> {
+        let request = PrepareSnapshotRequest {
+            snapshotter: self.snapshotter.clone(),
+            key: key.into(),
+            parent: parent.into(),
+            labels: labels(),
+        };
+        Ok(self.client.prepare(request).await?.into_inner().mounts)
+    }
+
+    async fn view(&mut self, key: &str, parent: &str) -> Result<Vec<Mount>, Status> {
+        let request = ViewSnapshotRequest {
+            snapshotter: self.snapshotter.clone(),
+            key: key.into(),
+            parent: parent.into(),
+            labels: labels(),
+        };
+        Ok(self.client.view(request).await?.into_inner().mounts)
+    }
+
+    async fn commit(&mut self, name: &str, key: &str) -> Result<(), Status> {
+        let request = CommitSnapshotRequest {
+            snapshotter: self.snapshotter.clone(),
+            name: name.into(),
+            key: key.into(),
+            labels: labels(),
+        };
+        self.client.commit(request).await.map(drop)
+    }
+
+    async fn mounts(&mut self, key: &str) -> Result<(), Status> {
+        self.client.mounts(MountsRequest { snapshotter: self.snapshotter.clone(), key: key.into() }).await.map(drop)
+    }
+
+    async fn stat(&mut self, key: &str) -> Result<(), Status> {
+        self.client.stat(StatSnapshotRequest { snapshotter: self.snapshotter.clone(), key: key.into() }).await.map(drop)
+    }
+
+    async fn remove(&mut self, key: &str) -> Result<(), Status> {
+        self.client
+            .remove(RemoveSnapshotRequest { snapshotter: self.snapshotter.clone(), key: key.into() })
+            .await
+            .map(drop)
+    }
+
+    /// Where Cleanup is not implemented, Remove has left nothing for it.
+    async fn cleanup(&mut self) -> Result<(), Status> {
+        match self.client.cleanup(CleanupRequest { snapshotter: self.snapshotter.clone() }).await {
+            Err(status) if status.code() != Code::Unimplemented => Err(status),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn labels() -> HashMap<String, String> {
+    HashMap::from([("containerd.io/gc.root".into(), "bench".into())])
+}
+
+async fn timed<T, E>(call: impl std::future::Future<Output = Result<T, E>>) -> Result<(T, Duration), E> {
+    let started = Instant::now();
+    let answer = call.await?;
+    Ok((answer, started.elapsed()))
+}
+
+/// Mounts the snapshot, writes one file of [`LAYER_BYTES`], unmounts it: no sync, since Commit is what makes it durable.
+fn write_layer(mounts: &[Mount]) -> Result<(), AnyError> {
+    let [mount] = mounts else {
+        return Err(format!("{} mounts where one is needed", mounts.len()).into());
+    };
+    let target = std::env::temp_dir().join(format!("bench-{}", std::process::id()));
+    fs::create_dir_all(&target)?;
+    let data: Vec<&str> = mount.options.iter().map(String::as_str).filter(|option| *option != "rw").collect();
+    let data = data.join(",");
+    nix::mount::mount(
+        Some(Path::new(&mount.source)),
+        &target,
+        Some(mount.r#type.as_str()),
+        MsFlags::empty(),
+        Some(data.as_str()),
+    )?;
+    let written = fs::File::create(target.join("file")).and_then(|mut file| file.write_all(&[7; LAYER_BYTES]));
+    nix::mount::umount2(&target, MntFlags::empty())?;
+    Ok(written?)
+}

@@ -1,0 +1,147 @@
+//! `check` finds every disagreement between database, pool and devices, and `check --repair` mends what is safe to mend and
+//! nothing else.
+// guest: --mem 2G
+
+mod daemon;
+
+use std::process::Command;
+
+use daemon::{with_mounted, Daemon};
+
+fn dmsetup(arguments: &[&str]) -> String {
+    let output = Command::new("dmsetup").args(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A stopped daemon with a committed snapshot and an active child of it, whose devices are still there.
+fn stopped(name: &str) -> (Daemon, String) {
+    let mut d = Daemon::start(name);
+    d.committed("base", "");
+    let source = d.prepare("a", "base").unwrap()[0].source.clone();
+    d.cleanup();
+    d.stop("TERM");
+    (d, source.strip_prefix("/dev/mapper/").unwrap().to_owned())
+}
+
+#[track_caller]
+fn finds(d: &Daemon, parts: &[&str]) {
+    let (fine, said) = d.command(&["check"]);
+    assert!(!fine, "{said}");
+    for part in parts {
+        assert!(said.contains(part), "{part:?} is not in {said}");
+    }
+}
+
+#[track_caller]
+fn finds_nothing(d: &Daemon) {
+    let (fine, said) = d.command(&["check"]);
+    assert!(fine && said.contains("0 disagreements"), "{said}");
+}
+
+#[track_caller]
+fn repairs(d: &Daemon) {
+    let (fine, said) = d.command(&["check", "--repair"]);
+    assert!(fine && said.contains("repaired"), "{said}");
+}
+
+#[test]
+fn a_sound_state_has_no_disagreements_and_a_running_daemon_is_left_alone() {
+    let (mut d, _) = stopped("sound");
+    finds_nothing(&d);
+    repairs(&d);
+    finds_nothing(&d);
+    d.begin();
+    let (fine, said) = d.command(&["check"]);
+    assert!(!fine && said.contains("another daemon works on it"), "{said}");
+}
+
+#[test]
+fn a_thin_inside_the_lease_that_no_record_owns_is_found_and_deleted() {
+    let (d, _) = stopped("leased");
+    dmsetup(&["message", "leased-pool", "0", "create_thin 200"]);
+    finds(&d, &["thin 200 is on no record", "the next start deletes it", "1 disagreement"]);
+    repairs(&d);
+    finds_nothing(&d);
+}
+
+#[test]
+fn a_thin_outside_the_leases_is_found_and_left_alone() {
+    let (d, _) = stopped("outside");
+    dmsetup(&["message", "outside-pool", "0", "create_thin 9999"]);
+    finds(&d, &["thin 9999 is on no record and on no lease"]);
+    let (fine, said) = d.command(&["check", "--repair"]);
+    assert!(!fine && said.contains("thin 9999"), "{said}");
+    dmsetup(&["message", "outside-pool", "0", "delete 9999"]);
+    finds_nothing(&d);
+}
+
+#[test]
+fn a_suspended_device_is_found_and_resumed() {
+    let (d, device) = stopped("frozen");
+    dmsetup(&["suspend", "--noudevsync", &device]);
+    finds(&d, &[&format!("device {device} is suspended")]);
+    repairs(&d);
+    finds_nothing(&d);
+}
+
+#[test]
+fn a_lost_thin_is_found_and_nothing_on_record_is_deleted() {
+    let (mut d, device) = stopped("lost");
+    let id = device.rsplit('-').next().unwrap().to_owned();
+    dmsetup(&["remove", "--noudevsync", &device]);
+    dmsetup(&["message", "lost-pool", "0", &format!("delete {id}")]);
+    finds(&d, &[&format!("thin {id} of snapshot \"a\" is not in the pool")]);
+    let (fine, said) = d.command(&["check", "--repair"]);
+    assert!(!fine && said.contains("is not in the pool"), "{said}");
+    d.begin();
+    assert_eq!(d.list(&[]).unwrap(), ["a", "base"]);
+    d.remove("a").unwrap();
+    d.prepare("a", "base").unwrap();
+}
+
+#[test]
+fn a_device_that_no_record_wants_is_found_and_removed() {
+    let (d, device) = stopped("stray");
+    let table = dmsetup(&["table", &device]);
+    let uuid = dmsetup(&["info", "-c", "--noheadings", "-o", "uuid", &device]);
+    let uuid = uuid.trim().replace(&device["stray-".len()..], "view-77");
+    dmsetup(&["create", "--noudevsync", "stray-view-77", "--uuid", &uuid, "--readonly", "--table", table.trim()]);
+    finds(&d, &["device stray-view-77 is wanted by nothing"]);
+    repairs(&d);
+    finds_nothing(&d);
+}
+
+#[test]
+fn a_metadata_snapshot_left_behind_is_released_by_the_next_start() {
+    let (mut d, _) = stopped("held");
+    dmsetup(&["message", "held-pool", "0", "reserve_metadata_snap"]);
+    d.begin();
+    d.stop("TERM");
+    finds_nothing(&d);
+}
+
+#[test]
+fn a_suspended_and_mounted_device_goes_on_after_a_start() {
+    let mut d = Daemon::start("resumed");
+    let mounts = d.prepare("a", "").unwrap();
+    let device = mounts[0].source.strip_prefix("/dev/mapper/").unwrap().to_owned();
+    with_mounted(&mounts[0], |root| {
+        d.stop("KILL");
+        dmsetup(&["suspend", "--noudevsync", &device]);
+        d.begin();
+        std::fs::write(root.join("file"), b"goes on").unwrap();
+    });
+    d.commit("c", "a").unwrap();
+}
+
+#[test]
+fn ls_shows_each_snapshot_with_its_device_its_thin_and_its_bytes() {
+    let (d, device) = stopped("listed");
+    let (fine, said) = d.command(&["ls"]);
+    assert!(fine, "{said}");
+    let line = |key: &str| said.lines().find(|line| line.contains(key)).unwrap_or_else(|| panic!("no {key} in {said}"));
+    assert!(line(" a < base").contains(&device) && line(" a < base").contains("KiB"), "{said}");
+    assert!(line("committed").ends_with(" base") && line("committed").contains(" - "), "{said}");
+    assert!(line("(template)").starts_with("template"), "{said}");
+}

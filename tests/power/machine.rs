@@ -1,0 +1,142 @@
+//! The kernel seen from outside the daemon: mounts, and device-mapper and thin pools by their own tools.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use containerd_snapshots::api::types::Mount;
+use nix::mount::{mount, umount2, MntFlags, MsFlags};
+
+use super::daemon::NAME;
+
+/// Runs a program; what it printed, or what went wrong. The guests have no udevd: dmsetup makes the nodes.
+pub fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
+    let output = Command::new(program)
+        .args(arguments)
+        .env("DM_DISABLE_UDEV", "1")
+        .output()
+        .map_err(|e| format!("{program}: {e}"))?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(said);
+    }
+    Err(format!(
+        "{program} {}: {}\n{said}{}",
+        arguments.join(" "),
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    ))
+}
+
+pub fn dmsetup(arguments: &[&str]) -> Result<String, String> {
+    let mut all = vec!["--noudevsync"];
+    all.extend(arguments);
+    run("dmsetup", &all)
+}
+
+/// A mounted file system; unmounted when dropped.
+pub struct Mounted {
+    pub folder: PathBuf,
+}
+
+impl Mounted {
+    pub fn new(name: &str, what: &Mount) -> Result<Mounted, String> {
+        Mounted::device(name, &what.source, &what.r#type, &what.options)
+    }
+
+    pub fn device(name: &str, source: &str, fs_type: &str, options: &[String]) -> Result<Mounted, String> {
+        let folder = Path::new("/run/mounts").join(name);
+        fs::create_dir_all(&folder).map_err(|e| e.to_string())?;
+        let read_only = options.iter().any(|option| option == "ro");
+        let flags = if read_only { MsFlags::MS_RDONLY } else { MsFlags::empty() };
+        let rest: Vec<&str> = options.iter().map(String::as_str).filter(|option| *option != "ro").collect();
+        mount(Some(source), &folder, Some(fs_type), flags, Some(rest.join(",").as_str()))
+            .map_err(|e| format!("mounting {source}: {e}"))?;
+        Ok(Mounted { folder })
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if let Err(error) = umount2(&self.folder, MntFlags::empty()) {
+            println!("unmounting {}: {error}", self.folder.display());
+            let _ = umount2(&self.folder, MntFlags::MNT_DETACH);
+        }
+        let _ = fs::remove_dir(&self.folder);
+    }
+}
+
+/// Devices of ours with the id of the thin that each shows, if it is one.
+pub fn devices() -> Result<BTreeMap<String, Option<u32>>, String> {
+    let mut found = BTreeMap::new();
+    for line in dmsetup(&["table"])?.lines() {
+        let Some((name, table)) = line.split_once(": ") else { continue };
+        if name.starts_with(&format!("{NAME}-")) {
+            let words: Vec<&str> = table.split_whitespace().collect();
+            let thin = (words.get(2) == Some(&"thin")).then(|| words.get(4).and_then(|id| id.parse().ok())).flatten();
+            found.insert(name.to_owned(), thin);
+        }
+    }
+    Ok(found)
+}
+
+/// Devices that are suspended.
+pub fn suspended() -> Result<Vec<String>, String> {
+    let listed = dmsetup(&["info", "-c", "--noheadings", "--separator", ",", "-o", "name,suspended"])?;
+    let is_suspended = |line: &&str| line.split(',').nth(1).is_some_and(|word| word.trim() == "Suspended");
+    Ok(listed.lines().filter(is_suspended).map(|line| line.split(',').next().unwrap_or("").to_owned()).collect())
+}
+
+fn pool() -> String {
+    format!("{NAME}-pool")
+}
+
+/// The ids of all thins in the pool, from its metadata.
+pub fn thins() -> Result<BTreeSet<u32>, String> {
+    let table = dmsetup(&["table", &pool()])?;
+    let metadata = table.split_whitespace().nth(3).ok_or("the pool's table is short")?;
+    let uevent = fs::read_to_string(format!("/sys/dev/block/{metadata}/uevent")).map_err(|e| e.to_string())?;
+    let node = uevent.lines().find_map(|line| line.strip_prefix("DEVNAME=")).ok_or("a device without a name")?;
+    // A crash between the two leaves one held.
+    let _ = dmsetup(&["message", &pool(), "0", "release_metadata_snap"]);
+    dmsetup(&["message", &pool(), "0", "reserve_metadata_snap"])?;
+    let listed = run("thin_ls", &["-m", "--no-headers", "--format", "DEV", &format!("/dev/{node}")]);
+    dmsetup(&["message", &pool(), "0", "release_metadata_snap"])?;
+    listed?.lines().map(|line| line.trim().parse().map_err(|e| format!("thin_ls: {line:?}: {e}"))).collect()
+}
+
+/// The pool's data blocks in use.
+pub fn used_blocks() -> Result<u64, String> {
+    let status = dmsetup(&["status", &pool()])?;
+    let used = status.split_whitespace().nth(5).and_then(|data| data.split('/').next()).and_then(|n| n.parse().ok());
+    used.ok_or_else(|| format!("the pool's status is {status:?}"))
+}
+
+/// Takes away all devices of the daemon's, the pool last; not those that begin with `except`.
+pub fn remove_devices(except: &str) -> Result<(), String> {
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let mut names: Vec<String> = devices()?.into_keys().filter(|name| !name.starts_with(except)).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        names.sort_by_key(|name| match name.strip_prefix(NAME).unwrap_or_default() {
+            "-pool" => 1,
+            "-data" | "-metadata" => 2,
+            _ => 0,
+        });
+        let mut all = vec!["remove"];
+        all.extend(names.iter().map(String::as_str));
+        let failed = dmsetup(&all).err().unwrap_or_default();
+        if Instant::now() > end {
+            return Err(failed);
+        }
+    }
+}
+
+/// `e2fsck -fn`: an error if anything is wrong.
+pub fn fsck(device: &str) -> Result<(), String> {
+    run("e2fsck", &["-fn", device]).map(drop)
+}
