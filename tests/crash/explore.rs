@@ -1,0 +1,298 @@
+//! Runs a program again and again, each time with an end at another step, starts what is left, and lets the judge look.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use devmapper_snapshotter::dm::fake::Unflushed;
+use devmapper_snapshotter::dm::{Fault, FaultPlan};
+use devmapper_snapshotter::snapshotter::Reclaiming;
+
+use super::judge::{self, Empty, Loss};
+use super::machine::Steps;
+use super::model::{Model, Op, Refusal};
+use super::storage::Survivors;
+use super::world::{Failure, Image, Setup, World};
+
+/// How everything ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The daemon is killed; the kernel goes on.
+    Killed,
+    /// The power goes.
+    PowerCut,
+}
+
+impl End {
+    pub fn steps(self) -> Steps {
+        match self {
+            End::Killed => Steps::Changes,
+            End::PowerCut => Steps::Durable,
+        }
+    }
+}
+
+/// How many points have been explored, by kind, in this process.
+static EXPLORED: Mutex<BTreeMap<&'static str, u64>> = Mutex::new(BTreeMap::new());
+
+pub fn explored(kind: &'static str) {
+    *EXPLORED.lock().unwrap().entry(kind).or_default() += 1;
+}
+
+/// Says how many points there have been so far; how many of these kinds.
+pub fn print_explored(what: &str, kinds: &[&'static str]) -> u64 {
+    let explored = EXPLORED.lock().unwrap();
+    let total: u64 = explored.values().sum();
+    let all: Vec<_> = explored.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    println!("{what}: {total} crash points explored so far: {}", all.join(", "));
+    kinds.iter().filter_map(|kind| explored.get(kind)).sum()
+}
+
+/// A daemon that has been started once and has nothing but its template.
+pub struct Base {
+    world: World,
+    setup: Setup,
+    pub empty: Empty,
+    /// How many steps its next start takes, by what is counted.
+    starts: BTreeMap<Steps, u64>,
+}
+
+impl Base {
+    pub fn new(discard: bool) -> Base {
+        let setup = Setup { discard, reclaiming: Reclaiming::OnCall };
+        let mut world = World::on(Image::blank(), setup, &FaultPlan::counting(), Steps::Durable);
+        world.start().unwrap();
+        let empty = Empty::of(&world);
+        world.switch_off();
+        let mut base = Base { world, setup, empty, starts: BTreeMap::new() };
+        for steps in [Steps::Durable, Steps::Changes, Steps::Everything] {
+            let plan = FaultPlan::counting();
+            let world = base.started(&plan, steps);
+            base.starts.insert(steps, plan.taken());
+            drop(world);
+        }
+        base
+    }
+
+    pub fn image(&self) -> Image {
+        self.world.power_cut(Unflushed::Lost, Survivors::Everything)
+    }
+
+    pub fn with(mut self, reclaiming: Reclaiming) -> Base {
+        self.setup.reclaiming = reclaiming;
+        self
+    }
+
+    pub fn setup(&self) -> Setup {
+        self.setup
+    }
+
+    pub fn started(&self, plan: &Arc<FaultPlan>, steps: Steps) -> World {
+        let mut world = World::on(self.image(), self.setup, plan, steps);
+        world.start().unwrap_or_else(|error| panic!("the base cannot be started: {error}"));
+        world
+    }
+
+    /// The first step of a program.
+    pub fn first_step(&self, end: End) -> u64 {
+        self.first_step_of(end.steps())
+    }
+
+    pub fn first_step_of(&self, steps: Steps) -> u64 {
+        self.starts[&steps]
+    }
+}
+
+/// A program that was run up to some step.
+pub struct Ran {
+    pub world: World,
+    /// What has been answered.
+    pub model: Model,
+    /// What has not.
+    pub pending: Option<Op>,
+}
+
+/// Runs a program until it is over, or until `plan` ends everything.
+pub fn run(base: &Base, program: &[Op], plan: &Arc<FaultPlan>, steps: Steps) -> Result<Ran, String> {
+    let mut ran = Ran { world: base.started(plan, steps), model: judge::nothing(), pending: None };
+    for op in program {
+        let mut after = ran.model.clone();
+        let expected = after.apply(op);
+        match (ran.world.run(op), expected) {
+            (Ok(()), Ok(())) => ran.model = after,
+            (Err(_), _) if plan.halted() => {
+                ran.pending = Some(op.clone());
+                return Ok(ran);
+            }
+            (Err(Failure::Snapshotter(error)), Err(refusal)) if Refusal::of(&error) == Some(refusal) => {}
+            (Err(failure), expected) => return Err(format!("{op:?} failed: {failure}; expected {expected:?}")),
+            (Ok(()), Err(refusal)) => return Err(format!("{op:?} succeeds, expected {refusal:?}")),
+        }
+    }
+    Ok(ran)
+}
+
+impl Ran {
+    fn possible(&self) -> Vec<Model> {
+        match &self.pending {
+            Some(op) => self.model.after_unanswered(op),
+            None => vec![self.model.clone()],
+        }
+    }
+}
+
+/// What the disks may have kept when the power went.
+pub struct Remains(pub Vec<(Unflushed, Survivors)>);
+
+impl Remains {
+    /// The extremes, and where the database was being written two choices by `seed`.
+    pub fn of(world: &World, seed: u64) -> Remains {
+        use {Survivors::*, Unflushed::*};
+        Remains(if world.storage.has_unsynced() {
+            vec![(Lost, Nothing), (Kept, Everything), (Lost, Torn(2 * seed)), (Kept, Torn(2 * seed + 1))]
+        } else {
+            vec![(Lost, Nothing), (Kept, Nothing)]
+        })
+    }
+}
+
+/// All that comes after an end: the next start, the judge, the call that was not answered, and the removal of everything.
+pub fn recovered(
+    base: &Base,
+    image: Image,
+    loss: Loss,
+    possible: &[Model],
+    pending: Option<&Op>,
+) -> Result<(), String> {
+    let setup = Setup { reclaiming: Reclaiming::OnCall, ..base.setup };
+    let mut world = World::on(image, setup, &FaultPlan::counting(), Steps::Durable);
+    world.start().map_err(|error| format!("I7: the daemon does not start: {error}"))?;
+    let mut model = judge::after_start(&mut world, possible, loss)?;
+    if let Some(op) = pending {
+        judge::ask_again(&mut world, &mut model, op)?;
+    }
+    judge::everything_goes(&mut world, model, base.empty)
+}
+
+/// Ends a program at each of its steps, once before it and once after it.
+pub fn explore(base: &Base, program: &[Op], end: End) -> Result<u64, String> {
+    let mut steps = 0;
+    for step in base.first_step(end).. {
+        let mut over = true;
+        for fault in [Fault::CrashBefore, Fault::CrashAfter] {
+            let plan = FaultPlan::at(step, fault);
+            let ran = run(base, program, &plan, end.steps())?;
+            if !plan.halted() {
+                continue;
+            }
+            over = false;
+            let point = || format!("{end:?} at step {step} ({fault:?} {})", plan.tripped().unwrap_or_default());
+            ended(base, ran, end, step).map_err(|what| format!("{}: {what}", point()))?;
+        }
+        if over {
+            return Ok(steps);
+        }
+        steps += 1;
+    }
+    unreachable!("programs end")
+}
+
+/// Goes on from a program that was ended: once for a killed daemon, once for each thing a power cut may leave.
+fn ended(base: &Base, mut ran: Ran, end: End, step: u64) -> Result<(), String> {
+    let possible = ran.possible();
+    let pending = ran.pending.as_ref();
+    if end == End::Killed {
+        explored("daemons killed");
+        return recovered(base, ran.world.killed(), Loss::Nothing, &possible, pending);
+    }
+    ran.world.switch_off();
+    for (unflushed, survivors) in Remains::of(&ran.world, step).0 {
+        explored(match survivors {
+            Survivors::Torn(_) => "power cuts with torn database writes",
+            _ => "power cuts",
+        });
+        let image = ran.world.power_cut(unflushed, survivors);
+        recovered(base, image, Loss::Unflushed, &possible, pending)
+            .map_err(|what| format!("{unflushed:?}, {survivors:?}: {what}"))?;
+    }
+    Ok(())
+}
+
+/// Ends a program at every `stride`-th step, and the start that follows at each of its steps, in all four ways.
+pub fn explore_recovery(base: &Base, program: &[Op], first: End, stride: usize) -> Result<(), String> {
+    for step in (base.first_step(first)..).step_by(stride) {
+        for second in [End::Killed, End::PowerCut] {
+            if !twice(base, program, (first, step), second)? {
+                return Ok(());
+            }
+        }
+    }
+    unreachable!("programs end")
+}
+
+/// Says whether the program was still running at that step.
+fn twice(base: &Base, program: &[Op], (first, step): (End, u64), second: End) -> Result<bool, String> {
+    let mut again = 0;
+    loop {
+        let mut stride = 1;
+        for fault in [Fault::CrashBefore, Fault::CrashAfter] {
+            let plan = FaultPlan::at(step, Fault::CrashAfter);
+            let mut ran = run(base, program, &plan, first.steps())?;
+            if !plan.halted() {
+                return Ok(false);
+            }
+            let (possible, pending) = (ran.possible(), ran.pending.take());
+            let (loss, image) = match first {
+                End::Killed => (Loss::Nothing, ran.world.killed()),
+                End::PowerCut => {
+                    ran.world.switch_off();
+                    let (unflushed, survivors) = *Remains::of(&ran.world, again).0.last().expect("something is left");
+                    (Loss::Unflushed, ran.world.power_cut(unflushed, survivors))
+                }
+            };
+            let interrupted = FaultPlan::at(again, fault);
+            let mut world = World::on(image, base.setup, &interrupted, second.steps());
+            let started = world.start();
+            if !interrupted.halted() {
+                return started.map(|()| true).map_err(|e| format!("I7: {first:?} at step {step}: {e}"));
+            }
+            explored("ends during recovery");
+            // The start deletes each id of the last lease, and few of them are there: one in some stands for the rest.
+            if interrupted.tripped().is_some_and(|what| what.contains("(delete")) {
+                stride = 29;
+            }
+            let (loss, image) = match second {
+                End::Killed => (loss, world.killed()),
+                End::PowerCut => {
+                    world.switch_off();
+                    let (unflushed, survivors) = Remains::of(&world, again).0[usize::from(fault == Fault::CrashAfter)];
+                    (Loss::Unflushed, world.power_cut(unflushed, survivors))
+                }
+            };
+            recovered(base, image, loss, &possible, pending.as_ref()).map_err(|what| {
+                let (at, during) = (plan.tripped(), interrupted.tripped());
+                format!(
+                    "{first:?} at step {step} ({at:?}), then {second:?} at step {again} ({fault:?} {during:?}): {what}"
+                )
+            })?;
+        }
+        again += stride;
+    }
+}
+
+/// Ends the very first start, on blank disks, at each of its steps.
+pub fn explore_first_start(base: &Base, end: End) -> Result<(), String> {
+    for step in 0.. {
+        for fault in [Fault::CrashBefore, Fault::CrashAfter] {
+            let plan = FaultPlan::at(step, fault);
+            let mut world = World::on(Image::blank(), base.setup, &plan, end.steps());
+            let started = world.start();
+            if !plan.halted() {
+                return started;
+            }
+            let ran = Ran { world, model: judge::nothing(), pending: None };
+            ended(base, ran, end, step)
+                .map_err(|what| format!("{end:?} at step {step} ({fault:?} {:?}): {what}", plan.tripped()))?;
+        }
+    }
+    unreachable!("starts end")
+}

@@ -1,0 +1,303 @@
+//! The machine that a daemon under test runs on: the modelled kernel, and disks and file systems over it, all of whose
+//! steps one plan counts.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use devmapper_snapshotter::block::{Access, BlockError, Disk, Disks};
+use devmapper_snapshotter::dm::fake::{FakeHandle, FakeKernel, IoError};
+use devmapper_snapshotter::dm::{Dm, Error, EventSource, FaultPlan, Kernel, Reply, Request, Verb, Verdict};
+use devmapper_snapshotter::names::DmName;
+use devmapper_snapshotter::pool::{Areas, Backer, DeviceNames, PoolError};
+use devmapper_snapshotter::store::PoolRecord;
+use devmapper_snapshotter::units::{DeviceNumber, Sectors};
+
+/// The pool's block size, and the unit of everything that tests write.
+pub const BLOCK: Sectors = Sectors(128);
+/// The size of a snapshot without a parent, in blocks.
+pub const BLOCKS: u64 = 24;
+const METADATA: DeviceNumber = DeviceNumber { major: 7, minor: 0 };
+const DATA: DeviceNumber = DeviceNumber { major: 7, minor: 1 };
+const METADATA_SIZE: Sectors = Sectors(8 * 1024);
+const DATA_SIZE: Sectors = Sectors(BLOCK.0 * 600);
+
+/// What a plan counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Steps {
+    /// What outlives a power cut: commits of the pool, flushes of disks, writes and syncs of the database.
+    Durable,
+    /// What changes anything: requests to the kernel, calls on disks, writes and syncs of the database.
+    Changes,
+    /// The same, and what only looks.
+    Everything,
+}
+
+/// The machine; clones are the same one.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    pub kernel: FakeKernel,
+    pub plan: Arc<FaultPlan>,
+    pub steps: Steps,
+    /// Devices that are mounted, or opened exclusively.
+    claims: Arc<Mutex<BTreeSet<DeviceNumber>>>,
+}
+
+/// A step that is not to be taken, or not to be heard of.
+enum Spoilt {
+    Errno(devmapper_snapshotter::dm::Errno),
+    Halted,
+}
+
+impl From<Spoilt> for io::Error {
+    fn from(spoilt: Spoilt) -> io::Error {
+        match spoilt {
+            Spoilt::Errno(errno) => errno.into(),
+            Spoilt::Halted => io::Error::other("halted"),
+        }
+    }
+}
+
+pub fn io_error(error: IoError) -> io::Error {
+    match error {
+        IoError::Errno(errno) => errno.into(),
+        IoError::Halted => io::Error::other("halted"),
+    }
+}
+
+impl Machine {
+    /// A machine with two blank disks.
+    pub fn blank() -> Machine {
+        let kernel = FakeKernel::new();
+        kernel.add_disk(METADATA, METADATA_SIZE);
+        kernel.add_disk(DATA, DATA_SIZE);
+        Machine::of(kernel, FaultPlan::counting(), Steps::Durable)
+    }
+
+    /// A machine with this kernel, whose steps `plan` counts from now on.
+    pub fn of(kernel: FakeKernel, plan: Arc<FaultPlan>, steps: Steps) -> Machine {
+        if steps == Steps::Durable {
+            kernel.set_plan(Arc::clone(&plan));
+        }
+        Machine { kernel, plan, steps, claims: Arc::default() }
+    }
+
+    /// The same machine for a daemon that comes after a killed one.
+    pub fn again(&self, plan: Arc<FaultPlan>, steps: Steps) -> Machine {
+        if steps == Steps::Durable {
+            self.kernel.set_plan(Arc::clone(&plan));
+        }
+        Machine { kernel: self.kernel.clone(), plan, steps, claims: Arc::clone(&self.claims) }
+    }
+
+    /// Takes a step of this kind, if this kind is counted, around `act`.
+    fn stepping<T, E>(
+        &self,
+        counted: bool,
+        what: impl Fn() -> String,
+        spoilt: impl Fn(Spoilt) -> E,
+        act: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        if !counted {
+            return if self.plan.halted() { Err(spoilt(Spoilt::Halted)) } else { act() };
+        }
+        match self.plan.step(&what()) {
+            Verdict::Go => act(),
+            Verdict::Fail(errno) => Err(spoilt(Spoilt::Errno(errno))),
+            Verdict::Halt => Err(spoilt(Spoilt::Halted)),
+            Verdict::GoThenHalt => {
+                // Nobody is left to hear of it.
+                let _ = act();
+                Err(spoilt(Spoilt::Halted))
+            }
+        }
+    }
+
+    fn claim(&self, number: DeviceNumber) -> Option<Claim> {
+        let claimed = self.claims.lock().unwrap().insert(number);
+        claimed.then(|| Claim { claims: Arc::clone(&self.claims), number })
+    }
+
+    /// Opens a device as a container's mount or virtual machine does: beyond the reach of the daemon's plan, but not after
+    /// the end of everything.
+    pub fn attach(&self, node: &Path, mount: bool) -> Result<Attached, String> {
+        if self.plan.halted() {
+            return Err("halted".into());
+        }
+        let handle = self.kernel.open(&device_name(node)).map_err(|e| e.to_string())?;
+        let claim = if mount { Some(self.claim(handle.number()).ok_or("it is mounted already")?) } else { None };
+        let writable = !node.to_string_lossy().contains("-view-");
+        Ok(Attached { handle, claim, writable })
+    }
+}
+
+/// A device that somebody else has open, or mounted.
+#[derive(Debug)]
+pub struct Attached {
+    pub handle: FakeHandle,
+    claim: Option<Claim>,
+    writable: bool,
+}
+
+impl Attached {
+    /// Whether it is no view.
+    pub fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// Whether it is mounted, and not just open.
+    pub fn is_mounted(&self) -> bool {
+        self.claim.is_some()
+    }
+}
+
+#[derive(Debug)]
+struct Claim {
+    claims: Arc<Mutex<BTreeSet<DeviceNumber>>>,
+    number: DeviceNumber,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.claims.lock().unwrap().remove(&self.number);
+    }
+}
+
+/// The name of the device that a node stands for.
+pub fn device_name(node: &Path) -> DmName {
+    DmName::new(node.file_name().unwrap().to_str().unwrap()).unwrap()
+}
+
+fn changes(verb: Verb) -> bool {
+    matches!(
+        verb,
+        Verb::Create | Verb::Remove | Verb::Rename | Verb::Suspend | Verb::Resume | Verb::Load | Verb::Message
+    )
+}
+
+impl Kernel for Machine {
+    fn submit(&self, request: &Request) -> Result<Reply, Error> {
+        let counted = match self.steps {
+            Steps::Durable => false,
+            Steps::Changes => changes(request.verb()),
+            Steps::Everything => true,
+        };
+        let spoilt = |spoilt| match spoilt {
+            Spoilt::Errno(errno) => Error::from_errno(request, errno),
+            Spoilt::Halted => Error::Halted { request: request.to_string() },
+        };
+        self.stepping(counted, || request.to_string(), spoilt, || self.kernel.submit(request))
+    }
+
+    fn device_size(&self, device: DeviceNumber) -> Option<Sectors> {
+        self.kernel.device_size(device)
+    }
+
+    fn event_source(&self) -> Result<Box<dyn EventSource>, Error> {
+        self.kernel.event_source()
+    }
+}
+
+impl Disks for Machine {
+    fn open(&self, path: &Path, access: Access) -> Result<Box<dyn Disk>, BlockError> {
+        let fail = |source| BlockError::Open { path: path.into(), source };
+        let exclusive = matches!(access, Access::ReadExclusive | Access::WriteExclusive);
+        let counted = self.steps == Steps::Everything;
+        self.stepping(
+            counted,
+            || format!("open {}", path.display()),
+            |s| fail(s.into()),
+            || {
+                let handle = self.kernel.open(&device_name(path)).map_err(|e| fail(io_error(e)))?;
+                let claim = match exclusive {
+                    true => Some(self.claim(handle.number()).ok_or_else(|| BlockError::Busy { path: path.into() })?),
+                    false => None,
+                };
+                let disk = OpenDisk { machine: self.clone(), path: path.into(), handle, _claim: claim };
+                Ok(Box::new(disk) as Box<dyn Disk>)
+            },
+        )
+    }
+}
+
+#[derive(Debug)]
+struct OpenDisk {
+    machine: Machine,
+    path: PathBuf,
+    handle: FakeHandle,
+    _claim: Option<Claim>,
+}
+
+impl OpenDisk {
+    fn call<T>(
+        &self,
+        step: &'static str,
+        least: Steps,
+        act: impl FnOnce() -> Result<T, IoError>,
+    ) -> Result<T, BlockError> {
+        let fail = |source| BlockError::Step { step, path: self.path.clone(), source };
+        let counted = match self.machine.steps {
+            Steps::Durable => false,
+            Steps::Changes => least == Steps::Changes,
+            Steps::Everything => true,
+        };
+        let what = || format!("{step} {}", self.path.display());
+        self.machine.stepping(counted, what, |s| fail(s.into()), || act().map_err(|e| fail(io_error(e))))
+    }
+}
+
+impl Disk for OpenDisk {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+    fn size(&self) -> Result<Sectors, BlockError> {
+        self.call("read the size of", Steps::Everything, || Ok(self.handle.size()))
+    }
+    fn flush(&self) -> Result<(), BlockError> {
+        self.call("flush", Steps::Changes, || self.handle.flush())
+    }
+    fn discard(&self, offset: Sectors, length: Sectors) -> Result<(), BlockError> {
+        self.call("discard", Steps::Changes, || self.handle.discard(offset.0 * 512, length.0 * 512))
+    }
+    fn set_read_only(&self, read_only: bool) -> Result<(), BlockError> {
+        let name = device_name(&self.path);
+        self.call("make read-only or writable", Steps::Changes, || self.machine.kernel.set_read_only(&name, read_only))
+    }
+    fn is_read_only(&self) -> Result<bool, BlockError> {
+        let dm = Dm::new(Arc::new(self.machine.kernel.clone()), devmapper_snapshotter::dm::Settings::without_nodes());
+        self.call("read the read-only state of", Steps::Everything, || {
+            Ok(dm.info(&device_name(&self.path)).ok().flatten().is_some_and(|info| info.read_only))
+        })
+    }
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), BlockError> {
+        self.call("read", Steps::Everything, || self.handle.read_at(buffer, offset))
+    }
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<(), BlockError> {
+        self.call("write", Steps::Changes, || self.handle.write_at(data, offset))
+    }
+}
+
+impl Backer for Machine {
+    fn claim(&self) -> Result<(), PoolError> {
+        assert!(self.metadata_blank(), "a pool is claimed on a disk that is not blank");
+        Ok(())
+    }
+
+    fn areas(&self, _: &Dm, _: &DeviceNames, _: &PoolRecord) -> Result<Areas, PoolError> {
+        let metadata_blank = self.metadata_blank();
+        Ok(Areas { metadata: METADATA, data: DATA, data_size: DATA_SIZE, metadata_blank, held: Vec::new() })
+    }
+
+    fn host_space(&self) -> Option<(u64, u64)> {
+        None
+    }
+}
+
+impl Machine {
+    fn metadata_blank(&self) -> bool {
+        let mut superblock = [0; 4096];
+        let read = self.kernel.open_number(METADATA).and_then(|disk| disk.read_at(&mut superblock, 0));
+        read.is_ok() && superblock.iter().all(|byte| *byte == 0)
+    }
+}

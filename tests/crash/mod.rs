@@ -1,0 +1,29 @@
+//! What the crash tests stand on.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `storage` | the disk under the database |
+//! | `machine` | the modelled kernel, and disks over it |
+//! | `files` | a modelled file system |
+//! | `world` | a daemon on all that, and what its end leaves |
+//! | `model` | what callers may rely on |
+//! | `programs` | what is done to the daemon |
+//! | `judge` | whether a world is as its callers may expect it |
+//! | `explore` | all the points where it can end |
+//!
+//! and tests of its own: `checker` (the judge can tell), `faults` (a step fails), `side_by_side` (many callers),
+//! `regressions` (what was found).
+#![allow(dead_code)]
+
+mod checker;
+pub mod explore;
+mod faults;
+pub mod files;
+pub mod judge;
+pub mod machine;
+pub mod model;
+pub mod programs;
+mod regressions;
+mod side_by_side;
+pub mod storage;
+pub mod world;

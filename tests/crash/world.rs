@@ -1,0 +1,294 @@
+//! A daemon on a modelled machine: started, used by a program, ended at some step, and what is left of it then.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use devmapper_snapshotter::dm::fake::{FakeKernel, Unflushed};
+use devmapper_snapshotter::dm::{Dm, FaultPlan, Settings as DmSettings};
+use devmapper_snapshotter::fs::{FsSpec, FsType};
+use devmapper_snapshotter::names::DmName;
+use devmapper_snapshotter::pool::{Pool, PoolSettings};
+use devmapper_snapshotter::snapshotter::{Error, FieldUpdate, Labels, Reclaiming, Settings, Snapshotter};
+use devmapper_snapshotter::store::{Kind, Store};
+use devmapper_snapshotter::units::{Sectors, ThinId};
+
+use super::files::Superblock;
+use super::machine::{Attached, Machine, Steps, BLOCK, BLOCKS};
+use super::model::Op;
+use super::storage::{Storage, Survivors};
+
+pub const POOL: &str = "p";
+
+/// How a daemon is set up.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup {
+    pub discard: bool,
+    pub reclaiming: Reclaiming,
+}
+
+/// What a daemon is started on.
+#[derive(Debug)]
+pub struct Image {
+    machine: Machine,
+    bytes: Vec<u8>,
+    /// Containers that have outlived the daemon.
+    users: Users,
+}
+
+/// Who has devices open.
+#[derive(Debug, Default)]
+pub struct Users {
+    /// By key.
+    pub attached: BTreeMap<String, Attached>,
+    /// Those whose snapshot has been committed or removed.
+    pub orphans: Vec<Attached>,
+}
+
+/// Why a call was not answered with success.
+#[derive(Debug)]
+pub enum Failure {
+    Snapshotter(Error),
+    /// A daemon that did not start, or a device that its user could not use.
+    Other(String),
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Failure::Snapshotter(error) => error.fmt(f),
+            Failure::Other(what) => what.fmt(f),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Snapshotter(error)
+    }
+}
+
+impl From<String> for Failure {
+    fn from(what: String) -> Failure {
+        Failure::Other(what)
+    }
+}
+
+pub struct World {
+    pub machine: Machine,
+    pub storage: Storage,
+    setup: Setup,
+    daemon: Option<Daemon>,
+    pub users: Users,
+}
+
+struct Daemon {
+    snapshotter: Snapshotter,
+    store: Arc<Store>,
+}
+
+impl Image {
+    /// An empty machine with a database that has no record yet.
+    pub fn blank() -> Image {
+        let plan = FaultPlan::counting();
+        let storage = Storage::holding(Vec::new(), &plan);
+        drop(Store::with_backend(storage.clone()).unwrap());
+        Image { machine: Machine::blank(), bytes: storage.cached(), users: Users::default() }
+    }
+}
+
+impl World {
+    /// A machine that goes on from an image; its steps are counted by `plan` from now on. No daemon runs yet.
+    pub fn on(image: Image, setup: Setup, plan: &Arc<FaultPlan>, steps: Steps) -> World {
+        World {
+            machine: image.machine.again(Arc::clone(plan), steps),
+            storage: Storage::holding(image.bytes, plan),
+            setup,
+            daemon: None,
+            users: image.users,
+        }
+    }
+
+    /// Starts the daemon.
+    pub fn start(&mut self) -> Result<(), String> {
+        let machine = Arc::new(self.machine.clone());
+        let storage = self.storage.clone();
+        let store = Store::with_backends(move || Ok(storage.clone())).map_err(|e| format!("the store: {e}"))?;
+        let store = Arc::new(store);
+        let dm = Dm::new(machine.clone(), DmSettings::without_nodes());
+        let settings = PoolSettings { name: POOL.into(), external: None, block_size: BLOCK, min_free_percent: 5 };
+        let pool = Pool::open(&settings, dm, store.clone(), machine.clone()).map_err(|e| format!("the pool: {e}"))?;
+        let settings = Settings {
+            fs: FsSpec::plain(FsType::Ext4),
+            base_image_size: Sectors(BLOCK.0 * BLOCKS),
+            discard: self.setup.discard,
+        };
+        let (disks, formatter) = (machine.clone(), machine);
+        let reclaiming = self.setup.reclaiming;
+        let snapshotter = Snapshotter::start_reclaiming(reclaiming, settings, pool, store.clone(), disks, formatter)
+            .map_err(|e| e.to_string())?;
+        self.daemon = Some(Daemon { snapshotter, store });
+        Ok(())
+    }
+
+    pub fn snapshotter(&self) -> &Snapshotter {
+        &self.daemon.as_ref().expect("the daemon runs").snapshotter
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.daemon.as_ref().expect("the daemon runs").store
+    }
+
+    pub fn runs(&self) -> bool {
+        self.daemon.is_some()
+    }
+
+    pub fn stop(&mut self) {
+        self.daemon = None;
+    }
+
+    /// The kernel's verbs, beyond the plan's reach.
+    pub fn dm(&self) -> Dm {
+        Dm::new(Arc::new(self.machine.kernel.clone()), DmSettings::without_nodes())
+    }
+
+    pub fn pool_name() -> DmName {
+        DmName::new(format!("{POOL}-pool")).unwrap()
+    }
+
+    pub fn thins(&self) -> BTreeSet<ThinId> {
+        self.machine.kernel.thin_ids(&World::pool_name()).unwrap_or_default().into_iter().collect()
+    }
+
+    /// What a killed daemon leaves to the next one.
+    pub fn killed(mut self) -> Image {
+        self.stop();
+        Image { machine: self.machine, bytes: self.storage.cached(), users: self.users }
+    }
+
+    /// Ends everything that runs; [`World::power_cut`] says what is left.
+    pub fn switch_off(&mut self) {
+        self.stop();
+        self.users = Users::default();
+    }
+
+    /// What a power cut leaves. Can be asked more than once.
+    pub fn power_cut(&self, unflushed: Unflushed, survivors: Survivors) -> Image {
+        let kernel: FakeKernel = self.machine.kernel.power_cut(unflushed);
+        let machine = Machine::of(kernel, FaultPlan::counting(), Steps::Durable);
+        Image { machine, bytes: self.storage.after_power_cut(survivors), users: Users::default() }
+    }
+
+    /// Does what a step of a program says.
+    pub fn run(&mut self, op: &Op) -> Result<(), Failure> {
+        if *op == Op::Restart {
+            self.stop();
+            return Ok(self.start()?);
+        }
+        let mut users = std::mem::take(&mut self.users);
+        let done = self.call(&mut users, op);
+        self.users = users;
+        done
+    }
+
+    /// The same for callers side by side, each with users of its own; none can restart the daemon.
+    pub fn call(&self, users: &mut Users, op: &Op) -> Result<(), Failure> {
+        let snapshotter = self.snapshotter();
+        match op {
+            Op::Prepare { key, parent, size } => {
+                let label = size.map(|size| ("containerd.io/snapshot/max-size".to_string(), bytes(size).to_string()));
+                snapshotter.prepare(key, parent, label.into_iter().collect())?;
+            }
+            Op::View { key, parent } => drop(snapshotter.view(key, parent, Labels::new())?),
+            Op::Commit { name, key } => {
+                snapshotter.commit(name, key, Labels::new())?;
+                users.orphan(key);
+            }
+            Op::Update { key, label } => {
+                let update = FieldUpdate::Label("label".into(), label.to_string());
+                snapshotter.update(key, vec![update])?;
+            }
+            Op::Remove { key } => {
+                snapshotter.remove(key)?;
+                users.orphan(key);
+            }
+            Op::Mounts { key } => drop(snapshotter.mounts(key)?),
+            Op::Usage { key } => drop(snapshotter.usage(key)?),
+            Op::Cleanup => drop(snapshotter.cleanup()?),
+            Op::Restart => {}
+            Op::Attach { key, mount } => self.attach(users, key, *mount)?,
+            Op::Detach { key } => self.detach(users, key)?,
+            Op::Write { key, block, tag, flush } => self.write(users, key, *block, *tag, *flush)?,
+        }
+        Ok(())
+    }
+
+    fn node(&self, key: &str) -> Result<PathBuf, Failure> {
+        Ok(self.snapshotter().mounts(key)?.remove(0).source.into())
+    }
+
+    fn attach(&self, users: &mut Users, key: &str, mount: bool) -> Result<(), Failure> {
+        let node = self.node(key)?;
+        if users.attached.contains_key(key) {
+            return Ok(());
+        }
+        let attached = self.machine.attach(&node, mount)?;
+        if mount && attached.is_writable() {
+            change_superblock(&attached, |superblock| superblock.clean = false)?;
+        }
+        users.attached.insert(key.into(), attached);
+        Ok(())
+    }
+
+    fn detach(&self, users: &mut Users, key: &str) -> Result<(), Failure> {
+        if self.machine.plan.halted() {
+            return Err(Failure::Other("halted".into()));
+        }
+        users.orphans.clear();
+        let Some(attached) = users.attached.remove(key) else { return Ok(()) };
+        if attached.is_mounted() && attached.is_writable() {
+            change_superblock(&attached, |superblock| {
+                superblock.clean = true;
+                superblock.inodes += 1;
+            })?;
+            attached.handle.flush().map_err(|e| e.to_string())?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, users: &Users, key: &str, block: u64, tag: u64, flush: bool) -> Result<(), Failure> {
+        let brief;
+        let attached = match users.attached.get(key) {
+            Some(attached) => attached,
+            None => {
+                if self.snapshotter().stat(key)?.kind != Kind::Active {
+                    return Err(Error::NotActive { key: key.into(), kind: "not active", what: "" }.into());
+                }
+                brief = self.machine.attach(&self.node(key)?, false)?;
+                &brief
+            }
+        };
+        let done = attached.handle.write_block(block, BLOCK, tag);
+        let done = if flush { done.and_then(|()| attached.handle.flush()) } else { done };
+        Ok(done.map_err(|e| format!("writing to {key}: {e}"))?)
+    }
+}
+
+impl Users {
+    /// The snapshot of a container is not its any more; the container does not know.
+    pub fn orphan(&mut self, key: &str) {
+        self.orphans.extend(self.attached.remove(key));
+    }
+}
+
+/// A size in blocks, in bytes.
+fn bytes(blocks: u64) -> u64 {
+    blocks * BLOCK.0 * 512
+}
+
+fn change_superblock(attached: &Attached, change: impl Fn(&mut Superblock)) -> Result<(), String> {
+    let superblock = Superblock::read(&attached.handle).map_err(|e| e.to_string())?;
+    let mut superblock = superblock.ok_or("no file system")?;
+    change(&mut superblock);
+    superblock.write(&attached.handle).map_err(|e| e.to_string())
+}
