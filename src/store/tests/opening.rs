@@ -245,7 +245,7 @@ fn a_record_of_the_first_schema_still_reads() {
         "updated_at":{"secs_since_epoch":1700000000,"nanos_since_epoch":5}}"#;
     let record: SnapshotRecord = serde_json::from_slice(text).unwrap();
     assert_eq!((record.number, record.thin, record.mapped, record.inodes), (3, thin(3), None, None));
-    let text = br#"{"uuid":"6f0c0d4e","block_size":128,"formatted":true,"epoch":3}"#;
+    let text = br#"{"uuid":"6f0c0d4e","name":"dms","block_size":128,"formatted":true,"epoch":3}"#;
     let pool = PoolRecord {
         name: "dms".to_owned(),
         uuid: "6f0c0d4e".to_owned(),
