@@ -2,7 +2,7 @@
 # A pull is cut short in its middle: containerd is killed, the daemon is killed, and both are, in either order. Each time the
 # pull is repeated and succeeds, the container runs, and once the image is gone nothing is left in the pool.
 # guest: --new-disk 8G
-. "$(dirname "$0")/lib"
+. "$(dirname "$0")/../e2e/lib"
 
 kill_containerd() {
     kill -KILL "$containerd" && wait_for 30 not kill -0 "$containerd"
