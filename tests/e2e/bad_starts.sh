@@ -19,7 +19,8 @@ at_rest() {
 # without_rights: as nobody, with everything but device-mapper's control node within reach.
 without_rights() {
     install -m 755 "$DAEMON" /tmp/daemon && mkdir -p /tmp/nobody && chown nobody /tmp/nobody &&
-        timeout 30 setpriv --reuid nobody --regid nogroup --clear-groups /tmp/daemon --root /tmp/nobody/state --address /tmp/nobody/run/s.sock
+        timeout 30 setpriv --reuid nobody --regid nogroup --clear-groups \
+            /tmp/daemon --root /tmp/nobody/state --address /tmp/nobody/run/s.sock
 }
 
 need "a disk for /var/lib" mount_disk
@@ -36,9 +37,11 @@ check "a file that is no TOML is refused with its line" refuses "config.toml: no
 check "a missing file that was asked for is an error" refuses "/nowhere.toml.*no such file" "$DAEMON" --config /nowhere.toml
 rm /etc/devmapper-snapshotter/config.toml
 check "an unknown flag is refused" refuses "unexpected argument" "$DAEMON" --no-such-flag
-check "the version is printed" expect_output "devmapper-snapshotter $(sed -n 's/^version = "\(.*\)"/\1/p' "$top/Cargo.toml")" "$DAEMON" --version
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$top/Cargo.toml")
+check "the version is printed" expect_output "devmapper-snapshotter $version" "$DAEMON" --version
 check "a pool that nobody has assembled is refused" eval '
-    write_config "pool_name = \"nobody-made-it\"" && refuses "pool nobody-made-it,.* is not there" "$DAEMON" && rm /etc/devmapper-snapshotter/config.toml'
+    write_config "pool_name = \"nobody-made-it\"" && refuses "pool nobody-made-it,.* is not there" "$DAEMON"'
+rm /etc/devmapper-snapshotter/config.toml
 check "nothing is left of all that" at_rest
 
 # --- socket ---
@@ -52,8 +55,10 @@ rm "$socket"
 check "nothing is left of all that" at_rest
 python3 -c 'import socket, sys; socket.socket(socket.AF_UNIX).bind(sys.argv[1])' "$socket"
 check "a socket that nobody serves any more is replaced" start_daemon
-check "a second daemon on the same state directory is refused" refuses "$state: another daemon works on it" "$DAEMON" --address /run/second.sock
-check "a second daemon on the same socket is refused" refuses "$socket: another process is serving on it" "$DAEMON" --root /var/lib/second
+check "a second daemon on the same state directory is refused" \
+    refuses "$state: another daemon works on it" "$DAEMON" --address /run/second.sock
+check "a second daemon on the same socket is refused" \
+    refuses "$socket: another process is serving on it" "$DAEMON" --root /var/lib/second
 check "the first one still serves" connects "$socket"
 check "the first one still stops cleanly" stop_daemon
 dmsetup remove_all && losetup -D
@@ -67,10 +72,12 @@ check "nothing is left of all that" at_rest
 
 truncate -s 32M /tmp/small.img && mkfs.ext4 -q /tmp/small.img && mkdir -p /srv/small && mount -o loop /tmp/small.img /srv/small
 head -c 100M /dev/zero >/srv/small/filler 2>/dev/null
-check "on a full disk it says so, with the state directory's name" refuses "no space left.* /srv/small/state" "$DAEMON" --root /srv/small/state
+check "on a full disk it says so, with the state directory's name" \
+    refuses "no space left.* /srv/small/state" "$DAEMON" --root /srv/small/state
 check "nothing is left of that" at_rest
 rm -r /srv/small/filler /srv/small/state
-check "on a disk that is too small for any pool it says how much it needs" refuses "/srv/small/.* too small for a pool.* 64" "$DAEMON" --root /srv/small/state
+check "on a disk that is too small for any pool it says how much it needs" \
+    refuses "/srv/small/.* too small for a pool.* 64" "$DAEMON" --root /srv/small/state
 check "nothing is left of that" at_rest
 umount /srv/small && rm /tmp/small.img
 mount -t tmpfs -o ro none /srv/small
@@ -89,7 +96,7 @@ mv /usr/sbin/mke2fs.away /usr/sbin/mke2fs
 check "as soon as mke2fs is there, the daemon starts" start_daemon
 need "containerd starts" start_containerd
 check "and makes a snapshot" eval 'ctr snapshots prepare with && ctr snapshots rm with'
-check "only the two templates are in the pool" wait_for 30 eval 'collect_garbage && [[ $(count_thins) == 2 ]]'
+check "only the two templates are in the pool" wait_for 30 only_thins 2
 check "the daemon stops" stop_daemon
 mv /usr/sbin/mke2fs /usr/sbin/mke2fs.away
 check "with its template made it starts without mke2fs, too" start_daemon
@@ -114,15 +121,12 @@ write_config 'base_image_size = "12GiB"'
 check "with an old mke2fs the daemon starts" start_daemon
 check "and makes a snapshot" wait_for 30 ctr snapshots prepare old
 check "by that mke2fs" test -s /tmp/mke2fs.calls
-mounted_old() {
-    local mount
-    mount=$(ctr snapshots mounts /srv old) && eval "${mount% -o }" && touch /srv/file && df --output=size -B 1G /srv && umount /srv
-}
-check "which mounts, at its full size" expect_output "12" mounted_old
+check "which mounts, at its full size" expect_output "12" in_snapshot old bash -c 'touch file && df --output=size -B 1G .'
 # Tables that are written some time after the mount would be copied in every layer.
 blocks=$(used_blocks)
 sleep $((20 * ${TIME_SCALE:-1}))
-check "nothing is written to it behind our back" eval '(($(used_blocks) <= blocks + 4)) || { echo "$blocks blocks, then $(used_blocks)"; false; }'
+blocks_after=$(used_blocks)
+check "nothing is written to it behind our back" eval '((blocks_after <= blocks + 4)) || { echo "$blocks blocks, then $blocks_after"; false; }'
 check "it is small" eval '((blocks < 700)) || { echo "$blocks blocks"; false; }'
 check "the daemon stops cleanly" stop_daemon
 finish

@@ -8,15 +8,6 @@ image=$registry/power:1
 # What a boot leaves for the next one, beside the daemon's own state.
 kept=/var/lib/kept-by-the-test
 
-# with_snapshot KEY COMMAND...: in the snapshot's root, mounted for it.
-with_snapshot() {
-    local mount status
-    mkdir -p /tmp/mounted && mount=$(ctr snapshots mounts /tmp/mounted "$1") && eval "${mount% -o }" || return 1
-    (cd /tmp/mounted && "${@:2}")
-    status=$?
-    umount /tmp/mounted && return $status
-}
-
 start_all() {
     need "boot $BOOT: /var/lib is mounted" mount_disk
     need "boot $BOOT: the daemon starts" start_daemon
@@ -26,9 +17,7 @@ start_all() {
 
 # The image's content, as a view of its top layer has it, is what it was.
 layers_are_intact() {
-    ctr snapshots rm look 2>/dev/null
-    ctr snapshots prepare look "$(<$kept/top-layer)" && with_snapshot look "$e2e/tree-manifest" . >/tmp/now && ctr snapshots rm look &&
-        diff $kept/tree /tmp/now
+    in_child "$(<$kept/top-layer)" "$e2e/tree-manifest" . >/tmp/now && diff $kept/tree /tmp/now
 }
 
 pool_is_the_same() {
@@ -44,7 +33,8 @@ epoch_moved_on() {
 }
 
 note_pool() {
-    dmsetup info -C --noheadings -o uuid "$pool" >$kept/pool-uuid && thins >$kept/thins && transaction_id >$kept/epoch && sync -f $kept
+    dmsetup info -C --noheadings -o uuid "$pool" >$kept/pool-uuid && thins >$kept/thins &&
+        transaction_id >$kept/epoch && sync -f $kept
 }
 
 cut_power() {
@@ -58,13 +48,15 @@ first_boot() {
     mkdir -p $kept
     need "an image is made and pushed" publish power:1
     check "it is pulled" pull power:1
-    ctr snapshots ls | awk '$NF == "Committed" { committed[$1]; if (NF == 3) parent[$2] } END { for (key in committed) if (!(key in parent)) print key }' >$kept/top-layer
+    top_layer >$kept/top-layer
     check "an active snapshot gets data, synced" eval '
-        ctr snapshots prepare mine "$(<$kept/top-layer)" && with_snapshot mine bash -c "head -c 5M /dev/urandom >mine && sync -f mine && sha256sum mine >$kept/mine"'
+        ctr snapshots prepare mine "$(<$kept/top-layer)" &&
+        in_snapshot mine bash -c "head -c 5M /dev/urandom >mine && sync -f mine && sha256sum mine >$kept/mine"'
     check "another one gets data, and is committed" eval '
-        ctr snapshots prepare layer-active "$(<$kept/top-layer)" && with_snapshot layer-active bash -c "head -c 5M /dev/urandom >own && sha256sum own >$kept/own" &&
+        ctr snapshots prepare layer-active "$(<$kept/top-layer)" &&
+        in_snapshot layer-active bash -c "head -c 5M /dev/urandom >own && sha256sum own >$kept/own" &&
         ctr snapshots commit layer layer-active'
-    ctr snapshots prepare look "$(<$kept/top-layer)" && with_snapshot look "$e2e/tree-manifest" . >$kept/tree && ctr snapshots rm look
+    in_child "$(<$kept/top-layer)" "$e2e/tree-manifest" . >$kept/tree
     check "the tree is a whole one" eval '(($(wc -l <$kept/tree) > 400))'
     collect_garbage >/dev/null
     check "the pool is noted" note_pool
@@ -78,17 +70,18 @@ second_boot() {
     check "after a clean stop: the pool is the same, not a new one" pool_is_the_same
     check "after a clean stop: its epoch has moved on" epoch_moved_on
     check "after a clean stop: the layers are intact" layers_are_intact
-    check "after a clean stop: the active snapshot has its data" with_snapshot mine sha256sum -c $kept/mine
-    check "after a clean stop: the committed one has its data" eval 'ctr snapshots prepare look layer && with_snapshot look sha256sum -c $kept/own && ctr snapshots rm look'
+    check "after a clean stop: the active snapshot has its data" in_snapshot mine sha256sum -c $kept/mine
+    check "after a clean stop: the committed one has its data" in_child layer sha256sum -c $kept/own
     check "after a clean stop: a container runs" expect_output "hello from the top layer" run_container c2 power:1
     collect_garbage >/dev/null
     check "the pool is noted" note_pool
     rm -f $kept/acknowledged
 
     # Now with everything under way: a container that writes, a client that prepares and commits.
-    check "a container starts" ctr run -d --snapshotter "$id" "$image" writer sh -c 'while :; do head -c 1000000 /dev/urandom >/noise; done'
+    check "a container starts" ctr run -d --snapshotter "$id" "$image" writer sh -c '
+        while :; do head -c 1000000 /dev/urandom >/noise; done'
     for number in {1..1000}; do
-        ctr snapshots prepare "k$number-active" layer && with_snapshot "k$number-active" bash -c "seq $number 50000 >numbers" &&
+        ctr snapshots prepare "k$number-active" layer && in_snapshot "k$number-active" bash -c "seq $number 50000 >numbers" &&
             ctr snapshots commit "k$number" "k$number-active" && echo "k$number" >>$kept/acknowledged && sync -f $kept || break
     done >/dev/null 2>&1 &
     check "commits are acknowledged" wait_for 60 eval '(($(wc -l <$kept/acknowledged) >= 3))'
@@ -101,11 +94,11 @@ third_boot() {
     check "after a power cut: nothing is suspended" nothing_suspended
     check "after a power cut: its epoch has moved on" epoch_moved_on
     check "after a power cut: the layers are intact" layers_are_intact
-    check "after a power cut: the synced data is there" with_snapshot mine sha256sum -c $kept/mine
-    check "after a power cut: the committed data is there" eval 'ctr snapshots prepare look layer && with_snapshot look sha256sum -c $kept/own && ctr snapshots rm look'
+    check "after a power cut: the synced data is there" in_snapshot mine sha256sum -c $kept/mine
+    check "after a power cut: the committed data is there" in_child layer sha256sum -c $kept/own
     for key in $(<$kept/acknowledged); do
-        check "after a power cut: $key, which was acknowledged, has what was written" eval '
-            ctr snapshots prepare look '"$key"' && [[ $(with_snapshot look sha256sum numbers) == $(seq '"${key#k}"' 50000 | sha256sum | cut -d" " -f1)* ]] && ctr snapshots rm look'
+        check "after a power cut: $key, which was acknowledged, has what was written" \
+            in_child "$key" bash -c "seq ${key#k} 50000 | cmp - numbers"
     done
     check "after a power cut: a container runs" expect_output "hello from the top layer" run_container c3 power:1
     check "after a power cut: all can be removed" eval '
@@ -117,8 +110,8 @@ third_boot() {
                 for key in $keys; do ctr snapshots rm "$key"; done
             done
         done
-        ctr images rm --sync "$image" && collect_garbage && [[ $(ctr snapshots ls | wc -l) == 1 ]] || { ctr snapshots ls; false; }'
-    check "after a power cut: only the template is left in the pool" wait_for 60 eval 'collect_garbage && [[ $(count_thins) == 1 ]]'
+        ctr images rm --sync "$image" && collect_garbage && no_snapshot_left'
+    check "after a power cut: only the template is left in the pool" wait_for 60 only_thins 1
     check "the daemon stops cleanly" stop_daemon
     finish
 }
