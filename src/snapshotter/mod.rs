@@ -105,7 +105,7 @@ impl Snapshotter {
         Ok(Snapshotter { shared, reclaimer, locks: KeyLocks::default() })
     }
 
-    /// Whether database, pool and kernel agree; see [`check`].
+    /// Whether database, pool and kernel agree; see [`check()`].
     pub fn check(&self, thins: Option<&BTreeSet<ThinId>>) -> Result<Vec<Finding>, Error> {
         check(&self.shared.store, &self.shared.pool, thins)
     }
