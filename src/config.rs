@@ -4,6 +4,7 @@
 //! as a whole: all of them are reported together, each with its key. This file knows nothing of pools or of gRPC.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
@@ -56,6 +57,8 @@ pub struct Config {
     /// New writable snapshots are refused when less than this share of the pool (or of the file system under the
     /// embedded pool) is free.
     pub min_free_percent: u8,
+    /// Where the metrics are served over HTTP; nowhere unless set.
+    pub metrics_address: Option<SocketAddr>,
 }
 
 /// The three ways to a pool, from the least set-up to the most.
@@ -126,6 +129,7 @@ impl Default for Config {
             fs_options: Vec::new(),
             discard: None,
             min_free_percent: 5,
+            metrics_address: None,
         }
     }
 }
@@ -185,6 +189,7 @@ impl Keys {
             fs_options: self.take("fs_options", texts).unwrap_or_default(),
             discard: self.take("discard", boolean),
             min_free_percent: self.take("min_free_percent", percent).unwrap_or(default.min_free_percent),
+            metrics_address: self.take("metrics_address", socket_address),
             backing: self.backing(),
         }
     }
@@ -255,7 +260,7 @@ impl Keys {
 }
 
 /// Every key there is; a test holds `config/config.toml` and the reader to it.
-const KNOWN: [&str; 15] = [
+const KNOWN: [&str; 16] = [
     "root",
     "address",
     "log_level",
@@ -271,6 +276,7 @@ const KNOWN: [&str; 15] = [
     "fs_options",
     "discard",
     "min_free_percent",
+    "metrics_address",
 ];
 
 fn text(value: &Value) -> Result<String, String> {
@@ -307,6 +313,11 @@ fn absolute_path(value: &Value) -> Result<PathBuf, String> {
     } else {
         Err(format!("{path:?} is not an absolute path"))
     }
+}
+
+fn socket_address(value: &Value) -> Result<SocketAddr, String> {
+    let text = text(value)?;
+    text.parse().map_err(|_| format!("{text:?} is not an address and a port such as 127.0.0.1:9653"))
 }
 
 fn device_name(value: &Value) -> Result<String, String> {
@@ -406,14 +417,15 @@ mod tests {
 
     #[test]
     fn all_problems_are_reported_together_each_with_its_key() {
-        let error = parse("root = \"var\"\nbase_image_size = \"10 potatoes\"\nblok_size = \"64KiB\"\nfs_type = \"fat\"\nmin_free_percent = 91\n").unwrap_err();
-        assert!(error.starts_with("configuration test.toml: 5 things are wrong:"), "{error}");
+        let error = parse("root = \"var\"\nbase_image_size = \"10 potatoes\"\nblok_size = \"64KiB\"\nfs_type = \"fat\"\nmin_free_percent = 91\nmetrics_address = \"9653\"\n").unwrap_err();
+        assert!(error.starts_with("configuration test.toml: 6 things are wrong:"), "{error}");
         for part in [
             "\n  root: ",
             "\n  base_image_size: \"10 potatoes\"",
             "\n  blok_size: unknown key",
             "\n  fs_type: ",
             "\n  min_free_percent: ",
+            "\n  metrics_address: \"9653\"",
         ] {
             assert!(error.contains(part), "{part:?} is not in {error}");
         }

@@ -15,6 +15,7 @@
 //! | [`config`] | what an operator may set |
 //! | [`pool`] | the thin pool: backing, identity, ids |
 //! | [`snapshotter`] | containerd's semantics on thins |
+//! | [`metrics`] | what monitoring asks for |
 //! | [`grpc`], [`server`], [`monitor`] | the service, the socket, the watch over the pool's room |
 
 pub mod block;
@@ -24,6 +25,7 @@ pub mod failpoint;
 pub mod filter;
 pub mod fs;
 pub mod grpc;
+pub mod metrics;
 pub mod monitor;
 pub mod names;
 pub mod pool;

@@ -15,6 +15,7 @@ use devmapper_snapshotter::config::{Backing, Config, Overrides};
 use devmapper_snapshotter::dm::{Dm, RealKernel};
 use devmapper_snapshotter::fs::{FsSpec, Mkfs};
 use devmapper_snapshotter::grpc::Service;
+use devmapper_snapshotter::metrics::{self, Metrics};
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::pool::{HostBacker, Pool, PoolSettings};
 use devmapper_snapshotter::snapshotter::{Settings, Snapshotter};
@@ -85,20 +86,25 @@ fn run(flags: Flags) -> Result<(), AnyError> {
         Some(Command::Ls) => return commands::list(&config),
         None => {}
     }
-    let listener = server::listen(&config.address)?;
-    let result = open(&config).and_then(|snapshotter| run_until_stopped(listener, snapshotter, &config.address));
+    let sockets = Sockets {
+        calls: server::listen(&config.address)?,
+        metrics: config.metrics_address.map(metrics::listen).transpose()?,
+    };
+    let result = open(&config).and_then(|snapshotter| run_until_stopped(sockets, snapshotter, &config.address));
     // Nobody waits for it: a socket that is left behind is replaced by the next start.
     let _ = std::fs::remove_file(&config.address);
     result
 }
 
-fn run_until_stopped(
-    listener: std::os::unix::net::UnixListener,
-    snapshotter: Snapshotter,
-    address: &Path,
-) -> Result<(), AnyError> {
+/// What the daemon is asked through; both are taken before the pool is touched.
+struct Sockets {
+    calls: std::os::unix::net::UnixListener,
+    metrics: Option<std::net::TcpListener>,
+}
+
+fn run_until_stopped(sockets: Sockets, snapshotter: Snapshotter, address: &Path) -> Result<(), AnyError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let served = runtime.block_on(serve(listener, Arc::new(snapshotter), address));
+    let served = runtime.block_on(serve(sockets, Arc::new(snapshotter), address));
     // Blocking calls that outlast the drain are cut off with the process: each is safe to cut anywhere.
     runtime.shutdown_background();
     served
@@ -161,15 +167,13 @@ fn open(config: &Config) -> Result<Snapshotter, AnyError> {
     Ok(Snapshotter::start(settings, pool, store, Arc::new(RealDisks), Arc::new(Mkfs::new()))?)
 }
 
-async fn serve(
-    listener: std::os::unix::net::UnixListener,
-    snapshotter: Arc<Snapshotter>,
-    address: &Path,
-) -> Result<(), AnyError> {
+async fn serve(sockets: Sockets, snapshotter: Arc<Snapshotter>, address: &Path) -> Result<(), AnyError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let monitor = tokio::spawn(monitor::watch(Arc::clone(&snapshotter)));
-    let service = Service::new(Arc::clone(&snapshotter));
+    let metrics = Arc::new(Metrics::new(Arc::clone(&snapshotter)));
+    let scraped = sockets.metrics.map(|listener| tokio::spawn(serve_metrics(listener, Arc::clone(&metrics))));
+    let service = Service::new(Arc::clone(&snapshotter), metrics);
     let broken = Arc::new(AtomicBool::new(false));
     let stop = {
         let (service, broken) = (service.clone(), Arc::clone(&broken));
@@ -185,8 +189,11 @@ async fn serve(
     };
     tracing::info!(address = %address.display(), pool = %snapshotter.pool().device_name(), "serving");
     sd_notify::notify(&[sd_notify::NotifyState::Ready])?;
-    let served = server::serve(listener, service, stop).await;
+    let served = server::serve(sockets.calls, service, stop).await;
     monitor.abort();
+    if let Some(scraped) = scraped {
+        scraped.abort();
+    }
     served?;
     if broken.load(Ordering::Relaxed) {
         return Err(
@@ -195,4 +202,11 @@ async fn serve(
         );
     }
     Ok(())
+}
+
+/// Monitoring that cannot be served takes nothing else down.
+async fn serve_metrics(listener: std::net::TcpListener, metrics: Arc<Metrics>) {
+    if let Err(error) = metrics::serve(listener, metrics).await {
+        tracing::error!(%error, "there are no metrics from now on");
+    }
 }

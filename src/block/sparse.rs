@@ -52,23 +52,23 @@ pub fn allocated(path: &Path) -> Result<u64, BlockError> {
     Ok(metadata.blocks().saturating_mul(512))
 }
 
-/// Room on the file system that holds a file or directory, in bytes.
+/// How much of something there is, and how much of it is free, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HostSpace {
-    /// The file system's size.
+pub struct Space {
+    /// Its size.
     pub total: u64,
-    /// What is free, without the reserve that only root may use.
+    /// What is free.
     pub free: u64,
 }
 
-/// The size and the free space of the file system that `path` is on (statvfs(3)).
+/// The size and the free space of the file system that `path` is on (statvfs(3)), without the reserve that only root may use.
 ///
 /// # Errors
 /// [`BlockError::Step`].
-pub fn host_space(path: &Path) -> Result<HostSpace, BlockError> {
+pub fn host_space(path: &Path) -> Result<Space, BlockError> {
     let stat = statvfs(path).map_err(|e| BlockError::step("read the free space of", path, e))?;
     let unit = stat.fragment_size();
-    Ok(HostSpace { total: stat.blocks().saturating_mul(unit), free: stat.blocks_available().saturating_mul(unit) })
+    Ok(Space { total: stat.blocks().saturating_mul(unit), free: stat.blocks_available().saturating_mul(unit) })
 }
 
 fn sync_parent(path: &Path) -> Result<(), BlockError> {

@@ -15,9 +15,10 @@ use containerd_snapshots::{Info as ApiInfo, Kind as ApiKind, Usage as ApiUsage};
 use tokio::sync::{mpsc, Notify};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::Stream;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::filter::{Fields, FilterSet};
+use crate::metrics::Metrics;
 use crate::snapshotter::{Error, FieldUpdate, Info, Labels, Mount, Snapshotter};
 use crate::store::Kind;
 use status::status;
@@ -29,13 +30,14 @@ const PAGE: usize = 256;
 #[derive(Debug, Clone)]
 pub struct Service {
     snapshotter: Arc<Snapshotter>,
+    metrics: Arc<Metrics>,
     /// Told when only a new start can tell what is on disk.
     broken: Arc<Notify>,
 }
 
 impl Service {
-    pub fn new(snapshotter: Arc<Snapshotter>) -> Self {
-        Service { snapshotter, broken: Arc::default() }
+    pub fn new(snapshotter: Arc<Snapshotter>, metrics: Arc<Metrics>) -> Self {
+        Service { snapshotter, metrics, broken: Arc::default() }
     }
 
     /// Ready when a write of the database has failed in a way that only a new start can put right.
@@ -60,11 +62,18 @@ impl Service {
         self.answer(verb, key, started, result)
     }
 
-    /// Turns a result into the answer, and logs what fails.
-    fn answer<T>(&self, verb: &str, key: &str, started: Instant, result: Result<T, Error>) -> Result<T, Status> {
+    /// Turns a result into the answer, counts it, and logs what fails.
+    fn answer<T>(
+        &self,
+        verb: &'static str,
+        key: &str,
+        started: Instant,
+        result: Result<T, Error>,
+    ) -> Result<T, Status> {
         let took = started.elapsed();
         let error = match result {
             Ok(value) => {
+                self.metrics.called(verb, "Ok".into(), took);
                 tracing::debug!(verb, key, ?took, "done");
                 return Ok(value);
             }
@@ -74,8 +83,9 @@ impl Service {
             self.broken.notify_one();
         }
         let status = status(&error);
+        self.metrics.called(verb, format!("{:?}", status.code()), took);
         match status.code() {
-            tonic::Code::Internal | tonic::Code::ResourceExhausted | tonic::Code::Unavailable => {
+            Code::Internal | Code::ResourceExhausted | Code::Unavailable => {
                 tracing::error!(verb, key, ?took, %error, "failed");
             }
             code => tracing::debug!(verb, key, ?took, ?code, %error, "refused"),
@@ -144,27 +154,39 @@ impl containerd_snapshots::Snapshotter for Service {
     type InfoStream = Pin<Box<dyn Stream<Item = Result<ApiInfo, Status>> + Send>>;
 
     async fn list(&self, _snapshotter: String, filters: Vec<String>) -> Result<Self::InfoStream, Status> {
-        let filters = FilterSet::parse(&filters).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let started = Instant::now();
+        let filters = FilterSet::parse(&filters).map_err(|error| {
+            self.metrics.called("List", format!("{:?}", Code::InvalidArgument), started.elapsed());
+            Status::invalid_argument(error.to_string())
+        })?;
         let (sender, receiver) = mpsc::channel(PAGE);
-        let snapshotter = Arc::clone(&self.snapshotter);
-        tokio::task::spawn_blocking(move || send_list(&snapshotter, &filters, &sender));
+        let (snapshotter, metrics) = (Arc::clone(&self.snapshotter), Arc::clone(&self.metrics));
+        tokio::task::spawn_blocking(move || {
+            let code = send_list(&snapshotter, &filters, &sender);
+            metrics.called("List", format!("{code:?}"), started.elapsed());
+        });
         Ok(Box::pin(ReceiverStream::new(receiver)))
     }
 }
 
-/// Sends every snapshot that matches; stops when nobody listens any more.
-fn send_list(snapshotter: &Snapshotter, filters: &FilterSet, sender: &mpsc::Sender<Result<ApiInfo, Status>>) {
+/// Sends every snapshot that matches; stops when nobody listens any more. Says how it ended.
+fn send_list(snapshotter: &Snapshotter, filters: &FilterSet, sender: &mpsc::Sender<Result<ApiInfo, Status>>) -> Code {
     let mut after: Option<String> = None;
     loop {
         let page = match snapshotter.page(after.as_deref(), PAGE) {
             Ok(page) => page,
-            Err(error) => return drop(sender.blocking_send(Err(status(&error)))),
+            Err(error) => {
+                let status = status(&error);
+                let code = status.code();
+                let _ = sender.blocking_send(Err(status));
+                return code;
+            }
         };
-        let Some(last) = page.last() else { return };
+        let Some(last) = page.last() else { return Code::Ok };
         after = Some(last.key.clone());
         for info in page {
             if filters.matches(&Filtered(&info)) && sender.blocking_send(Ok(api_info(info))).is_err() {
-                return;
+                return Code::Cancelled;
             }
         }
     }
@@ -253,7 +275,7 @@ mod tests {
         );
         for immutable in ["name", "parent", "kind", "created_at", "nonsense", "labels.", ""] {
             let status = updates(labels.clone(), paths(&[immutable])).unwrap_err();
-            assert_eq!(status.code(), tonic::Code::InvalidArgument);
+            assert_eq!(status.code(), Code::InvalidArgument);
             assert!(status.message().contains(&format!("{immutable:?}")), "{}", status.message());
         }
     }

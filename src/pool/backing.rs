@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{DeviceNames, PoolError, Role};
 use crate::block::{
-    create_sparse, find_content, host_space, Access, BlockError, Disk, Disks, LoopDevice, LoopOptions, Loops,
+    create_sparse, find_content, host_space, Access, BlockError, Disk, Disks, LoopDevice, LoopOptions, Loops, Space,
 };
 use crate::config::{Backing, Config};
 use crate::dm::{ActivateOptions, Dm, Target};
@@ -49,8 +49,8 @@ pub trait Backer: Send + Sync + Debug {
     fn claim(&self) -> Result<(), PoolError>;
     /// Makes the areas of the pool on `record` available; idempotent.
     fn areas(&self, dm: &Dm, names: &DeviceNames, record: &PoolRecord) -> Result<Areas, PoolError>;
-    /// Bytes free and in all on the file system the areas lie on, where they do.
-    fn host_space(&self) -> Option<(u64, u64)>;
+    /// The file system the areas lie on, where they do.
+    fn host_space(&self) -> Option<Space>;
 }
 
 /// Areas that exist already, as they are: for a pool on a modelled kernel.
@@ -64,7 +64,7 @@ impl Backer for GivenAreas {
     fn areas(&self, _: &Dm, _: &DeviceNames, _: &PoolRecord) -> Result<Areas, PoolError> {
         Ok(self.0.clone())
     }
-    fn host_space(&self) -> Option<(u64, u64)> {
+    fn host_space(&self) -> Option<Space> {
         None
     }
 }
@@ -259,9 +259,9 @@ impl Backer for HostBacker {
         }
     }
 
-    fn host_space(&self) -> Option<(u64, u64)> {
+    fn host_space(&self) -> Option<Space> {
         match self.backing {
-            Backing::Embedded { .. } => host_space(&self.root).ok().map(|space| (space.free, space.total)),
+            Backing::Embedded { .. } => host_space(&self.root).ok(),
             _ => None,
         }
     }

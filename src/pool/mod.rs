@@ -11,6 +11,7 @@ mod error;
 mod identity;
 mod ids;
 mod metadata;
+mod room;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,17 +22,16 @@ pub use devices::{DeviceNames, Role};
 pub use error::PoolError;
 pub use ids::IdGuard;
 pub use metadata::MetadataError;
+pub use room::Room;
 
+pub use crate::block::Space;
 use crate::block::{self, Access, Disks};
-use crate::dm::{self, ActivateOptions, Dm, Target, ThinPoolStatus};
+use crate::dm::{self, ActivateOptions, Dm, Target};
 pub use crate::dm::{DeviceInfo, PoolMode};
 use crate::names::DmName;
 use crate::store::Store;
 use crate::units::{DeviceNumber, Sectors, ThinId};
 use ids::Ids;
-
-/// dm-thin counts its metadata in blocks of 4 KiB.
-const METADATA_BLOCK: u64 = 4096;
 
 /// What a pool must be told to be opened.
 #[derive(Debug, Clone)]
@@ -57,14 +57,6 @@ pub struct Pool {
     ids: Ids,
     backer: Arc<dyn Backer>,
     room: Mutex<Option<Room>>,
-}
-
-/// How full the pool was when it was last looked at.
-#[derive(Debug, Clone)]
-pub struct Room {
-    pub status: ThinPoolStatus,
-    /// Bytes free and in all on the file system under the embedded pool.
-    pub host: Option<(u64, u64)>,
 }
 
 impl Pool {
@@ -272,6 +264,11 @@ impl Pool {
         self.info(role).ok().flatten().map(|info| block::holders(info.device)).unwrap_or_default()
     }
 
+    /// The device-mapper name of `role`.
+    pub fn name(&self, role: Role) -> DmName {
+        self.names.name(role)
+    }
+
     /// The block device node of `role`.
     pub fn node(&self, role: Role) -> PathBuf {
         self.dm.node(&self.names.name(role))
@@ -341,7 +338,7 @@ impl Pool {
             .dm
             .pool_status(&self.device_name, true)
             .map_err(|source| PoolError::Look { device: self.device_name.clone(), source })?;
-        let room = Room { status, host: self.backer.host_space() };
+        let room = Room::new(status, self.block_size, self.backer.host_space());
         *self.room.lock().unwrap_or_else(|e| e.into_inner()) = Some(room.clone());
         Ok(room)
     }
@@ -359,19 +356,13 @@ impl Pool {
     }
 
     fn short_of(&self, room: &Room) -> Option<PoolError> {
-        let ThinPoolStatus::Working(status) = &room.status else {
-            return Some(PoolError::Failed { pool: self.device_name.clone() });
-        };
-        let low = |free: u64, total: u64| free.saturating_mul(100) < total.saturating_mul(self.min_free_percent.into());
-        let block = self.block_size.0 * 512;
-        let checks = [
-            ("data", status.data.free() * block, status.data.total * block),
-            ("metadata", status.metadata.free() * METADATA_BLOCK, status.metadata.total * METADATA_BLOCK),
-        ];
-        let host = room.host.map(|(free, total)| ("host file system", free, total));
-        let (what, free, total) =
-            checks.into_iter().chain(host).find(|&(_, free, total)| low(free, total) || free == 0)?;
-        Some(PoolError::Full { pool: self.device_name.clone(), what, free, total, percent: self.min_free_percent })
+        let pool = self.device_name.clone();
+        if room.status.working().is_none() {
+            return Some(PoolError::Failed { pool });
+        }
+        let percent = self.min_free_percent;
+        let (what, Space { free, total }) = room.short_of(percent)?;
+        Some(PoolError::Full { pool, what, free, total, percent })
     }
 }
 

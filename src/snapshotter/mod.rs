@@ -13,6 +13,7 @@ mod error;
 mod info;
 mod labels;
 mod locks;
+mod overview;
 mod reclaim;
 mod recover;
 mod templates;
@@ -25,6 +26,7 @@ pub use check::{check, Finding};
 pub use error::Error;
 pub use info::{FieldUpdate, Info, Usage};
 pub use labels::Labels;
+pub use overview::{Overview, PoolView, Stuck};
 pub use reclaim::{Reclaiming, Swept};
 
 use crate::block::Disks;

@@ -3,13 +3,13 @@
 //! What it has to do is on record, so a crash loses none of it. What somebody still has open is tried again later, and
 //! holds nothing else up. Devices wait for the kernel's grace periods when they go, so several go side by side.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::{Error, Shared};
+use super::{Error, Shared, Stuck};
 use crate::block::{discard_all, Access};
 use crate::pool::{Pool, PoolError, Role};
 use crate::store::{ReclaimKind, ReclaimRecord};
@@ -58,7 +58,9 @@ struct Work {
     wake: Mutex<Wake>,
     woken: Condvar,
     /// One sweep at a time.
-    sweeping: Mutex<Reported>,
+    sweeping: Mutex<()>,
+    /// What could not be taken away when it was last tried, which is in the log already.
+    stuck: Mutex<BTreeMap<Role, Trouble>>,
     /// Devices of committed snapshots, which are only in the way.
     idle: Mutex<BTreeSet<Role>>,
 }
@@ -69,8 +71,12 @@ struct Wake {
     stop: bool,
 }
 
-/// Entries whose trouble is in the log already.
-type Reported = BTreeSet<Role>;
+/// Why a device is still there, and since when.
+#[derive(Debug)]
+struct Trouble {
+    busy: bool,
+    since: Instant,
+}
 
 impl Reclaimer {
     pub fn start(shared: Arc<Shared>, idle: BTreeSet<Role>, reclaiming: Reclaiming) -> Reclaimer {
@@ -81,6 +87,7 @@ impl Reclaimer {
             wake: Mutex::new(Wake { kicked: true, stop: false }),
             woken: Condvar::new(),
             sweeping: Mutex::default(),
+            stuck: Mutex::default(),
             idle: Mutex::new(idle),
         });
         let thread = behind.then(|| {
@@ -108,6 +115,20 @@ impl Reclaimer {
     /// Takes away what can be taken away now.
     pub fn sweep(&self) -> Result<Swept, Error> {
         self.work.sweep()
+    }
+
+    /// What could not be taken away when it was last tried, and who holds it now.
+    pub fn stuck(&self) -> Vec<Stuck> {
+        let pool = &self.work.shared.pool;
+        let stuck: Vec<_> =
+            locked(&self.work.stuck).iter().map(|(role, t)| (*role, t.busy, t.since.elapsed())).collect();
+        let stuck = stuck.into_iter().map(|(role, busy, since)| Stuck {
+            device: pool.name(role).to_string(),
+            busy,
+            holders: holders(pool, role),
+            since,
+        });
+        stuck.collect()
     }
 }
 
@@ -155,8 +176,8 @@ impl Work {
     }
 
     fn sweep(&self) -> Result<Swept, Error> {
-        let mut reported = locked(&self.sweeping);
-        let mut tally = Tally { pool: &self.shared.pool, reported: &mut reported, swept: Swept::default() };
+        let _alone = locked(&self.sweeping);
+        let mut tally = Tally { pool: &self.shared.pool, stuck: &self.stuck, swept: Swept::default() };
         self.sweep_idle(&mut tally);
         let mut after = None;
         while !self.stopping() {
@@ -278,7 +299,7 @@ impl Shared {
 /// Counts results, and logs what is new about them.
 struct Tally<'a> {
     pool: &'a Pool,
-    reported: &'a mut Reported,
+    stuck: &'a Mutex<BTreeMap<Role, Trouble>>,
     swept: Swept,
 }
 
@@ -286,23 +307,35 @@ impl Tally<'_> {
     /// Says whether it is done.
     fn take(&mut self, role: Role, result: Result<(), PoolError>) -> bool {
         let Err(error) = result else {
-            self.reported.remove(&role);
+            locked(self.stuck).remove(&role);
             self.swept.reclaimed += 1;
             return true;
         };
         let busy = error.is_busy();
         *(if busy { &mut self.swept.busy } else { &mut self.swept.failed }) += 1;
-        if self.reported.insert(role) {
+        let is_news = {
+            let mut stuck = locked(self.stuck);
+            let since = stuck.get(&role).map(|trouble| trouble.since);
+            let before = stuck.insert(role, Trouble { busy, since: since.unwrap_or_else(Instant::now) });
+            before.is_none_or(|trouble| trouble.busy != busy)
+        };
+        if is_news {
             let again = RETRY.as_secs();
             if busy {
-                let by: Vec<String> = self.pool.holders(role).iter().map(ToString::to_string).collect();
-                tracing::info!(%error, by = by.join(", "), "still in use; it is tried again every {again} s");
+                let by = holders(self.pool, role);
+                tracing::info!(%error, by, "still in use; it is tried again every {again} s");
             } else {
                 tracing::error!(%error, "cannot be reclaimed; it is tried again every {again} s");
             }
         }
         false
     }
+}
+
+/// Who has the device open or mounted, for people to read.
+fn holders(pool: &Pool, role: Role) -> String {
+    let holders: Vec<String> = pool.holders(role).iter().map(ToString::to_string).collect();
+    holders.join(", ")
 }
 
 /// Runs `action` on every item, on up to `workers` threads; results in the items' order.

@@ -10,7 +10,7 @@ use devmapper_snapshotter::block::{Access, BlockError, Disk, Disks};
 use devmapper_snapshotter::dm::fake::{FakeHandle, FakeKernel, IoError};
 use devmapper_snapshotter::dm::{Dm, Error, EventSource, FaultPlan, Kernel, Reply, Request, Verb, Verdict};
 use devmapper_snapshotter::names::DmName;
-use devmapper_snapshotter::pool::{Areas, Backer, DeviceNames, PoolError};
+use devmapper_snapshotter::pool::{Areas, Backer, DeviceNames, PoolError, Space};
 use devmapper_snapshotter::store::PoolRecord;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors};
 
@@ -289,7 +289,7 @@ impl Backer for Machine {
         Ok(Areas { metadata: METADATA, data: DATA, data_size: DATA_SIZE, metadata_blank, held: Vec::new() })
     }
 
-    fn host_space(&self) -> Option<(u64, u64)> {
+    fn host_space(&self) -> Option<Space> {
         None
     }
 }

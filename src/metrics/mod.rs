@@ -1,0 +1,132 @@
+//! What monitoring asks for, in Prometheus' text: how calls go, how full the pool is, what there is and what is stuck.
+//!
+//! Calls are counted as they end; everything else is looked up at each scrape. Knows the snapshotter, and knows nothing of
+//! containerd's service.
+
+mod http;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::{exponential_buckets, Histogram};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+pub use http::{listen, serve, MetricsError};
+
+use crate::snapshotter::{PoolView, Snapshotter};
+
+/// Every name begins with it.
+const PREFIX: &str = "devmapper_snapshotter";
+
+/// The figures of one daemon. Cheap to share; counting takes no lock that a scrape holds for long.
+#[derive(Debug)]
+pub struct Metrics {
+    calls: Family<Call, Histogram, fn() -> Histogram>,
+    registry: Registry,
+}
+
+/// One kind of call with one outcome.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Call {
+    verb: &'static str,
+    code: String,
+}
+
+impl Metrics {
+    pub fn new(snapshotter: Arc<Snapshotter>) -> Metrics {
+        // From a quarter of a millisecond to 16 s.
+        let calls: Family<Call, Histogram, fn() -> Histogram> =
+            Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.00025, 2.0, 17)));
+        let mut registry = Registry::with_prefix(PREFIX);
+        registry.register_with_unit("call", "Calls by verb and gRPC code", Unit::Seconds, calls.clone());
+        registry.register_collector(Box::new(State(snapshotter)));
+        Metrics { calls, registry }
+    }
+
+    /// Counts a call that has ended; `code` is the name of its gRPC status code.
+    pub fn called(&self, verb: &'static str, code: String, took: Duration) {
+        self.calls.get_or_create(&Call { verb, code }).observe(took.as_secs_f64());
+    }
+
+    /// All figures in the text format of OpenMetrics 1.0.
+    pub fn text(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+/// Looks things up at each scrape.
+#[derive(Debug)]
+struct State(Arc<Snapshotter>);
+
+impl Collector for State {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        match self.0.pool_view() {
+            Ok(pool) => encode_pool(&mut encoder, &pool)?,
+            // What cannot be looked at is left out: an alert on its absence is an alert.
+            Err(error) => tracing::warn!(%error, "no figures of the pool for monitoring"),
+        }
+        let overview = match self.0.overview() {
+            Ok(overview) => overview,
+            Err(error) => {
+                tracing::warn!(%error, "no figures of the snapshots for monitoring");
+                return Ok(());
+            }
+        };
+        let kinds = [("active", overview.active), ("view", overview.views), ("committed", overview.committed)];
+        gauge(&mut encoder, "snapshots", "Snapshots on record", None, kinds.map(|(kind, n)| ([("kind", kind)], n)))?;
+        let help = "Removed snapshots that are still to be taken away";
+        plain(&mut encoder, "reclaiming", help, None, overview.reclaiming)?;
+        let stuck = overview.stuck.iter().map(|stuck| {
+            let why = if stuck.busy { "busy" } else { "failed" };
+            ([("device", stuck.device.as_str()), ("why", why), ("holders", &stuck.holders)], stuck.since.as_secs())
+        });
+        let help = "Since when a device could not be taken away, and who holds it";
+        gauge(&mut encoder, "reclaim_stuck", help, Some(&Unit::Seconds), stuck)
+    }
+}
+
+fn encode_pool(encoder: &mut DescriptorEncoder<'_>, pool: &PoolView) -> Result<(), fmt::Error> {
+    let states = ["read-write", "read-only", "out-of-data-space", "failed"];
+    let of = |state: &'static str| ([("state", state)], u64::from(state == pool.state));
+    gauge(encoder, "pool_state", "1 for the state that the pool is in", None, states.map(of))?;
+    let help = "1 when the kernel wants thin_check before it writes metadata again";
+    plain(encoder, "pool_needs_check", help, None, u64::from(pool.needs_check))?;
+    let help = "Size and use of what the pool stands on; host is the file system under an embedded pool";
+    let all = [("data", pool.data), ("metadata", pool.metadata), ("host", pool.host)];
+    let known = || all.iter().filter_map(|(area, size)| size.map(|size| (*area, size)));
+    gauge(encoder, "pool_size", help, Some(&Unit::Bytes), known().map(|(area, s)| ([("area", area)], s.total)))?;
+    gauge(encoder, "pool_used", help, Some(&Unit::Bytes), known().map(|(area, s)| ([("area", area)], s.total - s.free)))
+}
+
+/// One gauge for each set of labels.
+fn gauge<'a, const N: usize>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    values: impl IntoIterator<Item = ([(&'a str, &'a str); N], u64)>,
+) -> Result<(), fmt::Error> {
+    let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+    for (labels, value) in values {
+        ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn plain(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    value: u64,
+) -> Result<(), fmt::Error> {
+    ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?)
+}
