@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::{posix_fadvise, PosixFadviseAdvice};
 use nix::libc;
 
 use crate::failpoint;
@@ -91,6 +92,15 @@ pub trait Disk: Send + Debug {
     /// # Errors
     /// [`BlockError::Step`].
     fn is_read_only(&self) -> Result<bool, BlockError>;
+
+    /// Drops what the page cache holds of the device, so that what is read next is what the device has. dm-thin writes its
+    /// metadata past the cache, which then goes on showing what was read before for as long as the pool has the device open.
+    ///
+    /// # Errors
+    /// [`BlockError::Step`].
+    fn forget_cached(&self) -> Result<(), BlockError> {
+        Ok(())
+    }
 
     /// Fills `buffer` from `offset` (in bytes) on.
     ///
@@ -216,6 +226,10 @@ impl Disk for RealDisk {
 
     fn is_read_only(&self) -> Result<bool, BlockError> {
         ioctl::is_read_only(self.file.as_fd()).map_err(|e| self.step("read the read-only state of", e))
+    }
+
+    fn forget_cached(&self) -> Result<(), BlockError> {
+        posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).map_err(|e| self.step("read anew", e))
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), BlockError> {

@@ -6,6 +6,7 @@
 //! leave unrecorded thins inside open leases and nowhere else.
 
 mod backing;
+mod contents;
 mod devices;
 mod error;
 mod identity;
@@ -13,7 +14,6 @@ mod ids;
 mod metadata;
 mod room;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -24,8 +24,8 @@ pub use ids::IdGuard;
 pub use metadata::MetadataError;
 pub use room::Room;
 
+use crate::block;
 pub use crate::block::Space;
-use crate::block::{self, Access, Disks};
 use crate::dm::{self, ActivateOptions, Dm, Target};
 pub use crate::dm::{DeviceInfo, PoolMode};
 use crate::names::DmName;
@@ -272,31 +272,6 @@ impl Pool {
     /// The block device node of `role`.
     pub fn node(&self, role: Role) -> PathBuf {
         self.dm.node(&self.names.name(role))
-    }
-
-    /// Every thin in the pool with the number of blocks it maps, ours or not, from a snapshot of the metadata that is
-    /// held for as long as it takes. Fails with `MetadataSnapHeld` while another program holds one.
-    pub fn thins(&self, disks: &dyn Disks) -> Result<BTreeMap<ThinId, u64>, PoolError> {
-        let pool = &self.device_name;
-        let fail = |source| PoolError::Look { device: pool.clone(), source };
-        let table = self.dm.table(pool).map_err(fail)?;
-        let metadata = match table.as_slice() {
-            [Target::ThinPool(table)] => table.metadata.number(),
-            _ => None,
-        };
-        let node = metadata.and_then(block::node_of).ok_or_else(|| PoolError::Failed { pool: pool.clone() })?;
-        self.dm.reserve_metadata_snap(pool).map_err(fail)?;
-        let read = || {
-            let status = self.dm.pool_status(pool, true).map_err(fail)?;
-            let root = status.working().and_then(|status| status.held_metadata_root);
-            let root = root.ok_or_else(|| PoolError::Failed { pool: pool.clone() })?;
-            let read = disks.open(&node, Access::Read).map_err(MetadataError::from);
-            read.and_then(|disk| metadata::thins(disk.as_ref(), root))
-                .map_err(|source| PoolError::Metadata { pool: pool.clone(), source })
-        };
-        let found = read();
-        self.dm.release_metadata_snap(pool).map_err(fail)?;
-        found
     }
 
     /// Makes a thin that holds what the device `role` shows at this moment. The device is frozen meanwhile: its file system

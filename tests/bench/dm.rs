@@ -1,7 +1,6 @@
 //! What each verb costs beside the bare ioctls it stands for, and beside `dmsetup`: medians, in microseconds.
 //!
-//! Run it as root on a kernel with dm-thin, in a guest: `tests/rig/guest -- PROGRAM`, where PROGRAM is what
-//! `cargo bench --bench dm --no-run` names. ROUNDS sets how often each is measured (default 300; dmsetup a tenth).
+//! `tests/bench/run` starts it in a guest; it needs root and dm-thin. ROUNDS sets how often each is measured (default 300; dmsetup a tenth).
 
 #[path = "../dm_common/mod.rs"]
 mod dm_common;

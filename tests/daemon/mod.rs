@@ -254,7 +254,10 @@ async fn connect(socket: PathBuf) -> SnapshotsClient<Channel> {
         let connector = tower::service_fn(move |_: Uri| UnixStream::connect(path.clone()));
         match Endpoint::from_static("http://unix").connect_with_connector(connector).await {
             Ok(channel) => return SnapshotsClient::new(channel),
-            Err(error) => assert!(Instant::now() < end, "no daemon: {error}"),
+            Err(error) => {
+                let log = std::fs::read_to_string(socket.with_file_name("log")).unwrap_or_default();
+                assert!(Instant::now() < end, "no daemon: {error}; its log:\n{log}");
+            }
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

@@ -9,8 +9,6 @@ use super::model::{scan, Files, Kind, Line, Op, Snapshot, State};
 
 /// Keys of the checker's own views.
 const CHECK: &str = "check-";
-/// More than can be on their way when the power goes, a few times over, is no longer the kernel's doing.
-const KERNEL_LEAK_MOST: u64 = 32;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -38,7 +36,7 @@ pub struct Found {
     /// Blocks in use that no thin maps, after power cuts. dm-thin takes a block from its map of free ones when a write needs it,
     /// and maps it once it is zeroed or copied; likewise it counts the blocks of a discard once more while the disk below is at
     /// it (alloc_data_block, process_prepared_discard_passdown_pt1 in drivers/md/dm-thin.c). When its metadata is committed in
-    /// between and then the power goes, the block stays taken. Nothing but thin_repair gives it back.
+    /// between and then the power goes, the block stays taken until thin_repair gives it back: tests/guest_dm_leak.rs.
     pub kernel_leak: u64,
     /// Keys that unanswered calls were about.
     pub pending_keys: Vec<String>,
@@ -157,7 +155,8 @@ impl Checker<'_> {
     }
 
     fn thins(&mut self, state: &mut State, shown: &BTreeSet<u32>) -> Result<(), String> {
-        let there = machine::thins()?;
+        let mapped = machine::thins()?;
+        let there: BTreeSet<u32> = mapped.keys().copied().collect();
         for id in shown.difference(&there) {
             self.found.add(Fault::Lost, format!("thin {id} is shown and not in the pool"));
         }
@@ -168,7 +167,10 @@ impl Checker<'_> {
             self.found.add(Fault::Leaked, format!("thin {id} is in the pool and on no record"));
         }
         match template {
-            Some(id) if there.contains(&id) => state.template = Some(id),
+            Some(id) if there.contains(&id) => {
+                state.template = Some(id);
+                state.template_blocks.get_or_insert(mapped[&id]);
+            }
             other => self.found.add(Fault::Lost, format!("the template {other:?} is not in the pool")),
         }
         Ok(())
@@ -234,26 +236,32 @@ pub fn remove_all(client: &mut Client, state: &mut State, power_went: bool) -> F
         }
     }
     let emptied =
-        client.cleanup().map_err(|e| e.to_string()).and_then(|()| Ok((machine::used_blocks()?, machine::thins()?)));
+        client.cleanup().map_err(|e| e.to_string()).and_then(|()| Ok((machine::thins()?, machine::used_blocks()?)));
     match emptied {
         Err(error) => found.add(Fault::Refused, error),
-        Ok((used, thins)) => {
-            match state.empty_blocks {
-                Some(before) if power_went && (1..=KERNEL_LEAK_MOST).contains(&used.saturating_sub(before)) => {
-                    found.kernel_leak = used - before;
-                }
-                Some(before) if used != before => {
-                    found.add(Fault::Leaked, format!("{used} blocks in use, {before} before"))
-                }
-                _ => {}
-            }
-            state.empty_blocks = Some(used);
-            if thins.iter().copied().collect::<Vec<_>>() != state.template.into_iter().collect::<Vec<_>>() {
-                found.add(Fault::Leaked, format!("thins left: {thins:?}, the template is {:?}", state.template));
-            }
-        }
+        Ok((thins, used)) => nothing_is_left(state, &thins, used, power_went, &mut found),
     }
     found
+}
+
+/// Only the template is in the pool, as it was, and every block in use is one of its own; but for those that the kernel leaks.
+fn nothing_is_left(state: &mut State, thins: &BTreeMap<u32, u64>, used: u64, power_went: bool, found: &mut Found) {
+    if !thins.keys().eq(&state.template) {
+        found.add(Fault::Leaked, format!("thins left: {thins:?}, the template is {:?}", state.template));
+    }
+    let mapped = thins.values().sum();
+    if state.template_blocks != Some(mapped) {
+        found.add(Fault::Lost, format!("the template maps {mapped} blocks, {:?} before", state.template_blocks));
+    }
+    match used.checked_sub(mapped + state.unmapped) {
+        Some(0) => {}
+        Some(more) if power_went => found.kernel_leak = more,
+        _ => found.add(
+            Fault::Leaked,
+            format!("{used} blocks in use, {mapped} of them mapped, and {} before", state.unmapped),
+        ),
+    }
+    state.unmapped = used.saturating_sub(mapped);
 }
 
 fn is_pool(name: &str) -> bool {

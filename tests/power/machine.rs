@@ -1,6 +1,6 @@
 //! The kernel seen from outside the daemon: mounts, and device-mapper and thin pools by their own tools.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -93,8 +93,8 @@ fn pool() -> String {
     format!("{NAME}-pool")
 }
 
-/// The ids of all thins in the pool, from its metadata.
-pub fn thins() -> Result<BTreeSet<u32>, String> {
+/// All thins in the pool with the number of blocks each maps, from its metadata.
+pub fn thins() -> Result<BTreeMap<u32, u64>, String> {
     let table = dmsetup(&["table", &pool()])?;
     let metadata = table.split_whitespace().nth(3).ok_or("the pool's table is short")?;
     let uevent = fs::read_to_string(format!("/sys/dev/block/{metadata}/uevent")).map_err(|e| e.to_string())?;
@@ -102,9 +102,16 @@ pub fn thins() -> Result<BTreeSet<u32>, String> {
     // A crash between the two leaves one held.
     let _ = dmsetup(&["message", &pool(), "0", "release_metadata_snap"]);
     dmsetup(&["message", &pool(), "0", "reserve_metadata_snap"])?;
-    let listed = run("thin_ls", &["-m", "--no-headers", "--format", "DEV", &format!("/dev/{node}")]);
+    let listed = run("thin_ls", &["-m", "--no-headers", "--format", "DEV,MAPPED_BLOCKS", &format!("/dev/{node}")]);
     dmsetup(&["message", &pool(), "0", "release_metadata_snap"])?;
-    listed?.lines().map(|line| line.trim().parse().map_err(|e| format!("thin_ls: {line:?}: {e}"))).collect()
+    let pair = |line: &str| {
+        let mut words = line.split_whitespace().map(str::parse);
+        Some((words.next()?.ok()?, words.next()?.ok()?))
+    };
+    listed?
+        .lines()
+        .map(|line| pair(line).map(|(id, blocks)| (id as u32, blocks)).ok_or_else(|| format!("thin_ls: {line:?}")))
+        .collect()
 }
 
 /// The pool's data blocks in use.

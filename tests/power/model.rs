@@ -90,8 +90,10 @@ pub struct State {
     pub snapshots: BTreeMap<String, Snapshot>,
     /// The template's thin.
     pub template: Option<u32>,
-    /// The pool's blocks in use when it held nothing but the template.
-    pub empty_blocks: Option<u64>,
+    /// The blocks that the template maps.
+    pub template_blocks: Option<u64>,
+    /// The pool's blocks in use that no thin maps.
+    pub unmapped: u64,
 }
 
 impl State {
