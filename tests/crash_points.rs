@@ -6,7 +6,7 @@
 
 mod crash;
 
-use crash::explore::{explore, explore_first_start, explore_recovery, print_explored, Base, End};
+use crash::explore::{explore, explore_first_start, explore_recovery, explore_starts, print_explored, Base, End};
 use crash::model::Op;
 use crash::programs::{classics, program, seeds};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
@@ -74,6 +74,15 @@ fn an_end_at_any_step_of_a_recovery_is_mended_by_the_next_one() {
         }
     }
     print_explored("recovery", &[]);
+}
+
+#[test]
+fn two_starts_in_a_row_that_end_at_any_steps_are_mended_by_the_third() {
+    let base = Base::new(true);
+    for first in [End::Killed, End::PowerCut] {
+        explore_starts(&base, first).unwrap();
+    }
+    print_explored("starts", &[]);
 }
 
 #[test]

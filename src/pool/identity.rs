@@ -154,7 +154,11 @@ impl Opening<'_> {
             tracing::warn!(pool = %name, "a metadata snapshot was left held; it is released");
             self.dm.release_metadata_snap(name).map_err(|source| PoolError::Assemble { pool: name.clone(), source })?;
         }
-        let next = record.epoch.max(found) + 1;
+        // The last start ended when the kernel's had moved and the record of it was not made: from here on that is the old one.
+        if record.epoch_next == Some(found) {
+            record.epoch = found;
+        }
+        let next = record.epoch + 1;
         record.epoch_next = Some(next);
         self.store.commit(|c| c.put_pool(record))?;
         self.dm

@@ -217,11 +217,81 @@ fn ended(base: &Base, mut ran: Ran, end: End, step: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// Ends a program at every `stride`-th step, and the start that follows at each of its steps, in all four ways.
-pub fn explore_recovery(base: &Base, program: &[Op], first: End, stride: usize) -> Result<(), String> {
-    for step in (base.first_step(first)..).step_by(stride) {
+/// What is left when everything has ended, and what may be true of it.
+struct Left {
+    image: Image,
+    loss: Loss,
+    possible: Vec<Model>,
+    pending: Option<Op>,
+    /// How it ended.
+    how: String,
+}
+
+impl Left {
+    fn of(mut ran: Ran, end: End, choice: usize, seed: u64, how: String) -> Left {
+        let (possible, pending) = (ran.possible(), ran.pending.take());
+        let (loss, image) = remains(ran.world, end, choice, seed);
+        Left { image, loss, possible, pending, how }
+    }
+}
+
+/// What an end leaves of a world; of the things that a power cut may leave one, by `choice`.
+fn remains(mut world: World, end: End, choice: usize, seed: u64) -> (Loss, Image) {
+    if end == End::Killed {
+        return (Loss::Nothing, world.killed());
+    }
+    world.switch_off();
+    let all = Remains::of(&world, seed).0;
+    let (unflushed, survivors) = all[choice % all.len()];
+    (Loss::Unflushed, world.power_cut(unflushed, survivors))
+}
+
+/// The start deletes each id of the last lease, and few of them are there: one in some stands for the rest.
+fn stride(plan: &FaultPlan) -> usize {
+    if plan.tripped().is_some_and(|what| what.contains("(delete")) {
+        29
+    } else {
+        1
+    }
+}
+
+/// Starts what `end` leaves, again and again, and ends that start at each of its steps. `end` is told the step; says whether
+/// it came to an end.
+fn starts_ended(base: &Base, second: End, end: impl Fn(u64) -> Result<Option<Left>, String>) -> Result<bool, String> {
+    let mut step = 0;
+    loop {
+        let mut next = 1;
+        for (choice, fault) in [Fault::CrashBefore, Fault::CrashAfter].into_iter().enumerate() {
+            let Some(left) = end(step)? else { return Ok(false) };
+            let plan = FaultPlan::at(step, fault);
+            let mut world = World::on(left.image, base.setup, &plan, second.steps());
+            let started = world.start();
+            if !plan.halted() {
+                return started.map(|()| true).map_err(|error| format!("I7: {}: {error}", left.how));
+            }
+            explored("ends during recovery");
+            next = stride(&plan);
+            let (loss, image) = remains(world, second, choice, step);
+            let loss = if left.loss == Loss::Unflushed { left.loss } else { loss };
+            recovered(base, image, loss, &left.possible, left.pending.as_ref()).map_err(|what| {
+                format!("{}, then {second:?} at step {step} ({fault:?} {:?}): {what}", left.how, plan.tripped())
+            })?;
+        }
+        step += next as u64;
+    }
+}
+
+/// Ends a program at every `every`-th step, and the start that follows at each of its steps, in all four ways.
+pub fn explore_recovery(base: &Base, program: &[Op], first: End, every: usize) -> Result<(), String> {
+    for step in (base.first_step(first)..).step_by(every) {
         for second in [End::Killed, End::PowerCut] {
-            if !twice(base, program, (first, step), second)? {
+            let end = |again| {
+                let plan = FaultPlan::at(step, Fault::CrashAfter);
+                let ran = run(base, program, &plan, first.steps())?;
+                let how = format!("{first:?} at step {step} ({:?})", plan.tripped());
+                Ok(plan.halted().then(|| Left::of(ran, first, usize::MAX, again, how)))
+            };
+            if !starts_ended(base, second, end)? {
                 return Ok(());
             }
         }
@@ -229,53 +299,34 @@ pub fn explore_recovery(base: &Base, program: &[Op], first: End, stride: usize) 
     unreachable!("programs end")
 }
 
-/// Says whether the program was still running at that step.
-fn twice(base: &Base, program: &[Op], (first, step): (End, u64), second: End) -> Result<bool, String> {
-    let mut again = 0;
+/// Ends the start of a daemon that has nothing to keep but its template at each step, and the start that follows at each of
+/// its steps as well.
+pub fn explore_starts(base: &Base, first: End) -> Result<(), String> {
+    let mut step = 0;
     loop {
-        let mut stride = 1;
-        for fault in [Fault::CrashBefore, Fault::CrashAfter] {
-            let plan = FaultPlan::at(step, Fault::CrashAfter);
-            let mut ran = run(base, program, &plan, first.steps())?;
-            if !plan.halted() {
-                return Ok(false);
-            }
-            let (possible, pending) = (ran.possible(), ran.pending.take());
-            let (loss, image) = match first {
-                End::Killed => (Loss::Nothing, ran.world.killed()),
-                End::PowerCut => {
-                    ran.world.switch_off();
-                    let (unflushed, survivors) = *Remains::of(&ran.world, again).0.last().expect("something is left");
-                    (Loss::Unflushed, ran.world.power_cut(unflushed, survivors))
+        let mut next = 1;
+        for (choice, fault) in [Fault::CrashBefore, Fault::CrashAfter].into_iter().enumerate() {
+            for second in [End::Killed, End::PowerCut] {
+                let strides = Mutex::new(1);
+                let end = |again| {
+                    let plan = FaultPlan::at(step, fault);
+                    let mut world = World::on(base.image(), base.setup, &plan, first.steps());
+                    let started = world.start();
+                    if !plan.halted() {
+                        return started.map(|()| None);
+                    }
+                    *strides.lock().unwrap() = stride(&plan);
+                    let how = format!("{first:?} at step {step} of a start ({fault:?} {:?})", plan.tripped());
+                    let ran = Ran { world, model: judge::nothing(), pending: None };
+                    Ok(Some(Left::of(ran, first, choice, again, how)))
+                };
+                if !starts_ended(base, second, end)? {
+                    return Ok(());
                 }
-            };
-            let interrupted = FaultPlan::at(again, fault);
-            let mut world = World::on(image, base.setup, &interrupted, second.steps());
-            let started = world.start();
-            if !interrupted.halted() {
-                return started.map(|()| true).map_err(|e| format!("I7: {first:?} at step {step}: {e}"));
+                next = strides.into_inner().unwrap();
             }
-            explored("ends during recovery");
-            // The start deletes each id of the last lease, and few of them are there: one in some stands for the rest.
-            if interrupted.tripped().is_some_and(|what| what.contains("(delete")) {
-                stride = 29;
-            }
-            let (loss, image) = match second {
-                End::Killed => (loss, world.killed()),
-                End::PowerCut => {
-                    world.switch_off();
-                    let (unflushed, survivors) = Remains::of(&world, again).0[usize::from(fault == Fault::CrashAfter)];
-                    (Loss::Unflushed, world.power_cut(unflushed, survivors))
-                }
-            };
-            recovered(base, image, loss, &possible, pending.as_ref()).map_err(|what| {
-                let (at, during) = (plan.tripped(), interrupted.tripped());
-                format!(
-                    "{first:?} at step {step} ({at:?}), then {second:?} at step {again} ({fault:?} {during:?}): {what}"
-                )
-            })?;
         }
-        again += stride;
+        step += next as u64;
     }
 }
 

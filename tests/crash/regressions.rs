@@ -10,7 +10,7 @@ use super::judge::{self, Loss};
 use super::machine::{Steps, BLOCKS};
 use super::model::{Model, Op};
 use super::programs::by_hand::*;
-use super::world::World;
+use super::world::{Image, World};
 
 fn ran(program: &[Op]) -> (Base, World, Model) {
     let base = Base::new(true);
@@ -58,6 +58,28 @@ fn models(program: &[Op]) -> Vec<Model> {
     let mut model = judge::nothing();
     calls.iter().for_each(|op| model.apply(op).unwrap());
     model.after_unanswered(last)
+}
+
+/// Starts what is on `image`, until the step that is called `what`, before or after which the daemon is killed.
+fn start_killed(base: &Base, image: impl Fn() -> Image, what: &str, fault: Fault) -> Image {
+    for step in 0.. {
+        let plan = FaultPlan::at(step, fault);
+        let mut world = World::on(image(), base.setup(), &plan, Steps::Changes);
+        let started = world.start();
+        if plan.tripped().unwrap_or_else(|| panic!("no step is called {what:?}: {started:?}")).contains(what) {
+            return world.killed();
+        }
+    }
+    unreachable!()
+}
+
+#[test]
+fn the_pools_epoch_is_known_after_one_start_ended_behind_its_move_and_another_before_it() {
+    let base = Base::new(true);
+    let moves = "set_transaction_id";
+    let after = || start_killed(&base, || base.image(), moves, Fault::CrashAfter);
+    let before = start_killed(&base, after, moves, Fault::CrashBefore);
+    World::on(before, base.setup(), &FaultPlan::counting(), Steps::Changes).start().unwrap();
 }
 
 #[test]
