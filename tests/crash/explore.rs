@@ -1,5 +1,6 @@
 //! Runs a program again and again, each time with an end at another step, starts what is left, and lets the judge look.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -300,31 +301,30 @@ pub fn explore_recovery(base: &Base, program: &[Op], first: End, every: usize) -
 }
 
 /// Ends the start of a daemon that has nothing to keep but its template at each step, and the start that follows at each of
-/// its steps as well.
+/// its steps as well, by turns in either way.
 pub fn explore_starts(base: &Base, first: End) -> Result<(), String> {
     let mut step = 0;
     loop {
         let mut next = 1;
         for (choice, fault) in [Fault::CrashBefore, Fault::CrashAfter].into_iter().enumerate() {
-            for second in [End::Killed, End::PowerCut] {
-                let strides = Mutex::new(1);
-                let end = |again| {
-                    let plan = FaultPlan::at(step, fault);
-                    let mut world = World::on(base.image(), base.setup, &plan, first.steps());
-                    let started = world.start();
-                    if !plan.halted() {
-                        return started.map(|()| None);
-                    }
-                    *strides.lock().unwrap() = stride(&plan);
-                    let how = format!("{first:?} at step {step} of a start ({fault:?} {:?})", plan.tripped());
-                    let ran = Ran { world, model: judge::nothing(), pending: None };
-                    Ok(Some(Left::of(ran, first, choice, again, how)))
-                };
-                if !starts_ended(base, second, end)? {
-                    return Ok(());
+            let second = if (step as usize + choice).is_multiple_of(2) { End::Killed } else { End::PowerCut };
+            let strides = Cell::new(1);
+            let end = |again| {
+                let plan = FaultPlan::at(step, fault);
+                let mut world = World::on(base.image(), base.setup, &plan, first.steps());
+                let started = world.start();
+                if !plan.halted() {
+                    return started.map(|()| None);
                 }
-                next = strides.into_inner().unwrap();
+                strides.set(stride(&plan));
+                let how = format!("{first:?} at step {step} of a start ({fault:?} {:?})", plan.tripped());
+                let ran = Ran { world, model: judge::nothing(), pending: None };
+                Ok(Some(Left::of(ran, first, choice, again, how)))
+            };
+            if !starts_ended(base, second, end)? {
+                return Ok(());
             }
+            next = strides.get();
         }
         step += next as u64;
     }
