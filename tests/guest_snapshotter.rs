@@ -4,13 +4,14 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use devmapper_snapshotter::block::RealDisks;
 use devmapper_snapshotter::config::{Backing, Config};
 use devmapper_snapshotter::dm::{CountingKernel, Dm, RealKernel, Verb};
 use devmapper_snapshotter::fs::{Formatter, FsError, FsSpec, FsState, FsType, Mkfs};
 use devmapper_snapshotter::pool::{HostBacker, Pool, PoolSettings};
-use devmapper_snapshotter::snapshotter::{Settings, Snapshotter};
+use devmapper_snapshotter::snapshotter::{Error, Settings, Snapshotter};
 use devmapper_snapshotter::store::Store;
 use devmapper_snapshotter::units::Sectors;
 
@@ -38,33 +39,59 @@ impl Formatter for CountingFormatter {
 
 struct Bench {
     snapshotter: Snapshotter,
+    formatter: Arc<CountingFormatter>,
+    place: Place,
+}
+
+/// What a daemon stands on, and its next one after it.
+struct Place {
     kernel: Arc<CountingKernel>,
     store: Arc<Store>,
-    formatter: Arc<CountingFormatter>,
     config: Config,
     _directory: tempfile::TempDir,
 }
 
+impl Place {
+    fn new(name: &str) -> Place {
+        let directory = tempfile::tempdir().unwrap();
+        let config = Config {
+            root: directory.path().into(),
+            name: name.into(),
+            backing: Backing::Embedded { data_size: Some(Sectors((1 << 30) / 512)) },
+            ..Config::default()
+        };
+        let kernel = Arc::new(CountingKernel::new(Arc::new(RealKernel::open().unwrap())));
+        let store = Arc::new(Store::open(&directory.path().join("metadata.redb")).unwrap());
+        Place { kernel, store, config, _directory: directory }
+    }
+
+    fn dm(&self) -> Dm {
+        Dm::new(self.kernel.clone(), Default::default())
+    }
+
+    fn start(&self, formatter: Arc<CountingFormatter>) -> Result<Snapshotter, Error> {
+        let (config, disks) = (&self.config, Arc::new(RealDisks));
+        let settings = PoolSettings {
+            name: config.name.clone(),
+            external: None,
+            block_size: config.block_size,
+            min_free_percent: 5,
+        };
+        let backer = Arc::new(HostBacker::new(config, disks.clone()));
+        let pool = Pool::open(&settings, self.dm(), self.store.clone(), backer).unwrap();
+        let fs = FsSpec::plain(FsType::Ext4);
+        let settings = Settings { fs, base_image_size: config.base_image_size, discard: true };
+        Snapshotter::start(settings, pool, self.store.clone(), disks, formatter)
+    }
+}
+
+fn counting(mkfs: Mkfs) -> Arc<CountingFormatter> {
+    Arc::new(CountingFormatter(mkfs, AtomicU32::new(0)))
+}
+
 fn bench(name: &str) -> Bench {
-    let directory = tempfile::tempdir().unwrap();
-    let config = Config {
-        root: directory.path().into(),
-        name: name.into(),
-        backing: Backing::Embedded { data_size: Some(Sectors((1 << 30) / 512)) },
-        ..Config::default()
-    };
-    let kernel = Arc::new(CountingKernel::new(Arc::new(RealKernel::open().unwrap())));
-    let store = Arc::new(Store::open(&directory.path().join("metadata.redb")).unwrap());
-    let disks = Arc::new(RealDisks);
-    let settings =
-        PoolSettings { name: name.into(), external: None, block_size: config.block_size, min_free_percent: 5 };
-    let backer = Arc::new(HostBacker::new(&config, disks.clone()));
-    let dm = Dm::new(kernel.clone(), Default::default());
-    let pool = Pool::open(&settings, dm, store.clone(), backer).unwrap();
-    let formatter = Arc::new(CountingFormatter(Mkfs::new(), AtomicU32::new(0)));
-    let settings = Settings { fs: FsSpec::plain(FsType::Ext4), base_image_size: config.base_image_size, discard: true };
-    let snapshotter = Snapshotter::start(settings, pool, store.clone(), disks, formatter.clone()).unwrap();
-    Bench { snapshotter, kernel, store, formatter, config, _directory: directory }
+    let (place, formatter) = (Place::new(name), counting(Mkfs::new()));
+    Bench { snapshotter: place.start(formatter.clone()).unwrap(), formatter, place }
 }
 
 impl Bench {
@@ -72,12 +99,12 @@ impl Bench {
     fn cost<T>(&self, call: impl FnOnce(&Snapshotter) -> T) -> (Vec<(Verb, u64)>, u64, u32, T) {
         // The reclaimer works beside the calls; wait until it has nothing to do.
         self.snapshotter.cleanup().unwrap();
-        self.kernel.reset();
-        let commits = self.store.commits();
+        self.place.kernel.reset();
+        let commits = self.place.store.commits();
         let programs = self.formatter.1.load(Ordering::SeqCst);
         let value = call(&self.snapshotter);
-        let verbs = self.kernel.counts().into_iter().collect();
-        (verbs, self.store.commits() - commits, self.formatter.1.load(Ordering::SeqCst) - programs, value)
+        let verbs = self.place.kernel.counts().into_iter().collect();
+        (verbs, self.place.store.commits() - commits, self.formatter.1.load(Ordering::SeqCst) - programs, value)
     }
 }
 
@@ -90,9 +117,7 @@ impl Drop for Bench {
             }
         }
         let _ = self.snapshotter.cleanup();
-        let dm = Dm::new(self.kernel.clone(), Default::default());
-        let _ = dm.remove(self.snapshotter.pool().device_name());
-        assert!(self.config.name.len() < 20);
+        let _ = self.place.dm().remove(self.snapshotter.pool().device_name());
     }
 }
 
@@ -129,9 +154,9 @@ fn stat_list_and_remove_ask_the_kernel_nothing() {
     assert_eq!((verbs, commits), (vec![], 0));
     let (verbs, commits, _, _) = b.cost(|s| s.page(None, 10).unwrap());
     assert_eq!((verbs, commits), (vec![], 0));
-    let before = b.store.commits();
+    let before = b.place.store.commits();
     b.snapshotter.remove("a").unwrap();
-    assert!(b.store.commits() > before);
+    assert!(b.place.store.commits() > before);
 }
 
 #[test]
@@ -149,4 +174,29 @@ fn mounts_of_an_active_snapshot_are_one_look_at_its_device() {
     b.snapshotter.prepare("a", "", Default::default()).unwrap();
     let (verbs, commits, _, _) = b.cost(|s| s.mounts("a").unwrap());
     assert_eq!((verbs, commits), (vec![(Verb::Info, 1)], 0));
+}
+
+#[test]
+fn an_mkfs_that_never_ends_fails_the_start_at_its_time_limit_and_the_next_start_is_none_the_worse() {
+    let programs = tempfile::tempdir().unwrap();
+    let hanging = programs.path().join("mke2fs");
+    // It holds the device open, as an mkfs does.
+    std::fs::write(&hanging, "#!/bin/bash\nfor last; do [[ -b $last ]] && exec 9<>\"$last\"; done\nexec sleep 1000\n")
+        .unwrap();
+    std::fs::set_permissions(&hanging, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let place = Place::new("hanging");
+    let limit = Duration::from_secs(2);
+    let mkfs = Mkfs::new().with_directories(vec![programs.path().into()]).with_time_limit(limit);
+
+    let began = Instant::now();
+    let error = place.start(counting(mkfs)).unwrap_err().to_string();
+    assert!(error.contains("mke2fs") && error.contains("2 s"), "{error}");
+    assert!(began.elapsed() < 10 * limit, "it took {:?}", began.elapsed());
+
+    let formatter = counting(Mkfs::new());
+    let b = Bench { snapshotter: place.start(formatter.clone()).unwrap(), formatter, place };
+    b.snapshotter.prepare("a", "", Default::default()).unwrap();
+    let thins = b.snapshotter.pool().thins(&RealDisks).unwrap();
+    assert_eq!(thins.len(), 2, "the template and the snapshot: {thins:?}");
+    assert_eq!(b.snapshotter.check(Some(&thins.into_keys().collect())).unwrap(), []);
 }
