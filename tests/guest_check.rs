@@ -152,6 +152,25 @@ fn a_suspended_and_mounted_device_goes_on_after_a_start() {
 }
 
 #[test]
+fn nodes_that_are_missing_left_over_or_lead_elsewhere_are_put_right_by_a_start() {
+    let mut d = Daemon::start("nodes");
+    let [missing, elsewhere] = ["a", "b"].map(|key| d.prepare(key, "").unwrap()[0].source.clone());
+    let number = |node: &str| std::os::unix::fs::MetadataExt::rdev(&std::fs::metadata(node).unwrap());
+    let right = [number(&missing), number(&elsewhere)];
+    d.stop("KILL");
+    std::fs::remove_file(&missing).unwrap();
+    std::fs::rename(&elsewhere, "/dev/mapper/nodes-snap-4000").unwrap();
+    let pool = (number("/dev/mapper/nodes-pool") & 0xff).to_string();
+    program("mknod", &[&elsewhere, "b", &(right[1] >> 8 & 0xfff).to_string(), &pool]);
+    d.begin();
+    assert_eq!([number(&missing), number(&elsewhere)], right);
+    assert!(!std::path::Path::new("/dev/mapper/nodes-snap-4000").exists());
+    for key in ["a", "b"] {
+        with_mounted(&d.mounts(key).unwrap()[0], |root| std::fs::write(root.join("file"), key).unwrap());
+    }
+}
+
+#[test]
 fn ls_shows_each_snapshot_with_its_device_its_thin_and_its_bytes() {
     let (d, device) = stopped("listed");
     let (fine, said) = d.command(&["ls"]);

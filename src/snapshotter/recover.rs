@@ -27,6 +27,9 @@ enum Fate {
 
 /// Returns the devices that are to go as soon as nobody has them open.
 pub fn recover(shared: &Shared) -> Result<BTreeSet<Role>, Error> {
+    // First: the last run may have ended between a device and its node, and a node that is left over leads to whatever device
+    // has its number now.
+    shared.pool.sweep_nodes().map_err(Error::start)?;
     let mut idle = BTreeSet::new();
     for role in shared.pool.devices().map_err(Error::start)? {
         let Some(info) = usable(shared, role)? else { continue };
@@ -42,7 +45,6 @@ pub fn recover(shared: &Shared) -> Result<BTreeSet<Role>, Error> {
     }
     delete_unrecorded(shared)?;
     shared.pool.settle_leases().map_err(Error::start)?;
-    shared.pool.sweep_nodes().map_err(Error::start)?;
     Ok(idle)
 }
 

@@ -34,10 +34,12 @@ pub fn faults() -> Result<(), String> {
         state_disk: variable("DISK0")?,
         pool_disk: variable("DISK1")?,
     };
-    let cases: [(&str, Case); 5] = [
+    let cases: [(&str, Case); 7] = [
         ("a full disk under the database: calls are refused as such, and work again once there is room", full_database),
         ("an mkfs that fails: the start says so, and the next one works", failing_mkfs),
         ("a daemon killed while mkfs hangs: the next one starts beside it, and nothing is left", hanging_mkfs),
+        ("a data disk that fails writes every other second under load: what was acknowledged is there", flaky_data),
+        ("bad sectors under a layer: whoever reads them fails, and nobody else", bad_sectors),
         ("a pool whose data disk fails: calls fail in time, and nothing committed is lost", failing_data),
         ("a pool whose metadata disk fails: calls fail in time, and nothing committed is lost", failing_metadata),
     ];
@@ -92,8 +94,17 @@ impl Bench {
         fresh
     }
 
+    /// First sector and length of an area of the disk.
+    fn place(area: &str) -> (u64, u64) {
+        if area == "metadata" {
+            (0, 32768)
+        } else {
+            (32768, 1_000_000)
+        }
+    }
+
     fn area(&self, area: &str) -> String {
-        let (start, length) = if area == "metadata" { (0, 32768) } else { (32768, 1_000_000) };
+        let (start, length) = Bench::place(area);
         format!("0 {length} linear {} {start}", self.pool_disk)
     }
 }
@@ -233,21 +244,105 @@ fn hanging_mkfs(bench: &Bench) -> Result<(), String> {
     run.empty(&mut daemon.client)
 }
 
+/// dm-flakey (Documentation/admin-guide/device-mapper/dm-flakey.rst): good for a second, fails writes for a second.
+fn flaky_data(bench: &Bench) -> Result<(), String> {
+    machine::run("modprobe", &["dm-flakey"])?;
+    let (_mounted, mut run) = bench.on_two_devices("flaky-data")?;
+    let mut daemon = run.start()?;
+    run.check(&mut daemon.client, false)?;
+    work(&mut run, &daemon)?;
+    let (start, length) = Bench::place("data");
+    replace("pw-disk-data", &format!("0 {length} flakey {} {start} 1 1 1 error_writes", bench.pool_disk))?;
+    let answers = |code| matches!(code, Code::Internal | Code::ResourceExhausted | Code::DataLoss);
+    let (common, threads) = run.load(&daemon.client, 11, usize::MAX, answers);
+    std::thread::sleep(Duration::from_secs(12));
+    super::run::join(&common, threads);
+    println!("    {} calls acknowledged meanwhile", common.answered.load(std::sync::atomic::Ordering::SeqCst));
+    run.problems_of(&common)?;
+    replace("pw-disk-data", &bench.area("data"))?;
+    daemon.kill();
+    let mut daemon = run.start()?;
+    run.check(&mut daemon.client, false)?;
+    run.empty(&mut daemon.client)
+}
+
+/// dm-dust (Documentation/admin-guide/device-mapper/dm-dust.rst): reads of the blocks on its list fail, until they are
+/// written again.
+fn bad_sectors(bench: &Bench) -> Result<(), String> {
+    machine::run("modprobe", &["dm-dust"])?;
+    let (_mounted, mut run) = bench.on_two_devices("bad-sectors")?;
+    let mut daemon = run.start()?;
+    let client = &mut daemon.client;
+    let refused = |what: &'static str| move |status: Status| format!("{what}: {status}");
+    let template = machine::used_blocks()?;
+    let mounts = client.prepare("active", "").map_err(refused("Prepare"))?;
+    {
+        let mounted = Mounted::new("bad", &mounts[0])?;
+        fs::write(mounted.folder.join("file"), vec![7; 4 << 20]).map_err(|e| e.to_string())?;
+    }
+    client.commit("layer", "active").map_err(refused("Commit"))?;
+    let used = machine::used_blocks()?;
+
+    // A pool that is still empty hands its blocks out in order: what came behind the template's is the layer's.
+    let (start, length) = Bench::place("data");
+    replace("pw-disk-data", &format!("0 {length} dust {} {start} 65536", bench.pool_disk))?;
+    for block in template..used {
+        dmsetup(&["message", "pw-disk-data", "0", "addbadblock", &block.to_string()])?;
+    }
+    dmsetup(&["message", "pw-disk-data", "0", "enable"])?;
+    machine::run("sysctl", &["-q", "vm.drop_caches=3"])?;
+
+    let read = |mounts: &[containerd_snapshots::api::types::Mount]| {
+        let mounted = Mounted::new("bad", &mounts[0])?;
+        fs::read(mounted.folder.join("file")).map_err(|e| e.to_string())
+    };
+    let child = client.prepare("child", "layer").map_err(refused("Prepare on bad sectors"))?;
+    match read(&child) {
+        Ok(_) => return Err("bad sectors can be read".into()),
+        Err(error) => println!("    whoever reads them: {error}"),
+    }
+    client.remove("child").map_err(refused("Remove on bad sectors"))?;
+    let beside = client.prepare("beside", "").map_err(refused("Prepare beside them"))?;
+    {
+        let mounted = Mounted::new("bad", &beside[0])?;
+        fs::write(mounted.folder.join("file"), "good").map_err(|e| e.to_string())?;
+    }
+    client.commit("other", "beside").map_err(refused("Commit beside them"))?;
+    client.cleanup().map_err(refused("Cleanup"))?;
+    daemon.kill();
+
+    replace("pw-disk-data", &bench.area("data"))?;
+    let mut daemon = run.start()?;
+    let client = &mut daemon.client;
+    let view = client.view("view", "layer").map_err(refused("View"))?;
+    if read(&view)? != vec![7; 4 << 20] {
+        return Err("the layer has changed".into());
+    }
+    for key in ["view", "layer", "other"] {
+        client.remove(key).map_err(refused("Remove"))?;
+    }
+    client.cleanup().map_err(refused("Cleanup"))?;
+    match machine::used_blocks()? {
+        left if left == template => Ok(()),
+        left => Err(format!("{left} blocks in use, {template} before")),
+    }
+}
+
 fn failing_data(bench: &Bench) -> Result<(), String> {
-    failing(bench, "data", 1_000_000)
+    failing(bench, "data")
 }
 
 fn failing_metadata(bench: &Bench) -> Result<(), String> {
-    failing(bench, "metadata", 32768)
+    failing(bench, "metadata")
 }
 
-fn failing(bench: &Bench, area: &str, length: u64) -> Result<(), String> {
+fn failing(bench: &Bench, area: &str) -> Result<(), String> {
     let (_mounted, mut run) = bench.on_two_devices(&format!("failing-{area}"))?;
     let mut daemon = run.start()?;
     run.check(&mut daemon.client, false)?;
     work(&mut run, &daemon)?;
     let device = format!("pw-disk-{area}");
-    replace(&device, &format!("0 {length} error"))?;
+    replace(&device, &format!("0 {} error", Bench::place(area).1))?;
     let codes = [Code::Internal, Code::Unavailable, Code::ResourceExhausted, Code::FailedPrecondition];
     // The kernel hides it from a message's sender when the commit that belongs to it fails.
     let first = daemon.client.prepare("failing-1", "");

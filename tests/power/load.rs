@@ -205,6 +205,7 @@ impl Worker {
 
     fn commit(&mut self, key: &str, files: Files, exact: bool) -> Step {
         let Some(name) = self.free("l") else { return Ok(()) };
+        let exact = exact && !self.disk_fails();
         let op = Op::Commit { name: name.clone(), key: key.into(), files, exact };
         self.call(op, |c| c.commit(&name, key)).map(drop)
     }
@@ -279,9 +280,14 @@ impl Worker {
 
     /// With a disk that fails, file systems on it do as well.
     fn io_problem(&self, text: &str) {
-        if !(self.common.tolerated)(Code::DataLoss) {
+        if !self.disk_fails() {
             self.common.problem(text.into());
         }
+    }
+
+    /// On such a disk a client knows of nothing but what fsync says, and of that alone it tells the checker.
+    fn disk_fails(&self) -> bool {
+        (self.common.tolerated)(Code::DataLoss)
     }
 
     fn write_file(&mut self, key: &str, folder: &Path, live: &mut Files) {
@@ -289,7 +295,7 @@ impl Worker {
         let (key, path) = (key.to_owned(), folder.join(&file));
         if live.contains_key(&file) {
             self.journal.write(&Line::Touched { key: key.clone(), file: file.clone() });
-            if self.random.one_in(3) && fs::remove_file(&path).is_ok() {
+            if !self.disk_fails() && self.random.one_in(3) && fs::remove_file(&path).is_ok() {
                 live.remove(&file);
                 return;
             }
@@ -298,7 +304,7 @@ impl Worker {
         let length = 1 + self.random.below(length);
         let bytes = self.random.bytes(length);
         let content = Content { length, hash: hash(&bytes) };
-        let sync = self.random.one_in(3);
+        let sync = self.disk_fails() || self.random.one_in(3);
         let written = fs::File::create(&path).and_then(|mut f| {
             f.write_all(&bytes)?;
             if sync {
