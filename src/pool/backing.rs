@@ -51,6 +51,8 @@ pub trait Backer: Send + Sync + Debug {
     fn areas(&self, dm: &Dm, names: &DeviceNames, record: &PoolRecord) -> Result<Areas, PoolError>;
     /// The file system the areas lie on, where they do.
     fn host_space(&self) -> Option<Space>;
+    /// Where the metadata can be reached while the pool is not assembled, for messages.
+    fn metadata_path(&self, names: &DeviceNames) -> PathBuf;
 }
 
 /// Areas that exist already, as they are: for a pool on a modelled kernel.
@@ -66,6 +68,9 @@ impl Backer for GivenAreas {
     }
     fn host_space(&self) -> Option<Space> {
         None
+    }
+    fn metadata_path(&self, _: &DeviceNames) -> PathBuf {
+        format!("/dev/block/{}", self.0.metadata).into()
     }
 }
 
@@ -263,6 +268,15 @@ impl Backer for HostBacker {
         match self.backing {
             Backing::Embedded { .. } => host_space(&self.root).ok(),
             _ => None,
+        }
+    }
+
+    fn metadata_path(&self, names: &DeviceNames) -> PathBuf {
+        match &self.backing {
+            Backing::Embedded { .. } => self.metadata_file(),
+            Backing::Devices { metadata: Some(metadata), .. } => metadata.clone(),
+            Backing::Devices { metadata: None, .. } => format!("/dev/mapper/{}", names.name(Role::Metadata)).into(),
+            Backing::External { pool_name } => format!("the metadata device of {pool_name}").into(),
         }
     }
 }

@@ -34,6 +34,8 @@ pub enum PoolError {
     Full { pool: DmName, what: &'static str, free: u64, total: u64, percent: u8 },
     #[error("pool {pool} has failed: the kernel takes no more changes to it; stop what uses it, run thin_check on its metadata and assemble it again")]
     Failed { pool: DmName },
+    #[error("pool {pool} must be checked: the kernel could not write its metadata (a disk that failed or was full) and takes no changes since. Once the disk is well, {}run 'thin_check --clear-needs-check-flag {}' and start the daemon again", if *active { "stop what uses the pool, remove its devices and then itself ('dmsetup remove', or a reboot), " } else { "" }, metadata.display())]
+    NeedsCheck { pool: DmName, metadata: PathBuf, active: bool },
     #[error("no thin id is left below 2^24 in this pool")]
     NoIds,
     #[error("{0}")]

@@ -97,6 +97,7 @@ impl Opening<'_> {
         if record.block_size != self.settings.block_size {
             return Err(PoolError::BlockSize { pool: name, has: record.block_size, wanted: self.settings.block_size });
         }
+        let mut assembled = false;
         let device = match self.dm.info(&name).map_err(|source| PoolError::Look { device: name.clone(), source })? {
             Some(info) if info.live_table => {
                 let uuid = info.uuid.as_ref().map_or("", |uuid| uuid.as_str());
@@ -120,9 +121,11 @@ impl Opening<'_> {
                     // Created and never loaded: a crash came between.
                     self.dm.remove(&name).map_err(|source| PoolError::Deactivate { device: name.clone(), source })?;
                 }
+                assembled = true;
                 self.assemble(&name, &record)?
             }
         };
+        self.must_take_changes(&name, assembled)?;
         self.move_epoch(&name, &mut record)?;
         Ok((name, device, record.block_size))
     }
@@ -166,6 +169,15 @@ impl Opening<'_> {
             .map_err(|source| PoolError::Assemble { pool: name.clone(), source })?;
         *record = PoolRecord { epoch: next, epoch_next: None, formatted: true, ..record.clone() };
         Ok(self.store.commit(|c| c.put_pool(record))?)
+    }
+
+    /// Refuses a pool that wants thin_check; one that was assembled just now is taken apart again, so that it can be checked.
+    fn must_take_changes(&self, name: &DmName, assembled: bool) -> Result<(), PoolError> {
+        if !super::must_be_checked(&self.working(name)?) {
+            return Ok(());
+        }
+        let active = !assembled || self.dm.remove(name).is_err();
+        Err(PoolError::NeedsCheck { pool: name.clone(), metadata: self.backer.metadata_path(self.names), active })
     }
 
     fn working(&self, name: &DmName) -> Result<WorkingPool, PoolError> {
@@ -226,7 +238,7 @@ impl Opening<'_> {
         if record.formatted && record.block_size != block_size {
             return Err(PoolError::BlockSize { pool: name.clone(), has: block_size, wanted: record.block_size });
         }
-        self.working(name)?;
+        self.must_take_changes(name, false)?;
         record = PoolRecord { external: Some(found), block_size, formatted: true, ..record };
         self.store.commit(|c| c.put_pool(&record))?;
         Ok((name.clone(), info.device, block_size))

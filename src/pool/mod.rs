@@ -26,7 +26,7 @@ pub use room::Room;
 
 use crate::block;
 pub use crate::block::Space;
-use crate::dm::{self, ActivateOptions, Dm, Target};
+use crate::dm::{self, ActivateOptions, Dm, Target, WorkingPool};
 pub use crate::dm::{DeviceInfo, PoolMode};
 use crate::names::DmName;
 use crate::store::Store;
@@ -332,13 +332,26 @@ impl Pool {
 
     fn short_of(&self, room: &Room) -> Option<PoolError> {
         let pool = self.device_name.clone();
-        if room.status.working().is_none() {
-            return Some(PoolError::Failed { pool });
+        match room.status.working() {
+            None => return Some(PoolError::Failed { pool }),
+            Some(status) if must_be_checked(status) => {
+                return Some(PoolError::NeedsCheck {
+                    pool,
+                    metadata: self.backer.metadata_path(&self.names),
+                    active: true,
+                })
+            }
+            Some(_) => {}
         }
         let percent = self.min_free_percent;
         let (what, Space { free, total }) = room.short_of(percent)?;
         Some(PoolError::Full { pool, what, free, total, percent })
     }
+}
+
+/// The kernel could not write metadata, and refuses every change from then on.
+fn must_be_checked(status: &WorkingPool) -> bool {
+    status.needs_check || status.mode == PoolMode::ReadOnly
 }
 
 /// Resumes a device when dropped, so that no way out of a freeze leaves it frozen.

@@ -292,6 +292,10 @@ impl Backer for Machine {
     fn host_space(&self) -> Option<Space> {
         None
     }
+
+    fn metadata_path(&self, _: &DeviceNames) -> PathBuf {
+        "/dev/loop0".into()
+    }
 }
 
 impl Machine {

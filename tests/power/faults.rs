@@ -251,6 +251,7 @@ fn flaky_data(bench: &Bench) -> Result<(), String> {
     let mut daemon = run.start()?;
     run.check(&mut daemon.client, false)?;
     work(&mut run, &daemon)?;
+    run.check(&mut daemon.client, false)?;
     let (start, length) = Bench::place("data");
     replace("pw-disk-data", &format!("0 {length} flakey {} {start} 1 1 1 error_writes", bench.pool_disk))?;
     let answers = |code| matches!(code, Code::Internal | Code::ResourceExhausted | Code::DataLoss);
@@ -259,9 +260,10 @@ fn flaky_data(bench: &Bench) -> Result<(), String> {
     super::run::join(&common, threads);
     println!("    {} calls acknowledged meanwhile", common.answered.load(std::sync::atomic::Ordering::SeqCst));
     run.problems_of(&common)?;
-    replace("pw-disk-data", &bench.area("data"))?;
     daemon.kill();
-    let mut daemon = run.start()?;
+    machine::remove_devices("pw-disk")?;
+    replace("pw-disk-data", &bench.area("data"))?;
+    let mut daemon = start_after_failure(&mut run)?;
     run.check(&mut daemon.client, false)?;
     run.empty(&mut daemon.client)
 }
@@ -274,19 +276,23 @@ fn bad_sectors(bench: &Bench) -> Result<(), String> {
     let mut daemon = run.start()?;
     let client = &mut daemon.client;
     let refused = |what: &'static str| move |status: Status| format!("{what}: {status}");
-    let template = machine::used_blocks()?;
+    let (template, used) = (machine::thins()?.into_keys().collect::<Vec<_>>(), machine::used_blocks()?);
     let mounts = client.prepare("active", "").map_err(refused("Prepare"))?;
     {
         let mounted = Mounted::new("bad", &mounts[0])?;
         fs::write(mounted.folder.join("file"), vec![7; 4 << 20]).map_err(|e| e.to_string())?;
     }
     client.commit("layer", "active").map_err(refused("Commit"))?;
-    let used = machine::used_blocks()?;
 
-    // A pool that is still empty hands its blocks out in order: what came behind the template's is the layer's.
     let (start, length) = Bench::place("data");
     replace("pw-disk-data", &format!("0 {length} dust {} {start} 65536", bench.pool_disk))?;
-    for block in template..used {
+    let template = machine::data_blocks(template[0])?;
+    let layer = machine::thins()?.into_keys().last().expect("the layer's thin");
+    let own: Vec<u64> = machine::data_blocks(layer)?.difference(&template).copied().collect();
+    println!("    {} bad blocks", own.len());
+    // It counts its blocks from the beginning of the disk below.
+    for block in own {
+        let block = start / 128 + block;
         dmsetup(&["message", "pw-disk-data", "0", "addbadblock", &block.to_string()])?;
     }
     dmsetup(&["message", "pw-disk-data", "0", "enable"])?;
@@ -323,8 +329,8 @@ fn bad_sectors(bench: &Bench) -> Result<(), String> {
     }
     client.cleanup().map_err(refused("Cleanup"))?;
     match machine::used_blocks()? {
-        left if left == template => Ok(()),
-        left => Err(format!("{left} blocks in use, {template} before")),
+        left if left == used => Ok(()),
+        left => Err(format!("{left} blocks in use, {used} before")),
     }
 }
 
@@ -334,6 +340,22 @@ fn failing_data(bench: &Bench) -> Result<(), String> {
 
 fn failing_metadata(bench: &Bench) -> Result<(), String> {
     failing(bench, "metadata")
+}
+
+/// The kernel marks a pool that could not commit its metadata, and lets it do no more until thin_check has taken the mark
+/// off. The start says so.
+fn start_after_failure(run: &mut Run) -> Result<Daemon, String> {
+    if let Err(error) = Daemon::start(&run.place, &run.runtime) {
+        let log = fs::read_to_string(&run.place.log).unwrap_or_default();
+        let said = log.lines().last().unwrap_or_default();
+        println!("    {error}: {said}");
+        if !said.contains("thin_check") {
+            return Err(format!("the start does not say what to do: {said}"));
+        }
+        machine::remove_devices("pw-disk")?;
+        machine::run("thin_check", &["--clear-needs-check-flag", "/dev/mapper/pw-disk-metadata"])?;
+    }
+    run.start()
 }
 
 fn failing(bench: &Bench, area: &str) -> Result<(), String> {
@@ -361,14 +383,7 @@ fn failing(bench: &Bench, area: &str) -> Result<(), String> {
     daemon.kill();
     machine::remove_devices("pw-disk")?;
     replace(&device, &bench.area(area))?;
-    // The kernel marks a pool whose metadata could not be written; only thin_check takes that off, and the start says so.
-    if let Err(error) = Daemon::start(&run.place, &run.runtime) {
-        let log = fs::read_to_string(&run.place.log).unwrap_or_default();
-        println!("    {error}: {}", log.lines().last().unwrap_or_default());
-        machine::remove_devices("pw-disk")?;
-        super::machine::run("thin_check", &["--clear-needs-check-flag", "/dev/mapper/pw-disk-metadata"])?;
-    }
-    let mut daemon = run.start()?;
+    let mut daemon = start_after_failure(&mut run)?;
     if first.is_ok() {
         daemon.client.mounts("failing-1").map_err(|e| format!("a Prepare that was acknowledged is lost: {e}"))?;
         daemon.client.remove("failing-1").map_err(|e| e.to_string())?;

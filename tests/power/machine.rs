@@ -1,6 +1,6 @@
 //! The kernel seen from outside the daemon: mounts, and device-mapper and thin pools by their own tools.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -95,6 +95,19 @@ fn pool() -> String {
 
 /// All thins in the pool with the number of blocks each maps, from its metadata.
 pub fn thins() -> Result<BTreeMap<u32, u64>, String> {
+    let listed = with_metadata("thin_ls", &["--no-headers", "--format", "DEV,MAPPED_BLOCKS"])?;
+    let pair = |line: &str| {
+        let mut words = line.split_whitespace().map(str::parse);
+        Some((words.next()?.ok()?, words.next()?.ok()?))
+    };
+    listed
+        .lines()
+        .map(|line| pair(line).map(|(id, blocks)| (id as u32, blocks)).ok_or_else(|| format!("thin_ls: {line:?}")))
+        .collect()
+}
+
+/// Reads the pool's metadata by one of its tools: `program -m ARGUMENTS DEVICE`.
+fn with_metadata(program: &str, arguments: &[&str]) -> Result<String, String> {
     let table = dmsetup(&["table", &pool()])?;
     let metadata = table.split_whitespace().nth(3).ok_or("the pool's table is short")?;
     let uevent = fs::read_to_string(format!("/sys/dev/block/{metadata}/uevent")).map_err(|e| e.to_string())?;
@@ -102,16 +115,26 @@ pub fn thins() -> Result<BTreeMap<u32, u64>, String> {
     // A crash between the two leaves one held.
     let _ = dmsetup(&["message", &pool(), "0", "release_metadata_snap"]);
     dmsetup(&["message", &pool(), "0", "reserve_metadata_snap"])?;
-    let listed = run("thin_ls", &["-m", "--no-headers", "--format", "DEV,MAPPED_BLOCKS", &format!("/dev/{node}")]);
+    let device = format!("/dev/{node}");
+    let said = run(program, &[&["-m"], arguments, &[device.as_str()]].concat());
     dmsetup(&["message", &pool(), "0", "release_metadata_snap"])?;
-    let pair = |line: &str| {
-        let mut words = line.split_whitespace().map(str::parse);
-        Some((words.next()?.ok()?, words.next()?.ok()?))
-    };
-    listed?
-        .lines()
-        .map(|line| pair(line).map(|(id, blocks)| (id as u32, blocks)).ok_or_else(|| format!("thin_ls: {line:?}")))
-        .collect()
+    said
+}
+
+/// The pool's data blocks that a thin maps.
+pub fn data_blocks(thin: u32) -> Result<BTreeSet<u64>, String> {
+    let dumped = with_metadata("thin_dump", &["--dev-id", &thin.to_string()])?;
+    let mut blocks = BTreeSet::new();
+    for line in dumped.lines() {
+        let value =
+            |name: &str| -> Option<u64> { line.split_once(&format!("{name}=\""))?.1.split('"').next()?.parse().ok() };
+        if let Some(block) = value("data_block") {
+            blocks.insert(block);
+        } else if let (Some(first), Some(length)) = (value("data_begin"), value("length")) {
+            blocks.extend(first..first + length);
+        }
+    }
+    Ok(blocks)
 }
 
 /// The pool's data blocks in use.
