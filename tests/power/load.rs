@@ -22,7 +22,7 @@ pub const CHECKER: &str = "checker";
 pub struct Common {
     /// Layers that may be built on.
     layers: Mutex<BTreeMap<String, (Files, bool)>>,
-    /// Keys, and names of layers, that each client goes round in.
+    /// How many keys, and how many layers, each client has.
     slots: usize,
     pub stop: AtomicBool,
     pub problems: Mutex<Vec<String>>,
@@ -65,6 +65,8 @@ pub struct Worker {
     random: Random,
     /// Its own snapshots by key.
     own: BTreeMap<String, Own>,
+    generation: u64,
+    layers_made: u64,
 }
 
 #[derive(Clone)]
@@ -87,7 +89,16 @@ impl Worker {
         let prefix = if name == CHECKER { String::new() } else { format!("{name}-") };
         let own = state.snapshots.iter().filter(|(key, _)| key.starts_with(&prefix));
         let own = own.map(|(key, snapshot)| (key.clone(), Own { kind: snapshot.kind })).collect();
-        Worker { name: name.into(), client, journal, common: Arc::clone(common), random: Random::new(seed), own }
+        Worker {
+            name: name.into(),
+            client,
+            journal,
+            common: Arc::clone(common),
+            random: Random::new(seed),
+            own,
+            generation: state.generation,
+            layers_made: 0,
+        }
     }
 
     /// Works until it is told to stop, `steps` are done or the daemon is gone.
@@ -109,11 +120,20 @@ impl Worker {
         }
     }
 
+    /// A key that is free: each client has so many of each kind, and goes round in them.
     fn free(&mut self, kind: &str) -> Option<String> {
         let slots = self.common.slots;
         let at = self.random.below(slots);
-        let names = (0..slots).map(|n| format!("{}-{kind}{}", self.name, (n + at) % slots));
-        names.into_iter().find(|name| !self.own.contains_key(name))
+        let mut names = (0..slots).map(|n| format!("{}-{kind}{}", self.name, (n + at) % slots));
+        names.find(|name| !self.own.contains_key(name))
+    }
+
+    /// A name for a layer, which no other layer has had: what somebody else builds on it is told by it. Each client keeps as many
+    /// layers as it has keys.
+    fn free_layer(&mut self) -> Option<String> {
+        let layers = self.own.values().filter(|own| own.kind == Kind::Committed).count();
+        self.layers_made += 1;
+        (layers < self.common.slots).then(|| format!("{}-l{}-{}", self.name, self.generation, self.layers_made))
     }
 
     fn some_layer(&mut self) -> String {
@@ -204,7 +224,7 @@ impl Worker {
     }
 
     fn commit(&mut self, key: &str, files: Files, exact: bool) -> Step {
-        let Some(name) = self.free("l") else { return Ok(()) };
+        let Some(name) = self.free_layer() else { return Ok(()) };
         let exact = exact && !self.disk_fails();
         let op = Op::Commit { name: name.clone(), key: key.into(), files, exact };
         self.call(op, |c| c.commit(&name, key)).map(drop)
