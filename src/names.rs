@@ -1,6 +1,7 @@
 //! Device-mapper names and uuids that the kernel will take.
 //!
 //! The only place where the limits of names are known. Anything may use this module; it uses nothing.
+#![warn(missing_docs)]
 
 use std::borrow::Borrow;
 use std::fmt;

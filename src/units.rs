@@ -3,6 +3,7 @@
 //! The kernel counts in 512-byte sectors, users count in bytes, pools count in blocks of their own; a
 //! plain integer that changes its unit on the way is the classic bug of this field. Anything may use
 //! this module; it uses nothing.
+#![warn(missing_docs)]
 
 use std::fmt;
 use std::str::FromStr;

@@ -46,6 +46,7 @@
 //! read with bounds checks; nothing is left suspended and nothing half-made when a verb fails. This module
 //! must not know what devices are for: no pool policy, no snapshots, no database.
 #![doc = include_str!("docker.md")]
+#![warn(missing_docs)]
 
 mod client;
 pub mod codec;
