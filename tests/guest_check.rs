@@ -152,6 +152,23 @@ fn a_suspended_and_mounted_device_goes_on_after_a_start() {
 }
 
 #[test]
+fn a_removal_that_waits_for_the_last_user_of_a_wanted_device_is_found_and_taken_back() {
+    let mut d = Daemon::start("leaving");
+    let mounts = d.prepare("a", "").unwrap();
+    let device = mounts[0].source.strip_prefix("/dev/mapper/").unwrap().to_owned();
+    with_mounted(&mounts[0], |root| {
+        dmsetup(&["remove", "--noudevsync", "--deferred", &device]);
+        d.stop("TERM");
+        finds(&d, &[&format!("device {device} is wanted, and goes as soon as nobody has it open")]);
+        d.begin();
+        std::fs::write(root.join("file"), b"stays").unwrap();
+    });
+    assert!(dmsetup(&["ls"]).contains(&device), "the device went with its last user");
+    d.stop("TERM");
+    finds_nothing(&d);
+}
+
+#[test]
 fn nodes_that_are_missing_left_over_or_lead_elsewhere_are_put_right_by_a_start() {
     let mut d = Daemon::start("nodes");
     let [missing, elsewhere] = ["a", "b"].map(|key| d.prepare(key, "").unwrap()[0].source.clone());

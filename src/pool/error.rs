@@ -24,6 +24,8 @@ pub enum PoolError {
     NameTaken { device: DmName, source: dm::Error },
     #[error("device {device} cannot be removed: {source}")]
     Deactivate { device: DmName, source: dm::Error },
+    #[error("device {device} is to go with its last user, and that cannot be taken back: {source}")]
+    Keep { device: DmName, source: dm::Error },
     #[error("device {device} cannot be looked at: {source}")]
     Look { device: DmName, source: dm::Error },
     #[error("device {device} cannot be frozen: {source}")]

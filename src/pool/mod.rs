@@ -243,6 +243,12 @@ impl Pool {
         self.dm.resume(&name).map(drop).map_err(|source| PoolError::Thaw { device: name, source })
     }
 
+    /// Takes back a removal that waits for the last user of the device.
+    pub fn keep(&self, role: Role) -> Result<(), PoolError> {
+        let name = self.names.name(role);
+        self.dm.cancel_deferred_remove(&name).map_err(|source| PoolError::Keep { device: name, source })
+    }
+
     /// Takes the device `role` away; one that is not there counts as done.
     ///
     /// Fails with [`PoolError::Deactivate`] and [`PoolError::is_busy`] while somebody has it open.

@@ -28,6 +28,8 @@ pub enum Finding {
     HalfMade { device: String },
     /// A device of ours is suspended: whoever uses it waits.
     Suspended { device: String },
+    /// A device that is wanted goes as soon as nobody has it open.
+    Leaving { device: String },
     /// A device has one of our names, and its uuid is not of this pool.
     NotOurs { device: String },
     /// No record wants this device, or its snapshot is committed and needs none.
@@ -52,6 +54,12 @@ impl fmt::Display for Finding {
             Finding::PoolSick { what } => write!(f, "the pool {what}"),
             Finding::HalfMade { device } => write!(f, "device {device} has no table"),
             Finding::Suspended { device } => write!(f, "device {device} is suspended"),
+            Finding::Leaving { device } => {
+                write!(
+                    f,
+                    "device {device} is wanted, and goes as soon as nobody has it open; the next start takes that back"
+                )
+            }
             Finding::NotOurs { device } => write!(f, "device {device} has one of our names and is not of this pool"),
             Finding::Unwanted { device, open } => {
                 write!(f, "device {device} is wanted by nothing (opened {open} times)")
@@ -174,6 +182,9 @@ fn check_device(
         found.push(Finding::ShowsOther { device: device.clone(), shows, recorded: wanted.shows });
     }
     let key = || wanted.key.clone();
+    if info.deferred_remove && matches!(wanted.kind, Some(Kind::Active | Kind::View)) {
+        found.push(Finding::Leaving { device: device.clone() });
+    }
     match wanted.kind {
         Some(Kind::Active) if info.read_only => found.push(Finding::ReadOnly { device, key: key() }),
         Some(Kind::View) if !info.read_only => found.push(Finding::Writable { device, key: key() }),

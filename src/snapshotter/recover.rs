@@ -34,8 +34,11 @@ pub fn recover(shared: &Shared) -> Result<BTreeSet<Role>, Error> {
     for role in shared.pool.devices().map_err(Error::start)? {
         let Some(info) = usable(shared, role)? else { continue };
         match fate(shared, role)? {
-            Fate::Keep => {}
-            Fate::KeepWritable => set_read_only(shared, role, false)?,
+            Fate::Keep => keep(shared, role, &info)?,
+            Fate::KeepWritable => {
+                keep(shared, role, &info)?;
+                set_read_only(shared, role, false)?;
+            }
             Fate::Idle => {
                 set_read_only(shared, role, true)?;
                 idle.insert(role);
@@ -63,6 +66,15 @@ fn usable(shared: &Shared, role: Role) -> Result<Option<DeviceInfo>, Error> {
         shared.pool.resume(role).map_err(Error::start)?;
     }
     Ok(Some(info))
+}
+
+/// What is wanted stays, though somebody asked for its removal while it was open.
+fn keep(shared: &Shared, role: Role, info: &DeviceInfo) -> Result<(), Error> {
+    if !info.deferred_remove {
+        return Ok(());
+    }
+    tracing::warn!(device = %info.name, "somebody had it removed as soon as it is closed; that is taken back");
+    shared.pool.keep(role).map_err(Error::start)
 }
 
 fn fate(shared: &Shared, role: Role) -> Result<Fate, Error> {
