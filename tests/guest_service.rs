@@ -4,7 +4,9 @@
 
 mod daemon;
 
+use std::io::Write;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use containerd_snapshots::api::snapshots::v1::{Info, UsageResponse};
 use containerd_snapshots::api::types::Mount;
@@ -262,6 +264,64 @@ fn a_commit_of_a_mounted_snapshot_is_an_image_of_that_moment() {
     assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
     d.cleanup();
     assert_eq!(d.devices("snap"), 0, "the frozen original is gone once it is unmounted");
+}
+
+#[test]
+fn commits_under_a_running_writer_are_images_of_one_moment_each() {
+    /// One record of the writer: 64 bytes that hold its number.
+    const RECORD: usize = 64;
+    let mut d = Daemon::start("writer");
+    d.prepare("k0", "").unwrap();
+    for round in 0..5 {
+        let key = format!("k{round}");
+        let mounts = d.mounts(&key).unwrap();
+        with_mounted(&mounts[0], |root| {
+            let (synced, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+            let (least, most) = std::thread::scope(|scope| {
+                let writer = scope.spawn(|| {
+                    let mut file = std::fs::File::create(root.join("records")).unwrap();
+                    let mut number = 0;
+                    while !stop.load(Ordering::SeqCst) {
+                        file.write_all(format!("{number:0RECORD$}").as_bytes()).unwrap();
+                        if number % 8 == 0 {
+                            file.sync_data().unwrap();
+                            synced.store(number + 1, Ordering::SeqCst);
+                        }
+                        number += 1;
+                    }
+                    number
+                });
+                while synced.load(Ordering::SeqCst) < 20 {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+                let least = synced.load(Ordering::SeqCst);
+                d.commit(&format!("c{round}"), &key).unwrap();
+                let at_commit = synced.load(Ordering::SeqCst);
+                // It goes on: the freeze was short.
+                while synced.load(Ordering::SeqCst) < at_commit + 50 {
+                    assert!(!writer.is_finished(), "the writer met an error");
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+                stop.store(true, Ordering::SeqCst);
+                (least, writer.join().unwrap())
+            });
+            let view = d.view(&format!("v{round}"), &format!("c{round}")).unwrap();
+            with_mounted(&view[0], |root| {
+                let records = std::fs::read(root.join("records")).unwrap();
+                let whole = records.len() / RECORD;
+                assert!(
+                    (least..most).contains(&whole),
+                    "{whole} records, {least} were synced before, {most} in the end"
+                );
+                for (number, record) in records.chunks_exact(RECORD).enumerate() {
+                    assert_eq!(record, format!("{number:0RECORD$}").as_bytes(), "record {number} of {whole}");
+                }
+            });
+            let check = Command::new("e2fsck").arg("-fn").arg(&view[0].source).output().unwrap();
+            assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
+        });
+        d.prepare(&format!("k{}", round + 1), &format!("c{round}")).unwrap();
+    }
 }
 
 #[test]

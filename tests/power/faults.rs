@@ -296,7 +296,7 @@ fn bad_sectors(bench: &Bench) -> Result<(), String> {
         dmsetup(&["message", "pw-disk-data", "0", "addbadblock", &block.to_string()])?;
     }
     dmsetup(&["message", "pw-disk-data", "0", "enable"])?;
-    machine::run("sysctl", &["-q", "vm.drop_caches=3"])?;
+    fs::write("/proc/sys/vm/drop_caches", "3").map_err(|e| e.to_string())?;
 
     let read = |mounts: &[containerd_snapshots::api::types::Mount]| {
         let mounted = Mounted::new("bad", &mounts[0])?;
