@@ -36,6 +36,24 @@ the_pull_ended() {
     return 0
 }
 
+# unpacked FILE: what the unpacked image holds, file by file. To the garbage collector a view of ctr's is garbage, so it may be
+# gone before it is mounted.
+unpacked() {
+    local key=look-$RANDOM
+    ctr snapshots view $key "$(top_layer)" && mount_snapshot $key /tmp/look || return 1
+    "$e2e/tree-manifest" /tmp/look >"$OUT/$1"
+    umount /tmp/look
+    ctr snapshots rm $key 2>/dev/null || true
+}
+
+unpacked_as_ever() {
+    wait_for 30 unpacked "$1" && diff "$OUT/undisturbed" "$OUT/$1"
+}
+
+gone() {
+    ctr images rm --sync "$registry/crash:1" && wait_for 60 eval "collect_garbage && [[ \$(count_thins) == $thins_before ]]"
+}
+
 need "a disk for /var/lib" mount_disk
 need "the daemon starts" start_daemon
 need "containerd starts" start_containerd
@@ -43,6 +61,7 @@ need "a registry starts" start_registry
 need "an image is made and pushed" publish crash:1 --layers 12
 thins_before=$(count_thins)
 need "the pool can be looked at" test -n "$thins_before"
+need "an undisturbed pull, to compare with" eval 'pull crash:1 && wait_for 30 unpacked undisturbed && (($(wc -l <"$OUT/undisturbed") > 400)) && gone'
 
 for what in containerd daemon containerd-then-daemon daemon-then-containerd; do
     for waiting in 1 3; do
@@ -52,6 +71,7 @@ for what in containerd daemon containerd-then-daemon daemon-then-containerd; do
         check "$what, after $waiting: nothing is suspended" nothing_suspended
         check "$what, after $waiting: containerd answers" wait_for 60 ctr snapshots ls
         check "$what, after $waiting: the pull is repeated" wait_for 120 pull crash:1
+        check "$what, after $waiting: the image is unpacked as ever" unpacked_as_ever "$what-$waiting"
         check "$what, after $waiting: a container runs" expect_output "hello from the top layer" run_container "after-$what-$waiting" crash:1
         check "$what, after $waiting: the image is removed" ctr images rm --sync "$registry/crash:1"
         # What an interrupted pull was unpacking is held by its lease (a day); it goes with the lease.
