@@ -86,10 +86,9 @@ fn run(flags: Flags) -> Result<(), AnyError> {
         Some(Command::Ls) => return commands::list(&config),
         None => {}
     }
-    let sockets = Sockets {
-        calls: server::listen(&config.address)?,
-        metrics: config.metrics_address.map(metrics::listen).transpose()?,
-    };
+    // The one that leaves a file behind comes last.
+    let metrics = config.metrics_address.map(metrics::listen).transpose()?;
+    let sockets = Sockets { calls: server::listen(&config.address)?, metrics };
     let result = open(&config).and_then(|snapshotter| run_until_stopped(sockets, snapshotter, &config.address));
     // Nobody waits for it: a socket that is left behind is replaced by the next start.
     let _ = std::fs::remove_file(&config.address);

@@ -121,7 +121,7 @@ fn without_udevd(bench: &Bench, disk: DeviceNumber) {
     let leave = Dm::new(bench.dm.kernel().clone(), Settings { nodes: NodePolicy::Leave, ..Settings::default() });
     activate(&leave, &name, disk);
     assert!(!leave.node(&name).exists());
-    assert_eq!(bench.dm.sweep_nodes(name.as_str()).unwrap().made, [name.clone()]);
+    assert_eq!(bench.dm.sweep_nodes(name.as_str()).unwrap().made, std::slice::from_ref(&name));
     assert!(leave.node(&name).exists());
     leave.remove(&name).unwrap();
     let swept = bench.dm.sweep_nodes(name.as_str()).unwrap();

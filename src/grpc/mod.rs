@@ -57,7 +57,8 @@ impl Service {
         let result = tokio::task::spawn_blocking(move || call(&snapshotter)).await;
         let result = result.map_err(|panic| {
             tracing::error!(verb, key, %panic, "panicked");
-            Status::internal(format!("{verb} {key:?}: the daemon met a bug of its own; its log says where"))
+            let what = format!("{verb} {key:?}: the daemon met a bug of its own; its log says where");
+            self.refused(verb, started, Status::internal(what))
         })?;
         self.answer(verb, key, started, result)
     }
@@ -82,8 +83,7 @@ impl Service {
         if error.needs_restart() {
             self.broken.notify_one();
         }
-        let status = status(&error);
-        self.metrics.called(verb, format!("{:?}", status.code()), took);
+        let status = self.refused(verb, started, status(&error));
         match status.code() {
             Code::Internal | Code::ResourceExhausted | Code::Unavailable => {
                 tracing::error!(verb, key, ?took, %error, "failed");
@@ -91,6 +91,12 @@ impl Service {
             code => tracing::debug!(verb, key, ?took, ?code, %error, "refused"),
         }
         Err(status)
+    }
+
+    /// Counts a call that is answered with this status.
+    fn refused(&self, verb: &'static str, started: Instant, status: Status) -> Status {
+        self.metrics.called(verb, format!("{:?}", status.code()), started.elapsed());
+        status
     }
 }
 
@@ -104,7 +110,9 @@ impl containerd_snapshots::Snapshotter for Service {
     }
 
     async fn update(&self, info: ApiInfo, fieldpaths: Option<Vec<String>>) -> Result<ApiInfo, Status> {
-        let updates = updates(info.labels, fieldpaths.unwrap_or_default())?;
+        let started = Instant::now();
+        let updates = updates(info.labels, fieldpaths.unwrap_or_default())
+            .map_err(|status| self.refused("Update", started, status))?;
         self.call("Update", &info.name.clone(), move |s| s.update(&info.name, updates)).await.map(api_info)
     }
 
@@ -155,10 +163,8 @@ impl containerd_snapshots::Snapshotter for Service {
 
     async fn list(&self, _snapshotter: String, filters: Vec<String>) -> Result<Self::InfoStream, Status> {
         let started = Instant::now();
-        let filters = FilterSet::parse(&filters).map_err(|error| {
-            self.metrics.called("List", format!("{:?}", Code::InvalidArgument), started.elapsed());
-            Status::invalid_argument(error.to_string())
-        })?;
+        let filters = FilterSet::parse(&filters)
+            .map_err(|error| self.refused("List", started, Status::invalid_argument(error.to_string())))?;
         let (sender, receiver) = mpsc::channel(PAGE);
         let (snapshotter, metrics) = (Arc::clone(&self.snapshotter), Arc::clone(&self.metrics));
         tokio::task::spawn_blocking(move || {

@@ -47,6 +47,7 @@ async fn answer(request: Request<Body>, metrics: Arc<Metrics>) -> Result<Respons
     // It asks the kernel, the database and /proc.
     let text = tokio::task::spawn_blocking(move || metrics.text()).await;
     let Ok(Ok(text)) = text else {
+        tracing::error!(?text, "no metrics for this scrape");
         return Ok(plain(StatusCode::INTERNAL_SERVER_ERROR, "the figures could not be put together; see the log\n"));
     };
     let mut response = Response::new(Body::from(text));

@@ -24,7 +24,7 @@ use crate::snapshotter::{PoolView, Snapshotter};
 /// Every name begins with it.
 const PREFIX: &str = "devmapper_snapshotter";
 
-/// The figures of one daemon. Cheap to share; counting takes no lock that a scrape holds for long.
+/// The figures of one daemon.
 #[derive(Debug)]
 pub struct Metrics {
     calls: Family<Call, Histogram, fn() -> Histogram>,

@@ -276,7 +276,7 @@ impl Backer for HostBacker {
             Backing::Embedded { .. } => self.metadata_file(),
             Backing::Devices { metadata: Some(metadata), .. } => metadata.clone(),
             Backing::Devices { metadata: None, .. } => format!("/dev/mapper/{}", names.name(Role::Metadata)).into(),
-            Backing::External { pool_name } => format!("the metadata device of {pool_name}").into(),
+            Backing::External { pool_name } => format!("<metadata device of {pool_name}>").into(),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Which thins a pool holds and which blocks they map, which no ioctl tells: read from a snapshot of the pool's metadata while it goes on working.
+//! Which thins a pool holds and which blocks they map, which no ioctl tells: read from a snapshot of the pool's metadata while
+//! it goes on working.
 //!
 //! Sources of the format: drivers/md/dm-thin-metadata.c (`thin_disk_superblock`, `disk_device_details`, `pack_block_time`) and
 //! drivers/md/persistent-data/dm-btree-internal.h (`node_header`). All numbers are little-endian, blocks are 4 KiB.
@@ -54,7 +55,7 @@ pub fn thins(disk: &dyn Disk, root: u64) -> Result<BTreeMap<ThinId, u64>, Metada
 }
 
 /// How many of the pool's `total` data blocks the thins below the superblock at `root` map, each counted once. Reads every
-/// mapping: some 16 bytes for each block in use.
+/// mapping, which is 16 bytes or more for each block in use.
 pub fn mapped(disk: &dyn Disk, root: u64, total: u64) -> Result<u64, MetadataError> {
     let mut devices = Vec::new();
     let mut trees = Trees::new(disk);
@@ -96,22 +97,27 @@ impl<'a> Trees<'a> {
 
     /// Visits every entry of the tree at `root`; a node that was seen before makes no sense.
     fn walk(&mut self, root: u64, leaf: &mut Leaf<'_>) -> Result<(), MetadataError> {
-        let mut ahead = vec![root];
-        while let Some(at) = ahead.pop() {
-            if !self.seen.insert(at) {
-                return Err(MetadataError::Format { block: at, what: "stands in the tree twice".into() });
-            }
-            read_node(self.disk, at, &mut ahead, leaf)?;
-        }
-        Ok(())
+        let twice = |block| Err(MetadataError::Format { block, what: "stands in the tree twice".into() });
+        self.visit(root, leaf, twice)
     }
 
     /// Visits every entry of the tree at `root` but for the nodes that were seen before: snapshots share theirs.
     fn walk_once(&mut self, root: u64, leaf: &mut Leaf<'_>) -> Result<(), MetadataError> {
+        self.visit(root, leaf, |_| Ok(()))
+    }
+
+    fn visit(
+        &mut self,
+        root: u64,
+        leaf: &mut Leaf<'_>,
+        seen: impl Fn(u64) -> Result<(), MetadataError>,
+    ) -> Result<(), MetadataError> {
         let mut ahead = vec![root];
         while let Some(at) = ahead.pop() {
             if self.seen.insert(at) {
                 read_node(self.disk, at, &mut ahead, leaf)?;
+            } else {
+                seen(at)?;
             }
         }
         Ok(())

@@ -270,11 +270,6 @@ impl Pool {
         self.info(role).ok().flatten().map(|info| block::holders(info.device)).unwrap_or_default()
     }
 
-    /// The device-mapper name of `role`.
-    pub fn name(&self, role: Role) -> DmName {
-        self.names.name(role)
-    }
-
     /// The block device node of `role`.
     pub fn node(&self, role: Role) -> PathBuf {
         self.dm.node(&self.names.name(role))

@@ -123,7 +123,7 @@ impl Reclaimer {
         let stuck: Vec<_> =
             locked(&self.work.stuck).iter().map(|(role, t)| (*role, t.busy, t.since.elapsed())).collect();
         let stuck = stuck.into_iter().map(|(role, busy, since)| Stuck {
-            device: pool.name(role).to_string(),
+            device: pool.names().name(role).to_string(),
             busy,
             holders: holders(pool, role),
             since,

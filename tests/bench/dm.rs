@@ -1,6 +1,7 @@
 //! What each verb costs beside the bare ioctls it stands for, and beside `dmsetup`: medians, in microseconds.
 //!
-//! `tests/bench/run` starts it in a guest; it needs root and dm-thin. ROUNDS sets how often each is measured (default 300; dmsetup a tenth).
+//! `tests/bench/run` starts it in a guest; it needs root and dm-thin. ROUNDS sets how often each is measured (default 300;
+//! dmsetup a tenth).
 
 #[path = "../dm_common/mod.rs"]
 mod dm_common;
@@ -73,7 +74,7 @@ impl Bare {
     }
 }
 
-/// What is measured: a step for each of the three ways, and what undoes it.
+/// What is measured, and how long it took each of the three ways.
 struct Verb {
     name: &'static str,
     ours: Vec<Duration>,

@@ -88,11 +88,13 @@ killed_over_and_over() {
 check "killed over and over, it is still started again" killed_over_and_over
 
 # Other than on the first start, this needs mkfs, a mount of the daemon's own, and the right to grow ext4.
-write_config 'base_image_size = "20GiB"'
+write_config 'base_image_size = "20GiB"' 'metrics_address = "127.0.0.1:9653"'
 check "restarted with a larger size" in_systemd systemctl restart devmapper-snapshotter
 check "a child of the smaller layer is grown" wait_for 20 in_systemd ctr snapshots prepare grown layer
 check "to its size" expect_output " 20" in_systemd bash -c '
     mount=$(ctr snapshots mounts /mnt grown) && eval "${mount% -o }" && seq 1000 | cmp - /mnt/file && df --output=size -B 1G /mnt && umount /mnt'
+check "its metrics are served" wait_for 20 expect_output 'devmapper_snapshotter_snapshots{kind="committed"} 1' \
+    in_systemd busybox wget -q -O - http://127.0.0.1:9653/metrics
 check "and removed" in_systemd ctr snapshots rm grown two
 check "nothing was forbidden to it" eval '! grep -Ei "not permitted|denied|EPERM|EACCES" "$OUT/daemon.log"'
 

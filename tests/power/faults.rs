@@ -226,6 +226,7 @@ fn hanging_mkfs(bench: &Bench) -> Result<(), String> {
             Ok(pid) if !pid.trim().is_empty() => break pid.trim().to_owned(),
             _ if Instant::now() > end => {
                 let _ = process.kill();
+                let _ = process.wait();
                 return Err("mkfs was not run".into());
             }
             _ => std::thread::sleep(Duration::from_millis(20)),

@@ -3,11 +3,9 @@
 //! What it had made in the kernel outlives it: devices half made, suspended, or in the way.
 
 use std::fs;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::daemon::{Daemon, Place};
-use super::machine::{run, Mounted};
+use super::daemon::Daemon;
 use super::model::Random;
 use super::run::{join, Run};
 
@@ -17,22 +15,11 @@ const LAST: u64 = 400;
 
 /// Kills the daemon `rounds` times under load; then, if it can be told to, at each of its steps.
 pub fn kills(rounds: usize, steps: usize, seed: u64) -> Result<(), String> {
-    let variable = |name: &str| std::env::var(name).map_err(|_| format!("{name} is not set"));
-    let (out, disk) = (PathBuf::from(variable("OUT")?), variable("DISK0")?);
-    run("mkfs.ext4", &["-q", "-F", "-E", "nodiscard", &disk])?;
-    let mounted = Mounted::device("state", &disk, "ext4", &[])?;
-    let place = Place {
-        program: variable("DAEMON")?.into(),
-        state: mounted.folder.join("lib"),
-        config: "data_size = \"1GiB\"\nbase_image_size = \"64MiB\"".into(),
-        log: out.join("daemon.log"),
-        environment: Vec::new(),
-    };
+    let (_mounted, mut guest) = Run::on_first_disk("data_size = \"1GiB\"\nbase_image_size = \"64MiB\"", 4)?;
     let started = Instant::now();
-    let mut guest = Run::new(&out, place, 4);
     let result = all(&mut guest, rounds, steps, seed);
     println!("{}", guest.sum.table("the daemon killed", started.elapsed().as_secs()));
-    fs::write(out.join("sum.json"), serde_json::to_string(&guest.sum).unwrap()).map_err(|e| e.to_string())?;
+    fs::write(guest.out.join("sum.json"), serde_json::to_string(&guest.sum).unwrap()).map_err(|e| e.to_string())?;
     result?;
     println!("PASS: {} kills", guest.sum.cycles);
     Ok(())

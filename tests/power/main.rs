@@ -1,7 +1,7 @@
 //! Crash campaigns on a real kernel: the daemon, or the whole guest with it, is ended at random moments while several clients
 //! work, and after each crash everything is looked through.
 //!
-//! `cuts` and `replay` start on the host, the others run in a guest. Every crash is checked by the same checker (`check`),
+//! A campaign starts on the host and boots guests, in which this same program runs on. Every crash is checked by the same checker (`check`),
 //! which `selftest` shows broken states to.
 
 mod check;

@@ -15,6 +15,7 @@ use tokio::runtime::Runtime;
 use super::check::{check, remove_all, Fault, Found};
 use super::daemon::{Client, Daemon, Place};
 use super::load::{Common, Worker, CHECKER};
+use super::machine::{self, Mounted};
 use super::model::{journals, Line, Mark, State};
 
 /// What came of it, summed up.
@@ -128,6 +129,22 @@ pub struct Run {
 }
 
 impl Run {
+    /// A run in a guest, whose first disk becomes the file system for the state; $DAEMON is the program, $OUT takes the rest.
+    pub fn on_first_disk(config: &str, clients: usize) -> Result<(Mounted, Run), String> {
+        let variable = |name: &str| std::env::var(name).map_err(|_| format!("{name} is not set"));
+        let (out, disk) = (PathBuf::from(variable("OUT")?), variable("DISK0")?);
+        machine::run("mkfs.ext4", &["-q", "-F", "-E", "nodiscard", &disk])?;
+        let mounted = Mounted::device("state", &disk, "ext4", &[])?;
+        let place = Place {
+            program: variable("DAEMON")?.into(),
+            state: mounted.folder.join("lib"),
+            config: config.into(),
+            log: out.join("daemon.log"),
+            environment: Vec::new(),
+        };
+        Ok((mounted, Run::new(&out, place, clients)))
+    }
+
     pub fn new(out: &Path, place: Place, clients: usize) -> Run {
         fs::create_dir_all(out).unwrap();
         let state = State::load(out);

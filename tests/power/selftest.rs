@@ -1,30 +1,18 @@
 //! The checker is shown states that are broken on purpose, and must complain about each in the right way.
 
 use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::check::{check, Fault};
-use super::daemon::{Client, Place};
-use super::machine::{devices, dmsetup, run, Mounted};
+use super::daemon::Client;
+use super::machine::{devices, dmsetup};
 use super::model::{journals, Content, Kind, Line, Op, State};
 use super::run::{join, Run};
 
 type Break = Box<dyn Fn(&mut State, &mut Client) -> Result<Box<dyn FnOnce()>, String>>;
 
 pub fn selftest() -> Result<(), String> {
-    let variable = |name: &str| std::env::var(name).map_err(|_| format!("{name} is not set"));
-    let (out, disk) = (PathBuf::from(variable("OUT")?), variable("DISK0")?);
-    run("mkfs.ext4", &["-q", "-F", "-E", "nodiscard", &disk])?;
-    let mounted = Mounted::device("state", &disk, "ext4", &[])?;
-    let place = Place {
-        program: variable("DAEMON")?.into(),
-        state: mounted.folder.join("lib"),
-        config: "data_size = \"1GiB\"".into(),
-        log: out.join("daemon.log"),
-        environment: Vec::new(),
-    };
-    let mut guest = Run::new(&out, place, 4);
+    let (_mounted, mut guest) = Run::on_first_disk("data_size = \"1GiB\"", 4)?;
     let mut daemon = guest.start()?;
     guest.check(&mut daemon.client, false)?;
     let (common, threads) = guest.load(&daemon.client, 1, 25, |_| false);
@@ -33,7 +21,7 @@ pub fn selftest() -> Result<(), String> {
     }
     join(&common, threads);
     guest.problems_of(&common)?;
-    let lines = journals(&out, guest.state.generation).map_err(|e| e.to_string())?;
+    let lines = journals(&guest.out, guest.state.generation).map_err(|e| e.to_string())?;
     let sound = check(&mut daemon.client, &mut guest.state, &lines, false);
     if !sound.problems.is_empty() {
         return Err(format!("a sound state was complained about: {:?}", sound.problems));
