@@ -52,7 +52,7 @@ fn findings(config: &Config) -> Result<usize, AnyError> {
     if unmapped > 0 {
         println!(
             "note: {unmapped} of the pool's blocks are in use and no thin maps them: dm-thin leaves such blocks behind when the \
-             power goes while it fills them. They do no harm; thin_repair, run on the metadata of the stopped pool, frees them"
+             power goes while it fills them, or the disk fails to. They do no harm; thin_repair, run on the metadata of the stopped pool, frees them"
         );
     }
     println!("{} thins in pool {}; {} disagreements", thins.len(), pool.device_name(), found.len());

@@ -48,6 +48,8 @@ pub struct FaultPlan {
 struct State {
     taken: u64,
     fault: Option<(u64, Fault)>,
+    /// Steps of other names go by uncounted.
+    only: Option<&'static str>,
     halted: bool,
     last: String,
 }
@@ -66,11 +68,21 @@ impl FaultPlan {
         Arc::new(FaultPlan { state: Mutex::new(state) })
     }
 
+    /// A plan that counts the steps of one name alone, and whose step number `step` of those goes wrong.
+    #[must_use]
+    pub fn at_nth(step: u64, what: &'static str, fault: Fault) -> Arc<FaultPlan> {
+        let state = State { fault: Some((step, fault)), only: Some(what), ..State::default() };
+        Arc::new(FaultPlan { state: Mutex::new(state) })
+    }
+
     /// Somebody is about to take a step.
     pub fn step(&self, what: &str) -> Verdict {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.halted {
             return Verdict::Halt;
+        }
+        if state.only.is_some_and(|only| only != what) {
+            return Verdict::Go;
         }
         let number = state.taken;
         state.taken += 1;

@@ -17,7 +17,7 @@ impl Pool {
     }
 
     /// How many data blocks are in use that no thin maps. dm-thin leaves one behind when the power goes while it fills a block
-    /// for the first time. Reads every mapping. Blocks that are being filled at this moment look the same, so it looks
+    /// for the first time, or the disk fails to. Reads every mapping. Blocks that are being filled at this moment look the same, so it looks
     /// twice before it says that there are any.
     pub fn unmapped(&self, disks: &dyn Disks) -> Result<u64, PoolError> {
         let look = || -> Result<u64, PoolError> {
@@ -32,8 +32,7 @@ impl Pool {
     }
 
     fn working(&self) -> Result<WorkingPool, PoolError> {
-        let room = self.look()?;
-        room.status.working().copied().ok_or_else(|| PoolError::Failed { pool: self.device_name.clone() })
+        self.status()?.working().copied().ok_or_else(|| PoolError::Failed { pool: self.device_name.clone() })
     }
 
     /// Reads a snapshot of the metadata: `read` gets the disk, the block of the snapshot's superblock, and the number of the

@@ -126,7 +126,7 @@ impl Opening<'_> {
             }
         };
         self.must_take_changes(&name, assembled)?;
-        self.move_epoch(&name, &mut record)?;
+        self.move_epoch(&name, &mut record, assembled)?;
         Ok((name, device, record.block_size))
     }
 
@@ -142,7 +142,7 @@ impl Opening<'_> {
             .map_err(|source| PoolError::Assemble { pool: name.clone(), source })
     }
 
-    fn move_epoch(&self, name: &DmName, record: &mut PoolRecord) -> Result<(), PoolError> {
+    fn move_epoch(&self, name: &DmName, record: &mut PoolRecord, assembled: bool) -> Result<(), PoolError> {
         let status = self.working(name)?;
         let found = status.transaction_id;
         let expected = [Some(record.epoch), record.epoch_next, (!record.formatted).then_some(0)];
@@ -167,6 +167,8 @@ impl Opening<'_> {
         self.dm
             .set_transaction_id(name, found, next)
             .map_err(|source| PoolError::Assemble { pool: name.clone(), source })?;
+        // The kernel does not say when it could not commit that.
+        self.must_take_changes(name, assembled)?;
         *record = PoolRecord { epoch: next, epoch_next: None, formatted: true, ..record.clone() };
         Ok(self.store.commit(|c| c.put_pool(record))?)
     }

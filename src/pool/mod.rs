@@ -26,7 +26,7 @@ pub use room::Room;
 
 use crate::block;
 pub use crate::block::Space;
-use crate::dm::{self, ActivateOptions, Dm, Target, WorkingPool};
+use crate::dm::{self, ActivateOptions, Dm, Target, ThinPoolStatus, WorkingPool};
 pub use crate::dm::{DeviceInfo, PoolMode};
 use crate::names::DmName;
 use crate::store::Store;
@@ -151,10 +151,13 @@ impl Pool {
         }
     }
 
-    /// Deletes a thin; one that is gone already counts as deleted.
+    /// Deletes a thin, durably; one that is gone already counts as deleted.
+    ///
+    /// Where the kernel cannot commit, it says nothing, and the thin is there again once the pool has been checked: then this
+    /// fails with [`PoolError::NeedsCheck`], and is to be called again.
     pub fn delete(&self, id: ThinId) -> Result<(), PoolError> {
         match self.dm.delete_thin(&self.device_name, id) {
-            Ok(()) | Err(dm::Error::NoSuchThin { .. }) => Ok(()),
+            Ok(()) | Err(dm::Error::NoSuchThin { .. }) => self.must_take_changes(),
             Err(source) => Err(PoolError::Delete { pool: self.device_name.clone(), id, source }),
         }
     }
@@ -308,13 +311,31 @@ impl Pool {
         }
     }
 
+    fn status(&self) -> Result<ThinPoolStatus, PoolError> {
+        let status = self.dm.pool_status(&self.device_name, true);
+        status.map_err(|source| PoolError::Look { device: self.device_name.clone(), source })
+    }
+
+    fn must_take_changes(&self) -> Result<(), PoolError> {
+        self.sick(&self.status()?).map_or(Ok(()), Err)
+    }
+
+    /// Why the pool takes no changes, if it takes none.
+    fn sick(&self, status: &ThinPoolStatus) -> Option<PoolError> {
+        let pool = self.device_name.clone();
+        match status.working() {
+            None => Some(PoolError::Failed { pool }),
+            Some(status) if must_be_checked(status) => {
+                let metadata = self.backer.metadata_path(&self.names);
+                Some(PoolError::NeedsCheck { pool, metadata, active: true })
+            }
+            Some(_) => None,
+        }
+    }
+
     /// Looks at how full the pool is, cheaply, and remembers it for [`Pool::check_room`].
     pub fn look(&self) -> Result<Room, PoolError> {
-        let status = self
-            .dm
-            .pool_status(&self.device_name, true)
-            .map_err(|source| PoolError::Look { device: self.device_name.clone(), source })?;
-        let room = Room::new(status, self.block_size, self.backer.host_space());
+        let room = Room::new(self.status()?, self.block_size, self.backer.host_space());
         *self.room.lock().unwrap_or_else(|e| e.into_inner()) = Some(room.clone());
         Ok(room)
     }
@@ -332,21 +353,13 @@ impl Pool {
     }
 
     fn short_of(&self, room: &Room) -> Option<PoolError> {
-        let pool = self.device_name.clone();
-        match room.status.working() {
-            None => return Some(PoolError::Failed { pool }),
-            Some(status) if must_be_checked(status) => {
-                return Some(PoolError::NeedsCheck {
-                    pool,
-                    metadata: self.backer.metadata_path(&self.names),
-                    active: true,
-                })
-            }
-            Some(_) => {}
+        let sick = self.sick(&room.status);
+        if sick.is_some() {
+            return sick;
         }
         let percent = self.min_free_percent;
         let (what, Space { free, total }) = room.short_of(percent)?;
-        Some(PoolError::Full { pool, what, free, total, percent })
+        Some(PoolError::Full { pool: self.device_name.clone(), what, free, total, percent })
     }
 }
 

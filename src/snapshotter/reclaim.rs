@@ -266,8 +266,8 @@ impl Shared {
         if !discarded {
             match self.pool.activate(spare, thin, entry.size, false) {
                 Ok(_) => discarded = self.discard_unused(spare)?,
-                // It was deleted and not ticked off when everything ended.
-                Err(gone) if gone.is_no_such_thin() => return Ok(()),
+                // It was deleted and not ticked off when everything ended; or it was never made.
+                Err(gone) if gone.is_no_such_thin() => discarded = true,
                 Err(error) => return Err(error),
             }
         }

@@ -11,7 +11,8 @@
 //! | `judge` | whether a world is as its callers may expect it |
 //! | `explore` | all the points where it can end |
 //!
-//! and tests of its own: `checker` (the judge can tell), `faults` (a step fails), `side_by_side` (many callers),
+//! and tests of its own: `checker` (the judge can tell), `faults` (a step fails), `sick` (the pool
+//! cannot commit), `side_by_side` (many callers),
 //! `regressions` (what was found).
 #![allow(dead_code)]
 
@@ -24,6 +25,7 @@ pub mod machine;
 pub mod model;
 pub mod programs;
 mod regressions;
+mod sick;
 mod side_by_side;
 pub mod storage;
 pub mod world;

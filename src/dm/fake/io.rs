@@ -8,7 +8,7 @@ use super::disk::Disk;
 use super::machine::{Machine, Outcome, Stop, MAJOR};
 use crate::dm::fault::Verdict;
 use crate::dm::{DiscardPolicy, PoolMode, Target, ThinTable};
-use crate::units::{DeviceNumber, SECTOR_SIZE};
+use crate::units::{DeviceNumber, ThinId, SECTOR_SIZE};
 
 const SECTOR: u64 = SECTOR_SIZE;
 
@@ -219,14 +219,27 @@ impl Machine {
             if self.device(device.minor)?.suspended {
                 return Err(Errno::EAGAIN.into());
             }
-            if let Some(pool) = self.pool_of_thin(device.minor) {
-                let was_writable = self.pools.get(&pool).is_some_and(|pool| pool.is_writable());
-                self.commit(pool)?;
-                let is_writable = self.pools.get(&pool).is_some_and(|pool| pool.is_writable());
-                // A flush whose commit fails is one of the few that hear of it.
-                return if was_writable && !is_writable { Err(Errno::EIO.into()) } else { Ok(()) };
+            if let Some((pool, thin)) = self.thin_of(device.minor) {
+                return self.flush_thin(pool, thin);
             }
         }
+        self.flush_disks(device)
+    }
+
+    fn flush_thin(&mut self, pool: u32, thin: ThinId) -> Outcome<()> {
+        let is_writable = |machine: &Machine| machine.pools.get(&pool).is_some_and(|pool| pool.is_writable());
+        if is_writable(self) {
+            self.commit(pool)?;
+            // A flush whose commit fails is one of the few that hear of it.
+            return if is_writable(self) { Ok(()) } else { Err(Errno::EIO.into()) };
+        }
+        match self.pools.get(&pool).map(|pool| (pool.has_aborted(thin), pool.data_device)) {
+            Some((false, data)) => self.flush_disks(data),
+            _ => Err(Errno::EIO.into()),
+        }
+    }
+
+    fn flush_disks(&mut self, device: DeviceNumber) -> Outcome<()> {
         for number in self.disks_below(device) {
             if !self.disks.get(&number).is_some_and(Disk::is_dirty) {
                 continue;

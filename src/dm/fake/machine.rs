@@ -17,7 +17,7 @@ use crate::dm::{
     TargetVersion, Verb,
 };
 use crate::names::{DmName, DmUuid};
-use crate::units::{DeviceNumber, Sectors};
+use crate::units::{DeviceNumber, Sectors, ThinId};
 
 /// Device-mapper's major number in this kernel.
 pub const MAJOR: u32 = 253;
@@ -291,7 +291,7 @@ impl Machine {
         if self.pools.contains_key(&minor) {
             self.commit(minor)?;
         }
-        if let Some(pool) = self.pool_of_thin(minor) {
+        if let Some((pool, _)) = self.thin_of(minor) {
             self.commit(pool)?;
         }
         self.device_mut(minor)?.suspended = true;
@@ -352,11 +352,11 @@ impl Machine {
         tables.flat_map(|table| &table.targets).filter(|target| is(target)).count()
     }
 
-    /// The pool below a thin's device.
-    pub fn pool_of_thin(&self, minor: u32) -> Option<u32> {
+    /// The thin that a device shows, and the pool it is in.
+    pub fn thin_of(&self, minor: u32) -> Option<(u32, ThinId)> {
         let table = self.devices.get(&minor)?.live.as_ref()?;
         table.targets.iter().find_map(|target| match target {
-            Target::Thin(thin) => thin.pool.number().map(|number| number.minor),
+            Target::Thin(thin) => thin.pool.number().map(|number| (number.minor, thin.id)),
             _ => None,
         })
     }
@@ -367,7 +367,7 @@ impl Machine {
         let Some(pool) = self.pools.get(&minor) else { return Ok(()) };
         let disks = self.disks_below(pool.data_device);
         let dirty = disks.iter().any(|disk| self.disks.get(disk).is_some_and(Disk::is_dirty));
-        if pool.failed || (!pool.changed && !dirty) {
+        if !pool.is_writable() || (!pool.changed && !dirty) {
             return Ok(());
         }
         if self.locate(pool.metadata_device, 0) != Some(pool.place) {

@@ -1,5 +1,6 @@
 //! A modelled pool at work: what it knows now, what of it is on disk, and its mode.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -7,7 +8,7 @@ use nix::errno::Errno;
 use super::metadata::Metadata;
 use crate::dm::message::PoolMessage;
 use crate::dm::{NoSpacePolicy, PoolMode, ThinPoolStatus, ThinPoolTable, Usage, WorkingPool};
-use crate::units::{DeviceNumber, Sectors};
+use crate::units::{DeviceNumber, Sectors, ThinId};
 
 /// 4 KiB, the block of metadata, in sectors.
 pub const METADATA_BLOCK: u64 = 8;
@@ -34,6 +35,8 @@ pub struct Pool {
     /// The live table, for what its user asked.
     pub table: ThinPoolTable,
     pub low_water_triggered: bool,
+    /// Thins whose changes an abort has thrown away: every flush of theirs fails from then on (dm_thin_aborted_changes).
+    aborted: BTreeSet<ThinId>,
     /// Where the search for a free block goes on: the kernel's allocator moves forward.
     cursor: u64,
 }
@@ -63,6 +66,7 @@ impl Pool {
             failed: false,
             table,
             low_water_triggered: false,
+            aborted: BTreeSet::new(),
             cursor: 0,
         }
     }
@@ -120,10 +124,18 @@ impl Pool {
     /// Throws away what is not on disk, as the kernel does when a commit fails. The pool is read-only after
     /// that, and wants to be checked.
     pub fn abort(&mut self) {
+        let (current, committed) = (&self.current.thins, &self.committed.thins);
+        let changed = |id: &&ThinId| !current.get(id).zip(committed.get(id)).is_some_and(|(a, b)| Arc::ptr_eq(a, b));
+        self.aborted.extend(current.keys().filter(changed));
         self.current = Metadata::clone(&self.committed);
         self.current.needs_check = true;
         self.changed = false;
         self.mode = PoolMode::ReadOnly;
+    }
+
+    /// Whether an abort has thrown away something of this thin.
+    pub fn has_aborted(&self, id: ThinId) -> bool {
+        self.aborted.contains(&id)
     }
 
     /// Back to normal when there are blocks again; answers whether the mode changed.
