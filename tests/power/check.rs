@@ -10,8 +10,25 @@ use super::model::{scan, Files, Kind, Line, Op, Snapshot, State};
 /// Keys of the checker's own views.
 const CHECK: &str = "check-";
 
-/// More than can be on their way when the power goes, a few times over, would not be what [`Found::kernel_leak`] is about.
-const KERNEL_LEAK_MOST: u64 = 32;
+/// What went wrong below the daemon, and so how many blocks dm-thin itself may have leaked: see [`Found::kernel_leak`].
+#[derive(Debug, Clone, Copy)]
+pub enum Below {
+    Sound,
+    /// No more than can be on their way at such a moment, a few times over.
+    PowerWent,
+    /// As many as were to be filled while writes failed.
+    WritesFailed,
+}
+
+impl Below {
+    fn leak_most(self) -> u64 {
+        match self {
+            Below::Sound => 0,
+            Below::PowerWent => 32,
+            Below::WritesFailed => u64::MAX,
+        }
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -36,10 +53,11 @@ pub struct Found {
     pub happened: u64,
     pub layers: u64,
     pub files: u64,
-    /// Blocks in use that no thin maps, after power cuts. dm-thin takes a block from its map of free ones when a write needs it,
-    /// and maps it once it is zeroed or copied; likewise it counts the blocks of a discard once more while the disk below is at
-    /// it (alloc_data_block, process_prepared_discard_passdown_pt1 in drivers/md/dm-thin.c). When its metadata is committed in
-    /// between and then the power goes, the block stays taken until thin_repair gives it back: tests/guest_dm_leak.rs.
+    /// Blocks in use that no thin maps, after power cuts and failed writes. dm-thin takes a block from its map of free ones when
+    /// a write needs it, and maps it once it is zeroed or copied; likewise it counts the blocks of a discard once more while the
+    /// disk below is at it (alloc_data_block, process_prepared_mapping, process_prepared_discard_passdown_pt1 in
+    /// drivers/md/dm-thin.c). When its metadata is committed in between and then the power goes, or when the disk fails to zero
+    /// or copy it, the block stays taken until thin_repair gives it back: tests/guest_dm_leak.rs.
     pub kernel_leak: u64,
     /// Keys that unanswered calls were about.
     pub pending_keys: Vec<String>,
@@ -226,8 +244,22 @@ impl Checker<'_> {
 }
 
 /// Removes every snapshot; the pool must then be as empty as before.
-pub fn remove_all(client: &mut Client, state: &mut State, power_went: bool) -> Found {
+pub fn remove_all(client: &mut Client, state: &mut State, below: Below) -> Found {
     let mut found = Found::default();
+    if let Err(error) = remove_each(client, state, below, &mut found) {
+        found.add(Fault::Refused, error);
+    }
+    found
+}
+
+fn remove_each(client: &mut Client, state: &mut State, below: Below, found: &mut Found) -> Result<(), String> {
+    // What the kernel has leaked is seen before anything is removed, and that must not add to it.
+    let unmapped = unmapped()?;
+    match unmapped.checked_sub(state.unmapped) {
+        Some(leaked) if leaked <= below.leak_most() => found.kernel_leak = leaked,
+        _ => found.add(Fault::Leaked, format!("no thin maps {unmapped} blocks in use, {} before", state.unmapped)),
+    }
+    state.unmapped = unmapped;
     while !state.snapshots.is_empty() {
         let parents: BTreeSet<String> = state.snapshots.values().map(|s| s.parent.clone()).collect();
         let leaves: Vec<String> = state.snapshots.keys().filter(|key| !parents.contains(*key)).cloned().collect();
@@ -238,33 +270,31 @@ pub fn remove_all(client: &mut Client, state: &mut State, power_went: bool) -> F
             state.snapshots.remove(&key);
         }
     }
-    let emptied =
-        client.cleanup().map_err(|e| e.to_string()).and_then(|()| Ok((machine::thins()?, machine::used_blocks()?)));
-    match emptied {
-        Err(error) => found.add(Fault::Refused, error),
-        Ok((thins, used)) => nothing_is_left(state, &thins, used, power_went, &mut found),
-    }
-    found
+    client.cleanup().map_err(|e| e.to_string())?;
+    nothing_is_left(state, &machine::thins()?, machine::used_blocks()?, found);
+    Ok(())
 }
 
-/// Only the template is in the pool, as it was, and every block in use is one of its own; but for those that the kernel leaks.
-fn nothing_is_left(state: &mut State, thins: &BTreeMap<u32, u64>, used: u64, power_went: bool, found: &mut Found) {
+/// The pool's blocks in use that no thin maps.
+fn unmapped() -> Result<u64, String> {
+    let mapped = machine::data_blocks(None)?.len() as u64;
+    let used = machine::used_blocks()?;
+    used.checked_sub(mapped).ok_or_else(|| format!("{mapped} blocks are mapped and {used} in use"))
+}
+
+/// Only the template is in the pool, as it was, and every block in use is one of its own; but for those that the kernel leaked.
+fn nothing_is_left(state: &State, thins: &BTreeMap<u32, u64>, used: u64, found: &mut Found) {
     if !thins.keys().eq(&state.template) {
         found.add(Fault::Leaked, format!("thins left: {thins:?}, the template is {:?}", state.template));
     }
-    let mapped = thins.values().sum();
+    let mapped: u64 = thins.values().sum();
     if state.template_blocks != Some(mapped) {
         found.add(Fault::Lost, format!("the template maps {mapped} blocks, {:?} before", state.template_blocks));
     }
-    match used.checked_sub(mapped + state.unmapped) {
-        Some(0) => {}
-        Some(more @ 1..=KERNEL_LEAK_MOST) if power_went => found.kernel_leak = more,
-        _ => found.add(
-            Fault::Leaked,
-            format!("{used} blocks in use, {mapped} of them mapped, and {} before", state.unmapped),
-        ),
+    if used != mapped + state.unmapped {
+        let text = format!("{used} blocks in use, {mapped} of them mapped and {} leaked by the kernel", state.unmapped);
+        found.add(Fault::Leaked, text);
     }
-    state.unmapped = used.saturating_sub(mapped);
 }
 
 fn is_pool(name: &str) -> bool {

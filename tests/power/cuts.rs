@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::check::Below;
 use super::daemon::Place;
 use super::machine::{run, Mounted};
 use super::model::Random;
@@ -64,7 +65,7 @@ pub fn boot(pool: Pool, seed: u64, last: bool, early: bool) -> Result<(), String
         environment: Vec::new(),
     };
     let mut guest = Run::new(&out, place, 4);
-    guest.power_goes = true;
+    guest.below = Below::PowerWent;
     guest.phase("checking");
     let result = life(&mut guest, seed, first, last, early);
     let sum = serde_json::to_string(&guest.sum).map_err(|e| e.to_string())?;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use containerd_snapshots::tonic::{Code, Status};
 
+use super::check::Below;
 use super::daemon::{Daemon, Place};
 use super::machine::{self, dmsetup, run, Mounted};
 use super::run::Run;
@@ -34,7 +35,7 @@ pub fn faults() -> Result<(), String> {
         state_disk: variable("DISK0")?,
         pool_disk: variable("DISK1")?,
     };
-    let cases: [(&str, Case); 7] = [
+    let cases: [(&str, Case); 8] = [
         ("a full disk under the database: calls are refused as such, and work again once there is room", full_database),
         ("an mkfs that fails: the start says so, and the next one works", failing_mkfs),
         ("a daemon killed while mkfs hangs: the next one starts beside it, and nothing is left", hanging_mkfs),
@@ -42,6 +43,7 @@ pub fn faults() -> Result<(), String> {
         ("bad sectors under a layer: whoever reads them fails, and nobody else", bad_sectors),
         ("a pool whose data disk fails: calls fail in time, and nothing committed is lost", failing_data),
         ("a pool whose metadata disk fails: calls fail in time, and nothing committed is lost", failing_metadata),
+        ("a disk that fails while a thin is deleted: the thin goes once the disk is well", failing_deletion),
     ];
     let mut failed = 0;
     for (name, case) in cases {
@@ -83,11 +85,9 @@ impl Bench {
     }
 
     /// A pool on two devices that can be made to fail.
-    fn on_two_devices(&self, name: &str) -> Result<(Mounted, Run), String> {
-        let fresh = self.fresh(
-            name,
-            "data_device = \"/dev/mapper/pw-disk-data\"\nmetadata_device = \"/dev/mapper/pw-disk-metadata\"",
-        );
+    fn on_two_devices(&self, name: &str, config: &str) -> Result<(Mounted, Run), String> {
+        let devices = "data_device = \"/dev/mapper/pw-disk-data\"\nmetadata_device = \"/dev/mapper/pw-disk-metadata\"";
+        let fresh = self.fresh(name, &format!("{devices}\n{config}"));
         for area in ["data", "metadata"] {
             dmsetup(&["create", &format!("pw-disk-{area}"), "--table", &self.area(area)])?;
         }
@@ -248,7 +248,7 @@ fn hanging_mkfs(bench: &Bench) -> Result<(), String> {
 /// dm-flakey (Documentation/admin-guide/device-mapper/dm-flakey.rst): good for a second, fails writes for a second.
 fn flaky_data(bench: &Bench) -> Result<(), String> {
     machine::run("modprobe", &["dm-flakey"])?;
-    let (_mounted, mut run) = bench.on_two_devices("flaky-data")?;
+    let (_mounted, mut run) = bench.on_two_devices("flaky-data", "")?;
     let mut daemon = run.start()?;
     run.check(&mut daemon.client, false)?;
     work(&mut run, &daemon)?;
@@ -264,16 +264,19 @@ fn flaky_data(bench: &Bench) -> Result<(), String> {
     daemon.kill();
     machine::remove_devices("pw-disk")?;
     replace("pw-disk-data", &bench.area("data"))?;
+    run.below = Below::WritesFailed;
     let mut daemon = start_after_failure(&mut run)?;
     run.check(&mut daemon.client, false)?;
-    run.empty(&mut daemon.client)
+    run.empty(&mut daemon.client)?;
+    println!("    {} blocks that dm-thin itself leaked", run.sum.kernel_leak);
+    Ok(())
 }
 
 /// dm-dust (Documentation/admin-guide/device-mapper/dm-dust.rst): reads of the blocks on its list fail, until they are
 /// written again.
 fn bad_sectors(bench: &Bench) -> Result<(), String> {
     machine::run("modprobe", &["dm-dust"])?;
-    let (_mounted, mut run) = bench.on_two_devices("bad-sectors")?;
+    let (_mounted, mut run) = bench.on_two_devices("bad-sectors", "")?;
     let mut daemon = run.start()?;
     let client = &mut daemon.client;
     let refused = |what: &'static str| move |status: Status| format!("{what}: {status}");
@@ -287,9 +290,9 @@ fn bad_sectors(bench: &Bench) -> Result<(), String> {
 
     let (start, length) = Bench::place("data");
     replace("pw-disk-data", &format!("0 {length} dust {} {start} 65536", bench.pool_disk))?;
-    let template = machine::data_blocks(template[0])?;
+    let template = machine::data_blocks(Some(template[0]))?;
     let layer = machine::thins()?.into_keys().last().expect("the layer's thin");
-    let own: Vec<u64> = machine::data_blocks(layer)?.difference(&template).copied().collect();
+    let own: Vec<u64> = machine::data_blocks(Some(layer))?.difference(&template).copied().collect();
     println!("    {} bad blocks", own.len());
     // It counts its blocks from the beginning of the disk below.
     for block in own {
@@ -359,8 +362,35 @@ fn start_after_failure(run: &mut Run) -> Result<Daemon, String> {
     run.start()
 }
 
+/// The kernel says that it has deleted the thin, and cannot commit that.
+fn failing_deletion(bench: &Bench) -> Result<(), String> {
+    for area in ["data", "metadata"] {
+        let (_mounted, mut run) = bench.on_two_devices(&format!("failing-deletion-{area}"), "discard = false")?;
+        let mut daemon = run.start()?;
+        run.check(&mut daemon.client, false)?;
+        daemon.client.prepare("gone", "").map_err(|e| e.to_string())?;
+        daemon.kill();
+        // What this one leaves unrecorded, the next start deletes; it cannot know of a thin of the one before.
+        let mut daemon = run.start()?;
+        let device = format!("pw-disk-{area}");
+        replace(&device, &format!("0 {} error", Bench::place(area).1))?;
+        daemon.client.remove("gone").map_err(|e| format!("Remove on a failed {area} disk: {e}"))?;
+        daemon.client.cleanup().map_err(|e| format!("Cleanup on a failed {area} disk: {e}"))?;
+        daemon.kill();
+        machine::remove_devices("pw-disk")?;
+        replace(&device, &bench.area(area))?;
+        let mut daemon = start_after_failure(&mut run)?;
+        run.check(&mut daemon.client, false)?;
+        run.empty(&mut daemon.client)?;
+        daemon.kill();
+        machine::remove_devices("pw-disk")?;
+        dmsetup(&["remove", "--retry", "pw-disk-data", "pw-disk-metadata"])?;
+    }
+    Ok(())
+}
+
 fn failing(bench: &Bench, area: &str) -> Result<(), String> {
-    let (_mounted, mut run) = bench.on_two_devices(&format!("failing-{area}"))?;
+    let (_mounted, mut run) = bench.on_two_devices(&format!("failing-{area}"), "")?;
     let mut daemon = run.start()?;
     run.check(&mut daemon.client, false)?;
     work(&mut run, &daemon)?;

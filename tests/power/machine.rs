@@ -121,9 +121,10 @@ fn with_metadata(program: &str, arguments: &[&str]) -> Result<String, String> {
     said
 }
 
-/// The pool's data blocks that a thin maps.
-pub fn data_blocks(thin: u32) -> Result<BTreeSet<u64>, String> {
-    let dumped = with_metadata("thin_dump", &["--dev-id", &thin.to_string()])?;
+/// The pool's data blocks that a thin maps, or that any does.
+pub fn data_blocks(thin: Option<u32>) -> Result<BTreeSet<u64>, String> {
+    let id = thin.map(|id| id.to_string());
+    let dumped = with_metadata("thin_dump", &id.iter().flat_map(|id| ["--dev-id", id]).collect::<Vec<_>>())?;
     let mut blocks = BTreeSet::new();
     for line in dumped.lines() {
         let value =

@@ -12,7 +12,7 @@ use containerd_snapshots::tonic::Code;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 
-use super::check::{check, remove_all, Fault, Found};
+use super::check::{check, remove_all, Below, Fault, Found};
 use super::daemon::{Client, Daemon, Place};
 use super::load::{Common, Worker, CHECKER};
 use super::machine::{self, Mounted};
@@ -86,7 +86,7 @@ impl Sum {
              {:>8} crashes survived; all was looked through after {} of them, the others came while that was done\n\
              {:>8} operations acknowledged, {} lost\n\
              {:>8} thins or blocks leaked\n\
-             {:>8} blocks that dm-thin itself leaks when the power goes while it fills them (tests/guest_dm_leak.rs)\n\
+             {:>8} blocks that dm-thin itself leaks when it cannot finish to fill them (tests/guest_dm_leak.rs)\n\
              {:>8} devices stuck, {} calls refused that should work\n\
              {:>8} operations unanswered, {} of them had happened\n\
              {:>8} committed layers looked through (e2fsck, {} files)\n\
@@ -123,8 +123,7 @@ pub struct Run {
     pub sum: Sum,
     pub clients: usize,
     pub slots: usize,
-    /// The kernel ends with the daemon: see [`Found::kernel_leak`].
-    pub power_goes: bool,
+    pub below: Below,
     pub mark: Option<Mark>,
 }
 
@@ -156,7 +155,7 @@ impl Run {
             sum: Sum::default(),
             clients,
             slots: 5,
-            power_goes: false,
+            below: Below::Sound,
             mark: None,
         }
     }
@@ -261,7 +260,7 @@ impl Run {
 
     /// Removes everything and compares the pool with what it was at first.
     pub fn empty(&mut self, client: &mut Client) -> Result<(), String> {
-        let found = remove_all(client, &mut self.state, self.power_goes);
+        let found = remove_all(client, &mut self.state, self.below);
         self.sum.emptied += 1;
         self.note(&found)?;
         self.next_generation()
