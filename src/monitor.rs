@@ -12,20 +12,28 @@ const EVERY: Duration = Duration::from_secs(2);
 pub async fn watch(snapshotter: Arc<Snapshotter>) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut short = false;
+    let (mut short, mut lapses) = (false, 0);
     loop {
         ticks.tick().await;
         let snapshotter = Arc::clone(&snapshotter);
         let look = tokio::task::spawn_blocking(move || {
-            snapshotter.pool().look()?;
-            snapshotter.pool().check_room()
+            let pool = snapshotter.pool();
+            let room = pool.look().and_then(|_| pool.check_room());
+            (room, pool.lapses())
         });
-        match look.await {
-            Ok(Ok(())) if short => {
+        let Ok((room, seen)) = look.await else { continue };
+        if seen > lapses {
+            tracing::error!(
+                "the pool has refused writes; snapshots that were there to be written to are not committed"
+            );
+        }
+        lapses = seen;
+        match room {
+            Ok(()) if short => {
                 tracing::info!("the pool has room again");
                 short = false;
             }
-            Ok(Err(error)) if !short => {
+            Err(error) if !short => {
                 tracing::error!(%error, "new writable snapshots are refused");
                 short = true;
             }

@@ -12,7 +12,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("names", &[]),
     ("dm", &["failpoint", "units", "names"]),
     ("block", &["failpoint", "units"]),
-    ("store", &["failpoint", "units"]),
+    ("store", &["failpoint", "units", "block"]),
     ("filter", &[]),
     ("fs", &["failpoint", "units", "block"]),
     ("config", &["units", "names", "fs"]),

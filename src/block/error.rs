@@ -135,6 +135,16 @@ pub enum BlockError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// A file's blocks could not all be set aside.
+    #[error("cannot set {bytes} bytes aside for {}: {source}", path.display())]
+    Allocate {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes.
+        bytes: u64,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// A private mount namespace could not be made.
     #[error("cannot make a private mount namespace to mount {}: {source}; it takes CAP_SYS_ADMIN", device.display())]
     Namespace {
@@ -197,6 +207,7 @@ impl BlockError {
             | E::LoopPermission { source, .. }
             | E::LoopAttach { source, .. }
             | E::SetLength { source, .. }
+            | E::Allocate { source, .. }
             | E::Namespace { source, .. }
             | E::Mount { source, .. }
             | E::Unmount { source, .. }

@@ -1,10 +1,12 @@
-//! Sparse backing files, and how much room their file system has left for them.
+//! Backing files, sparse or with all their blocks, and how much room their file system has left for them.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use nix::errno::Errno;
+use nix::fcntl::{fallocate, FallocateFlags};
 use nix::sys::statvfs::statvfs;
 
 use super::error::BlockError;
@@ -40,6 +42,29 @@ pub fn create_sparse(path: &Path, bytes: u64) -> Result<u64, BlockError> {
     file.sync_all().map_err(|e| BlockError::step("sync", path, e))?;
     sync_parent(path)?;
     Ok(metadata.len().max(bytes))
+}
+
+/// Sees to it that the first `bytes` bytes of a file have their blocks, so that writing them never meets a full disk, without
+/// writing them and without making the file longer (fallocate(2), `FALLOC_FL_KEEP_SIZE`). Where the file system cannot do that
+/// (`EOPNOTSUPP`), nothing is set aside, and the log says so.
+///
+/// # Errors
+/// [`BlockError::Allocate`] where there is no room for all of it; then nothing is taken.
+pub fn set_aside(path: &Path, bytes: u64) -> Result<(), BlockError> {
+    let error = |source: io::Error| BlockError::Allocate { path: path.to_owned(), bytes, source };
+    let file = OpenOptions::new().write(true).open(path).map_err(error)?;
+    // The kernel would fill the disk before it gives up.
+    if bytes.saturating_sub(allocated(path)?) > host_space(path)?.free {
+        return Err(error(Errno::ENOSPC.into()));
+    }
+    match fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, bytes as i64) {
+        Ok(()) => file.sync_all().map_err(error),
+        Err(Errno::EOPNOTSUPP) => {
+            tracing::warn!(path = %path.display(), "its file system cannot set room aside: it must not get full");
+            Ok(())
+        }
+        Err(errno) => Err(error(errno.into())),
+    }
 }
 
 /// How many bytes of disk a file takes; for a sparse file less than its size.
@@ -95,6 +120,20 @@ mod tests {
         assert_eq!(metadata.len(), 64 * MIB);
         assert_eq!(metadata.mode() & 0o777, 0o600);
         assert!(allocated(&path).unwrap() < MIB);
+    }
+
+    #[test]
+    fn what_is_set_aside_is_taken_and_neither_written_nor_shown() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("metadata");
+        std::fs::write(&path, b"content").unwrap();
+        set_aside(&path, 8 * MIB).unwrap();
+        assert!(allocated(&path).unwrap() >= 8 * MIB);
+        set_aside(&path, MIB).unwrap();
+        let error = set_aside(&path, 2 * host_space(directory.path()).unwrap().total).unwrap_err();
+        assert!(error.is_no_space() && error.to_string().contains("metadata"), "{error}");
+        assert!(allocated(&path).unwrap() < 10 * MIB);
+        assert_eq!(std::fs::read(&path).unwrap(), b"content");
     }
 
     #[test]

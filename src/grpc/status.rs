@@ -18,6 +18,7 @@ fn code(error: &Error) -> Code {
         // containerd's own snapshotters answer so for a parent that is not committed.
         Error::ParentNotCommitted { .. } | Error::Invalid { .. } => Code::InvalidArgument,
         Error::NotActive { .. } | Error::HasChildren { .. } => Code::FailedPrecondition,
+        Error::Incomplete { .. } => Code::DataLoss,
         Error::Undo { source, .. } => code(source),
         Error::Pool { .. }
         | Error::Fs { .. }
@@ -41,6 +42,7 @@ mod tests {
             (Error::AlreadyExists { key: key() }, Code::AlreadyExists),
             (Error::ParentNotCommitted { parent: key() }, Code::InvalidArgument),
             (Error::NotActive { key: key(), kind: "a view", what: "" }, Code::FailedPrecondition),
+            (Error::Incomplete { key: key(), pool: "p".into() }, Code::DataLoss),
             (Error::HasChildren { key: key(), child: "b".into() }, Code::FailedPrecondition),
         ];
         for (error, expected) in cases {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{exponential_buckets, Histogram};
@@ -99,6 +100,9 @@ fn encode_pool(encoder: &mut DescriptorEncoder<'_>, pool: &PoolView) -> Result<(
     gauge(encoder, "pool_state", "1 for the state that the pool is in", None, states.map(of))?;
     let help = "1 when the kernel wants thin_check before it writes metadata again";
     plain(encoder, "pool_needs_check", help, None, u64::from(pool.needs_check))?;
+    let help = "How often the pool was seen to refuse writes; what was being written to then is not committed";
+    let lapses = encoder.encode_descriptor("pool_lapses", help, None, MetricType::Counter)?;
+    ConstCounter::new(pool.lapses).encode(lapses)?;
     let help = "Size and use of what the pool stands on; host is the file system under an embedded pool";
     let all = [("data", pool.data), ("metadata", pool.metadata), ("host", pool.host)];
     let known = || all.iter().filter_map(|(area, size)| size.map(|size| (*area, size)));

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{DeviceNames, PoolError, Role};
 use crate::block::{
-    create_sparse, find_content, host_space, Access, BlockError, Disk, Disks, LoopDevice, LoopOptions, Loops, Space,
+    create_sparse, find_content, host_space, set_aside, Access, BlockError, Disk, Disks, LoopDevice, LoopOptions,
+    Loops, Space,
 };
 use crate::config::{Backing, Config};
 use crate::dm::{ActivateOptions, Dm, Target};
@@ -117,6 +118,9 @@ impl HostBacker {
         let metadata_size = existing_size(&metadata_file).unwrap_or_else(|| self.metadata_size_for(data_size));
         let data = loop_device("data", &data_file, data_size)?;
         let metadata = loop_device("metadata", &metadata_file, metadata_size)?;
+        // A pool whose metadata meets a full disk wants thin_check before it takes another change.
+        set_aside(&metadata_file, metadata_size.0 * 512)
+            .map_err(|source| self.area("metadata", &metadata_file, source))?;
         let metadata_blank = superblock_blank(self.open("metadata", metadata.path())?.as_ref(), Sectors(0))
             .map_err(|source| self.area("metadata", &metadata_file, source))?;
         Ok(Areas {

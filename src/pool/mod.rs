@@ -15,7 +15,7 @@ mod metadata;
 mod room;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 pub use backing::{Areas, Backer, GivenAreas, HostBacker};
 pub use devices::{DeviceNames, Role};
@@ -23,6 +23,7 @@ pub use error::PoolError;
 pub use ids::IdGuard;
 pub use metadata::MetadataError;
 pub use room::Room;
+use room::Seen;
 
 use crate::block;
 pub use crate::block::Space;
@@ -56,7 +57,7 @@ pub struct Pool {
     min_free_percent: u8,
     ids: Ids,
     backer: Arc<dyn Backer>,
-    room: Mutex<Option<Room>>,
+    seen: Mutex<Seen>,
 }
 
 impl Pool {
@@ -99,7 +100,7 @@ impl Pool {
             min_free_percent: settings.min_free_percent,
             ids: Ids::new(store, settings.external.is_some()),
             backer,
-            room: Mutex::new(None),
+            seen: Mutex::default(),
         }
     }
 
@@ -199,10 +200,16 @@ impl Pool {
 
     /// The same for a device that is likely to be active already: looks first, which is cheaper than to be refused.
     pub fn ensure_active(&self, role: Role, id: ThinId, size: Sectors, read_only: bool) -> Result<PathBuf, PoolError> {
-        match self.info(role)? {
-            Some(info) if info.live_table && !info.suspended && self.is_ours(&info) => Ok(self.node(role)),
-            _ => self.activate(role, id, size, read_only),
+        match self.active(role)? {
+            Some(node) => Ok(node),
+            None => self.activate(role, id, size, read_only),
         }
+    }
+
+    /// The node of the device `role` if it is one of ours and can be used as it is.
+    pub fn active(&self, role: Role) -> Result<Option<PathBuf>, PoolError> {
+        let usable = |info: &DeviceInfo| info.live_table && !info.suspended && self.is_ours(info);
+        Ok(self.info(role)?.filter(usable).map(|_| self.node(role)))
     }
 
     fn is_ours(&self, info: &DeviceInfo) -> bool {
@@ -316,7 +323,8 @@ impl Pool {
         status.map_err(|source| PoolError::Look { device: self.device_name.clone(), source })
     }
 
-    fn must_take_changes(&self) -> Result<(), PoolError> {
+    /// Refuses a pool that has failed, or must be checked.
+    pub fn must_take_changes(&self) -> Result<(), PoolError> {
         self.sick(&self.status()?).map_or(Ok(()), Err)
     }
 
@@ -333,16 +341,28 @@ impl Pool {
         }
     }
 
-    /// Looks at how full the pool is, cheaply, and remembers it for [`Pool::check_room`].
+    /// Looks at how full the pool is, cheaply, and remembers it for [`Pool::check_room`] and [`Pool::lapses`].
     pub fn look(&self) -> Result<Room, PoolError> {
+        let fail = |source| PoolError::Look { device: self.device_name.clone(), source };
+        let info = self.dm.info(&self.device_name).map_err(fail)?;
         let room = Room::new(self.status()?, self.block_size, self.backer.host_space());
-        *self.room.lock().unwrap_or_else(|e| e.into_inner()) = Some(room.clone());
+        self.seen().note(&room, info.map_or(0, |info| info.event_nr));
         Ok(room)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// How often, by all looks so far, the pool has been in a state in which it refuses writes to new blocks: full, on a full
+    /// host file system, read-only or failed.
+    pub fn lapses(&self) -> u64 {
+        self.seen().lapses
     }
 
     /// Whether there is room for another writable snapshot, by what was last seen; looks again before it says no.
     pub fn check_room(&self) -> Result<(), PoolError> {
-        let seen = self.room.lock().unwrap_or_else(|e| e.into_inner()).clone();
+        let seen = self.seen().room.clone();
         if seen.is_some_and(|room| self.short_of(&room).is_none()) {
             return Ok(());
         }

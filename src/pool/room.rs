@@ -1,7 +1,7 @@
 //! How full a pool is, and whether that leaves room for more.
 
 use crate::block::Space;
-use crate::dm::{ThinPoolStatus, Usage};
+use crate::dm::{PoolMode, ThinPoolStatus, Usage};
 use crate::units::Sectors;
 
 /// dm-thin counts its metadata in blocks of 4 KiB.
@@ -30,6 +30,12 @@ impl Room {
         }
     }
 
+    /// Whether a write to a block that has no place yet gets one.
+    fn takes_writes(&self) -> bool {
+        let is_open = self.status.working().is_some_and(|status| status.mode == PoolMode::ReadWrite);
+        is_open && self.host.is_none_or(|host| host.free > 0)
+    }
+
     /// What has less than `percent` of its size free, or nothing at all, and how it is called.
     pub(super) fn short_of(&self, percent: u8) -> Option<(&'static str, Space)> {
         let low = |space: Space| {
@@ -37,5 +43,29 @@ impl Room {
         };
         let all = [("data", self.data), ("metadata", self.metadata), ("host file system", self.host)];
         all.into_iter().filter_map(|(what, space)| Some((what, space?))).find(|(_, space)| low(*space))
+    }
+}
+
+/// What looks at the pool have shown so far.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub room: Option<Room>,
+    /// The number of the pool's events at the last look.
+    events: Option<u32>,
+    /// How often the pool was seen, or must have been, in a state in which it refuses writes.
+    pub lapses: u64,
+}
+
+impl Seen {
+    /// A pool that gets full and has room again between two looks is known by its events: each change of its mode is one
+    /// (notify_of_pool_mode_change in drivers/md/dm-thin.c). A single one may also be the low water mark.
+    pub fn note(&mut self, room: &Room, events: u32) {
+        let before = *self.events.get_or_insert(events);
+        let has_begun = !room.takes_writes() && self.room.as_ref().is_none_or(Room::takes_writes);
+        if has_begun || events > before.saturating_add(1) {
+            self.lapses += 1;
+        }
+        self.events = Some(before.max(events));
+        self.room = Some(room.clone());
     }
 }

@@ -56,6 +56,8 @@ impl Snapshotter {
             return Err(Error::AlreadyExists { key: name.into() });
         }
         shared.ensure_active(key, &record)?;
+        // Asked once more at the end; whatever else would be found wrong before that is so for this reason.
+        shared.must_be_whole(key, &record)?;
         match shared.seal(key, &record)? {
             Some(sealed) => self.commit_own(name, key, &record, labels, sealed),
             None => self.commit_copy(name, key, &record, labels),
@@ -84,6 +86,7 @@ impl Snapshotter {
             return Err(error);
         }
         drop(sealed);
+        self.shared.lapses.forget(record.number);
         self.reclaimer.deactivate(role(record));
         Ok(())
     }
@@ -105,6 +108,7 @@ impl Snapshotter {
         });
         let Err(error) = recorded else {
             drop(copy);
+            shared.lapses.forget(record.number);
             self.reclaimer.kick();
             return Ok(());
         };
@@ -157,6 +161,7 @@ impl Shared {
             return Ok(None);
         }
         disk.flush().during(key, STEP)?;
+        self.must_be_whole(key, record)?;
         let mapped = self.pool.mapped(role(record)).during(key, STEP)?;
         Ok(Some(Content { thin: record.thin, mapped, inodes: state.used_inodes }))
     }
@@ -184,6 +189,7 @@ impl Shared {
         let node = self.pool.activate(role, copy, record.size, false).during(key, STEP)?;
         let state = self.clean(key, record, &node)?;
         self.disks.open(&node, Access::Read).and_then(|disk| disk.flush()).during(key, STEP)?;
+        self.must_be_whole(key, record)?;
         let mapped = self.pool.mapped(role).during(key, STEP)?;
         self.pool.deactivate(role).during(key, STEP)?;
         Ok(Content { thin: copy, mapped, inodes: state.used_inodes })

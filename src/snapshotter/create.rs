@@ -50,6 +50,7 @@ impl Snapshotter {
             return Err(undone(error, shared.take_back(key, super::role(&record), thin)));
         }
         drop(thin);
+        shared.note_lapses_before(&record);
         shared.activate(key, &record).map_err(|error| undone(error, self.forget(key, &record)))
     }
 
@@ -74,6 +75,7 @@ impl Snapshotter {
             c.remove_snapshot(key)?;
             c.put_reclaim(&reclaim_of(key, record))
         })?;
+        self.shared.lapses.forget(record.number);
         self.reclaimer.kick();
         Ok(())
     }

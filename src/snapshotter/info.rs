@@ -91,10 +91,11 @@ impl Snapshotter {
     pub fn remove(&self, key: &str) -> Result<(), Error> {
         check_key("key", key)?;
         let _lock = self.locks.lock(&[key]);
-        self.shared.store.commit(|c| {
+        let number = self.shared.store.commit(|c| {
             let record = c.remove_snapshot(key)?;
-            c.put_reclaim(&reclaim_of(key, &record))
+            c.put_reclaim(&reclaim_of(key, &record)).map(|()| record.number)
         })?;
+        self.shared.lapses.forget(number);
         self.reclaimer.kick();
         Ok(())
     }

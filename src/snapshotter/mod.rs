@@ -12,6 +12,7 @@ mod create;
 mod error;
 mod info;
 mod labels;
+mod lapses;
 mod locks;
 mod overview;
 mod reclaim;
@@ -36,6 +37,7 @@ use crate::store::{Kind, SnapshotRecord, Store};
 use crate::units::{Sectors, ThinId};
 use error::During;
 use labels::check_key;
+use lapses::Lapses;
 use locks::KeyLocks;
 use reclaim::Reclaimer;
 
@@ -76,6 +78,7 @@ struct Shared {
     store: Arc<Store>,
     disks: Arc<dyn Disks>,
     formatter: Arc<dyn Formatter>,
+    lapses: Lapses,
 }
 
 impl Snapshotter {
@@ -99,7 +102,7 @@ impl Snapshotter {
         disks: Arc<dyn Disks>,
         formatter: Arc<dyn Formatter>,
     ) -> Result<Snapshotter, Error> {
-        let shared = Arc::new(Shared { settings, pool, store, disks, formatter });
+        let shared = Arc::new(Shared { settings, pool, store, disks, formatter, lapses: Lapses::default() });
         let left = recover::recover(&shared)?;
         templates::template(&shared)?;
         shared.pool.look().map_err(Error::start)?;
@@ -120,12 +123,17 @@ impl Snapshotter {
     pub fn mounts(&self, key: &str) -> Result<Vec<Mount>, Error> {
         check_key("key", key)?;
         let _lock = self.locks.lock(&[key]);
-        let record = self.shared.find(key)?;
-        if record.kind == Kind::Committed {
-            let what = "only active snapshots and views have mounts; prepare or view it under a key of its own";
-            return Err(Error::NotActive { key: key.into(), kind: "committed", what });
-        }
+        let record = self.shared.mountable(key)?;
         self.shared.ensure_active(key, &record)
+    }
+
+    /// The same where nothing has to be waited for, because the device is active: one look into the database and one at the
+    /// device. `None` where it is not; then [`Snapshotter::mounts`] answers.
+    pub fn mounts_at_once(&self, key: &str) -> Result<Option<Vec<Mount>>, Error> {
+        check_key("key", key)?;
+        let record = self.shared.mountable(key)?;
+        let active = self.shared.pool.active(role(&record)).during(key, "cannot be looked at")?;
+        active.map(|node| mounts(&record, &node)).transpose()
     }
 
     /// Finishes what removals left to do, as far as nobody has it open, before it returns.
@@ -137,6 +145,15 @@ impl Snapshotter {
 impl Shared {
     fn find(&self, key: &str) -> Result<SnapshotRecord, Error> {
         self.store.read(|r| r.find_snapshot(key))?.ok_or_else(|| Error::NotFound { key: key.into() })
+    }
+
+    fn mountable(&self, key: &str) -> Result<SnapshotRecord, Error> {
+        let record = self.find(key)?;
+        if record.kind == Kind::Committed {
+            let what = "only active snapshots and views have mounts; prepare or view it under a key of its own";
+            return Err(Error::NotActive { key: key.into(), kind: "committed", what });
+        }
+        Ok(record)
     }
 
     /// A parent as something can be made of it: it exists and is committed.

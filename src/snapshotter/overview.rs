@@ -41,6 +41,8 @@ pub struct PoolView {
     pub state: &'static str,
     /// The kernel wants thin_check before it writes metadata again.
     pub needs_check: bool,
+    /// How often it was seen to refuse writes to new blocks since the daemon's start.
+    pub lapses: u64,
     /// Not known of a pool that has failed.
     pub data: Option<Space>,
     pub metadata: Option<Space>,
@@ -61,6 +63,7 @@ impl Snapshotter {
                 None => "failed",
             },
             needs_check: status.is_some_and(|status| status.needs_check),
+            lapses: self.pool().lapses(),
             data: room.data,
             metadata: room.metadata,
             host: room.host,

@@ -1,11 +1,19 @@
-//! What lies under redb, watched: how often it is told to sync, each of which is a wait for the disk,
-//! and whether a sync has failed.
+//! What lies under redb, watched: how often it is told to sync, each of which is a wait for the disk, and whether a sync has
+//! failed. Room is set aside as it grows.
 
+use std::io;
+use std::io::ErrorKind::{Other, StorageFull};
 use std::ops::Bound;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
 use redb::{BackendError, StorageBackend};
+
+use crate::block;
+
+/// redb doubles its file; one larger than that grows by less.
+const RESERVE_MOST: u64 = 64 << 20;
 
 /// What was seen so far.
 #[derive(Debug, Default)]
@@ -31,12 +39,32 @@ impl Watch {
 pub(super) struct Watched<B> {
     inner: B,
     watch: Arc<Watch>,
+    /// The file under it, if it is one.
+    file: Option<Box<Path>>,
 }
 
 impl<B: StorageBackend> Watched<B> {
     /// Notes in `watch` what happens to `inner`.
     pub(super) fn new(inner: B, watch: Arc<Watch>) -> Self {
-        Watched { inner, watch }
+        Watched { inner, watch, file: None }
+    }
+
+    /// The same for what is in a file, all of whose blocks get their place before they are needed, and as many behind its end: so
+    /// a database can be written to, and grow once, on a full disk. Whatever gives room again has to be written down first.
+    pub(super) fn in_file(inner: B, watch: Arc<Watch>, file: &Path) -> Self {
+        let watched = Watched { inner, watch, file: Some(file.into()) };
+        let aside = watched.inner.len().and_then(|length| watched.set_aside(length));
+        if let Err(error) = aside {
+            tracing::warn!(%error, "the snapshot database may not be able to grow");
+        }
+        watched
+    }
+
+    fn set_aside(&self, length: u64) -> io::Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let ahead = length.min(RESERVE_MOST);
+        let aside = block::set_aside(file, length + ahead).or_else(|_| block::set_aside(file, length));
+        aside.map_err(|error| io::Error::new(if error.is_no_space() { StorageFull } else { Other }, error))
     }
 }
 
@@ -50,7 +78,14 @@ impl<B: StorageBackend> StorageBackend for Watched<B> {
     }
 
     fn set_len(&self, len: u64) -> std::io::Result<()> {
-        self.inner.set_len(len)
+        let before = self.inner.len()?;
+        self.set_aside(len)?;
+        self.inner.set_len(len)?;
+        if len <= before {
+            // What lay behind the end is given up when a file is cut.
+            let _ = self.set_aside(len);
+        }
+        Ok(())
     }
 
     fn sync_data(&self) -> std::io::Result<()> {

@@ -56,7 +56,7 @@ impl Database {
             let file = file::open(&name).map_err(redb::Error::Io);
             let backend = file.and_then(|file| Ok(FileBackend::new(file)?));
             let backend = backend.map_err(|e| StoreError::from_redb("opening", &name, e))?;
-            open_checked(Watched::new(backend, watch), &name)
+            open_checked(Watched::in_file(backend, watch, &name), &name)
         };
         Self::with_opener(Box::new(opener), path)
     }

@@ -230,7 +230,8 @@ fn spawn(name: &str, directory: &tempfile::TempDir, config: &str) -> Child {
     let file = directory.path().join("config.toml");
     let has_size = ["_device", "data_size", "pool_name"].iter().any(|key| config.contains(key));
     let size = if has_size { "" } else { "data_size = \"2GiB\"\n" };
-    std::fs::write(&file, format!("name = \"{name}\"\nmin_free_percent = 0\n{size}{config}\n")).unwrap();
+    let room = if config.contains("min_free_percent") { "" } else { "min_free_percent = 0\n" };
+    std::fs::write(&file, format!("name = \"{name}\"\n{room}{size}{config}\n")).unwrap();
     Command::new(std::env::var("DAEMON").expect("DAEMON is the path of the daemon to test"))
         .arg("--config")
         .arg(file)

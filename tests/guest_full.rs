@@ -1,0 +1,142 @@
+//! Pools that fill up: who is refused, what he is told, and that no layer is committed that the pool did not take whole.
+// guest: --mem 2G
+
+mod daemon;
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use containerd_snapshots::api::types::Mount;
+use containerd_snapshots::tonic::{Code, Status};
+use daemon::{refused, with_mounted, Daemon};
+
+const MIB: usize = 1 << 20;
+
+/// Writes a file as an unpacker does: into the page cache, and never asks what became of it.
+fn write(root: &Path, name: &str, size: usize) {
+    std::fs::write(root.join(name), vec![0xa5; size]).unwrap();
+}
+
+/// What Prepare answers once the monitor, which looks every 2 s, has seen what there is.
+fn once_refused(d: &mut Daemon, key: &str) -> Result<Vec<Mount>, Status> {
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let answer = d.prepare(key, "base");
+        if answer.is_err() || Instant::now() > end {
+            return answer;
+        }
+        d.remove(key).unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+fn room_for_more(d: &mut Daemon, key: &str) {
+    d.remove(key).unwrap();
+    d.cleanup();
+}
+
+#[test]
+fn a_pool_short_of_room_refuses_new_snapshots_and_nothing_else() {
+    let mut d = Daemon::start_with("short", "data_size = \"256MiB\"\nmin_free_percent = 50");
+    d.committed("base", "");
+    let fill = d.prepare("fill", "base").unwrap();
+    with_mounted(&fill[0], |root| write(root, "file", 160 * MIB));
+    d.commit("full", "fill").unwrap();
+    refused(
+        once_refused(&mut d, "more"),
+        Code::ResourceExhausted,
+        &["\"more\"", "short-pool", "data", "50 %", "remove images"],
+    );
+    refused(d.stat("more"), Code::NotFound, &[]);
+
+    d.view("view", "full").unwrap();
+    d.remove("view").unwrap();
+    room_for_more(&mut d, "full");
+    d.prepare("more", "base").unwrap();
+}
+
+#[test]
+fn a_layer_whose_writes_a_full_pool_refused_is_not_committed() {
+    let mut d = Daemon::start_with("full", "data_size = \"256MiB\"");
+    d.committed("base", "");
+    let filler = d.prepare("filler", "base").unwrap();
+    with_mounted(&filler[0], |root| write(root, "file", 160 * MIB));
+    let layer = d.prepare("layer", "base").unwrap();
+    with_mounted(&layer[0], |root| write(root, "file", 160 * MIB));
+
+    // There is room again, and the file system of the layer was put away in order.
+    room_for_more(&mut d, "filler");
+    refused(d.commit("c", "layer"), Code::DataLoss, &["\"layer\"", "full-pool", "refused writes", "make it again"]);
+    with_mounted(&layer[0], |_| refused(d.commit("c", "layer"), Code::DataLoss, &[]));
+
+    // Made again, it is whole.
+    d.remove("layer").unwrap();
+    d.cleanup();
+    let layer = d.prepare("layer", "base").unwrap();
+    with_mounted(&layer[0], |root| write(root, "file", 100 * MIB));
+    d.commit("c", "layer").unwrap();
+    let view = d.view("view", "c").unwrap();
+    with_mounted(&view[0], |root| assert_eq!(std::fs::read(root.join("file")).unwrap(), vec![0xa5; 100 * MIB]));
+    d.remove("view").unwrap();
+    for key in ["c", "base"] {
+        d.remove(key).unwrap();
+    }
+    d.cleanup();
+    let status = Command::new("dmsetup").args(["status", "full-pool"]).output().unwrap();
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    let used: u64 = status.split_whitespace().nth(5).unwrap().split('/').next().unwrap().parse().unwrap();
+    assert!(used < 30, "{used} blocks are in use: {status}");
+}
+
+/// A file system of its own under everything that is made in the temporary directory, until this is dropped.
+struct SmallHost(std::path::PathBuf);
+
+impl SmallHost {
+    fn new(size: &str) -> SmallHost {
+        let root = Path::new("/run/small-host");
+        std::fs::create_dir_all(root.join("mounted")).unwrap();
+        let image = root.join("image").to_string_lossy().into_owned();
+        let place = root.join("mounted");
+        run("truncate", &["-s", size, &image]);
+        run("mkfs.ext4", &["-q", "-F", &image]);
+        run("mount", &["-o", "loop", &image, &place.to_string_lossy()]);
+        std::env::set_var("TMPDIR", &place);
+        SmallHost(place)
+    }
+}
+
+impl Drop for SmallHost {
+    fn drop(&mut self) {
+        std::env::remove_var("TMPDIR");
+        run("umount", &[&self.0.to_string_lossy()]);
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    assert!(Command::new(program).args(arguments).status().unwrap().success(), "{program} {arguments:?}");
+}
+
+#[test]
+fn a_host_file_system_that_fills_below_the_pool_costs_the_layer_and_nothing_else() {
+    let _host = SmallHost::new("400M");
+    let mut d = Daemon::start("host");
+    d.committed("base", "");
+    let filler = d.prepare("filler", "base").unwrap();
+    with_mounted(&filler[0], |root| write(root, "file", 120 * MIB));
+    let layer = d.prepare("layer", "base").unwrap();
+    with_mounted(&layer[0], |root| write(root, "file", 240 * MIB));
+    refused(once_refused(&mut d, "more"), Code::ResourceExhausted, &["host file system", "remove images"]);
+    refused(d.commit("c", "layer"), Code::DataLoss, &["\"layer\"", "full file system"]);
+
+    room_for_more(&mut d, "layer");
+    let layer = d.prepare("layer", "base").unwrap();
+    with_mounted(&layer[0], |root| write(root, "file", 60 * MIB));
+    d.commit("c", "layer").unwrap();
+    let view = d.view("view", "c").unwrap();
+    with_mounted(&view[0], |root| assert_eq!(std::fs::read(root.join("file")).unwrap(), vec![0xa5; 60 * MIB]));
+    for key in ["view", "c", "filler", "base"] {
+        d.remove(key).unwrap();
+    }
+    d.cleanup();
+}
