@@ -69,6 +69,8 @@ fn a_layer_whose_writes_a_full_pool_refused_is_not_committed() {
     room_for_more(&mut d, "filler");
     refused(d.commit("c", "layer"), Code::DataLoss, &["\"layer\"", "full-pool", "refused writes", "make it again"]);
     with_mounted(&layer[0], |_| refused(d.commit("c", "layer"), Code::DataLoss, &[]));
+    d.restart("KILL");
+    refused(d.commit("c", "layer"), Code::DataLoss, &[]);
 
     // Made again, it is whole.
     d.remove("layer").unwrap();

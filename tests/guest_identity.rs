@@ -31,6 +31,12 @@ fn starts_with_everything(d: &mut Daemon) {
     d.prepare("child", "base").unwrap();
 }
 
+fn dmsetup(arguments: &[&str]) -> String {
+    let output = Command::new("dmsetup").args(arguments).output().unwrap();
+    assert!(output.status.success(), "dmsetup {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 #[test]
 fn an_older_database_is_refused() {
     let mut d = Daemon::start("older");
@@ -138,7 +144,6 @@ fn another_name_is_refused() {
 #[test]
 fn a_pool_of_our_name_that_is_not_ours_is_refused() {
     let mut d = stopped("foreign");
-    let dmsetup = |arguments: &[&str]| assert!(Command::new("dmsetup").args(arguments).status().unwrap().success());
     dmsetup(&["create", "--noudevsync", "foreign-pool", "--uuid", "SOMEBODY-ELSE", "--table", "0 2048 zero"]);
     says(&d.start_is_refused(), &["foreign-pool", "SOMEBODY-ELSE", "DMSNAPSHOTTER-"]);
     dmsetup(&["remove", "--noudevsync", "foreign-pool"]);
@@ -148,7 +153,6 @@ fn a_pool_of_our_name_that_is_not_ours_is_refused() {
 #[test]
 fn a_device_of_our_name_that_is_not_ours_is_refused() {
     let mut d = stopped("squatter");
-    let dmsetup = |arguments: &[&str]| assert!(Command::new("dmsetup").args(arguments).status().unwrap().success());
     dmsetup(&["create", "--noudevsync", "squatter-snap-77", "--table", "0 2048 zero"]);
     says(&d.start_is_refused(), &["squatter-snap-77", "dmsetup info"]);
     dmsetup(&["remove", "--noudevsync", "squatter-snap-77"]);
@@ -161,11 +165,7 @@ fn a_pool_that_somebody_else_assembles_is_used_as_it_is() {
     let mut owner = Daemon::start("owner");
     owner.committed("theirs", "");
     owner.stop("TERM");
-    let thins = |pool: &str| {
-        let status = Command::new("dmsetup").args(["status", pool]).output().unwrap();
-        String::from_utf8_lossy(&status.stdout).into_owned()
-    };
-    let transaction = |pool: &str| thins(pool).split_whitespace().nth(3).unwrap().to_owned();
+    let transaction = |pool: &str| dmsetup(&["status", pool]).split_whitespace().nth(3).unwrap().to_owned();
     let before = transaction("owner-pool");
     let mut guest = Daemon::start_with("guest", "pool_name = \"owner-pool\"\n");
     guest.committed("base", "");
@@ -180,6 +180,16 @@ fn a_pool_that_somebody_else_assembles_is_used_as_it_is() {
     let thin = thin.filter(|name| name.starts_with("guest-snap-")).min().unwrap();
     guest.configure("guest", &format!("pool_name = \"{thin}\"\n"));
     says(&guest.start_is_refused(), &[&thin, "not a thin-pool"]);
+    guest.configure("guest", "pool_name = \"owner-pool\"\n");
+    let table = dmsetup(&["table", "owner-pool"]);
+    let (start, features) = table.trim().rsplit_once(" 1 ").expect("a table with one feature");
+    let load = |table: &str| {
+        dmsetup(&["load", "owner-pool", "--table", table]);
+        dmsetup(&["resume", "owner-pool"]);
+    };
+    load(&format!("{start} 2 {features} read_only"));
+    says(&guest.start_is_refused(), &["owner-pool", "is read-only", "its owner"]);
+    load(table.trim());
     guest.remove_devices();
     owner.begin();
     assert_eq!(owner.list(&[]).unwrap(), ["theirs"]);

@@ -57,6 +57,7 @@ fn calls_pool_snapshots_and_what_is_stuck_can_be_scraped() {
             (pool(&format!("used_bytes{{area=\"{area}\"}}")), pool(&format!("size_bytes{{area=\"{area}\"}}")));
         assert!(0.0 < used && used < size, "{area}: {used} of {size}");
     }
+    assert_eq!(pool("lapses_total"), 0.0);
     assert!(!text.contains("stuck_seconds{"), "{text}");
 
     with_mounted(&mounts[0], |root| {

@@ -7,7 +7,7 @@
 use uuid::Uuid;
 
 use super::{Areas, Backer, DeviceNames, PoolError, PoolSettings, Role};
-use crate::dm::{ActivateOptions, Dm, NoSpacePolicy, PoolFeatures, Target, ThinPoolTable, WorkingPool};
+use crate::dm::{ActivateOptions, Dm, NoSpacePolicy, PoolFeatures, PoolMode, Target, ThinPoolTable, WorkingPool};
 use crate::names::DmName;
 use crate::store::{ExternalPool, PoolRecord, Store};
 use crate::units::{DeviceNumber, Sectors};
@@ -239,6 +239,12 @@ impl Opening<'_> {
         }
         if record.formatted && record.block_size != block_size {
             return Err(PoolError::BlockSize { pool: name.clone(), has: block_size, wanted: record.block_size });
+        }
+        let status = self.working(name)?;
+        if status.mode == PoolMode::ReadOnly && !status.needs_check {
+            return Err(refuse(
+                "is read-only; let its owner load it without read_only, or give it more metadata".into(),
+            ));
         }
         self.must_take_changes(name, false)?;
         record = PoolRecord { external: Some(found), block_size, formatted: true, ..record };

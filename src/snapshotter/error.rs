@@ -20,7 +20,7 @@ pub enum Error {
     NotActive { key: String, kind: &'static str, what: &'static str },
     #[error("snapshot {key:?} has children, {child:?} among them; remove those first")]
     HasChildren { key: String, child: String },
-    #[error("snapshot {key:?} cannot be committed: since it was made, pool {pool} has refused writes (it was full, on a full file system, or had failed), and whoever writes hears of that only if they sync. It may not hold all that was written to it: remove it, and make it again once there is room")]
+    #[error("snapshot {key:?} cannot be committed: since it was made, pool {pool} has refused writes, or may have (it was full, on a full file system, or had failed), and whoever writes hears of that only if they sync. It may not hold all that was written to it: remove it, and make it again once there is room")]
     Incomplete { key: String, pool: String },
     #[error("{what} is not allowed: {why}")]
     Invalid { what: String, why: String },

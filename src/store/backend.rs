@@ -61,7 +61,7 @@ impl<B: StorageBackend> Watched<B> {
     }
 
     fn set_aside(&self, length: u64) -> io::Result<()> {
-        let Some(file) = &self.file else { return Ok(()) };
+        let Some(file) = self.file.as_ref().filter(|_| length > 0) else { return Ok(()) };
         let ahead = length.min(RESERVE_MOST);
         let aside = block::set_aside(file, length + ahead).or_else(|_| block::set_aside(file, length));
         aside.map_err(|error| io::Error::new(if error.is_no_space() { StorageFull } else { Other }, error))
