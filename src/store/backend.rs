@@ -12,7 +12,7 @@ use redb::{BackendError, StorageBackend};
 
 use crate::block;
 
-/// redb doubles its file; one larger than that grows by less.
+/// redb doubles its file when it grows; no more than this is set aside for that.
 const RESERVE_MOST: u64 = 64 << 20;
 
 /// What was seen so far.
