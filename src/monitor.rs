@@ -1,4 +1,4 @@
-//! Watches how full the pool is, so that a Prepare need not ask the kernel.
+//! Watches how full the pool is, so that a Prepare need not ask the kernel, and whether it refuses writes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,8 @@ use crate::snapshotter::Snapshotter;
 /// How often the pool is looked at. One status without a flush takes some 0.03 ms.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// Looks at the pool until dropped; logs when it runs short of room, and when it no longer is.
+/// Looks at the pool until dropped; logs when it runs short of room, when it no longer is, and when it
+/// has refused writes.
 pub async fn watch(snapshotter: Arc<Snapshotter>) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

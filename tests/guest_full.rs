@@ -13,9 +13,17 @@ use daemon::{refused, with_mounted, Daemon};
 
 const MIB: usize = 1 << 20;
 
-/// Writes a file as an unpacker does: into the page cache, and never asks what became of it.
-fn write(root: &Path, name: &str, size: usize) {
-    std::fs::write(root.join(name), vec![0xa5; size]).unwrap();
+/// Makes a snapshot with a file, written as an unpacker does: into the page cache, and never asking what became of it.
+fn unpack(d: &mut Daemon, key: &str, size: usize) -> Mount {
+    let mount = d.prepare(key, "base").unwrap().remove(0);
+    with_mounted(&mount, |root| std::fs::write(root.join("file"), vec![0xa5; size]).unwrap());
+    mount
+}
+
+fn used_blocks(pool: &str) -> u64 {
+    let status = Command::new("dmsetup").args(["status", pool]).output().unwrap();
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    status.split_whitespace().nth(5).unwrap().split('/').next().unwrap().parse().unwrap()
 }
 
 /// What Prepare answers once the monitor, which looks every 2 s, has seen what there is.
@@ -40,8 +48,7 @@ fn room_for_more(d: &mut Daemon, key: &str) {
 fn a_pool_short_of_room_refuses_new_snapshots_and_nothing_else() {
     let mut d = Daemon::start_with("short", "data_size = \"256MiB\"\nmin_free_percent = 50");
     d.committed("base", "");
-    let fill = d.prepare("fill", "base").unwrap();
-    with_mounted(&fill[0], |root| write(root, "file", 160 * MIB));
+    unpack(&mut d, "fill", 160 * MIB);
     d.commit("full", "fill").unwrap();
     refused(
         once_refused(&mut d, "more"),
@@ -60,35 +67,28 @@ fn a_pool_short_of_room_refuses_new_snapshots_and_nothing_else() {
 fn a_layer_whose_writes_a_full_pool_refused_is_not_committed() {
     let mut d = Daemon::start_with("full", "data_size = \"256MiB\"");
     d.committed("base", "");
-    let filler = d.prepare("filler", "base").unwrap();
-    with_mounted(&filler[0], |root| write(root, "file", 160 * MIB));
-    let layer = d.prepare("layer", "base").unwrap();
-    with_mounted(&layer[0], |root| write(root, "file", 160 * MIB));
+    let empty = used_blocks("full-pool");
+    unpack(&mut d, "filler", 160 * MIB);
+    let layer = unpack(&mut d, "layer", 160 * MIB);
 
     // There is room again, and the file system of the layer was put away in order.
     room_for_more(&mut d, "filler");
     refused(d.commit("c", "layer"), Code::DataLoss, &["\"layer\"", "full-pool", "refused writes", "make it again"]);
-    with_mounted(&layer[0], |_| refused(d.commit("c", "layer"), Code::DataLoss, &[]));
+    with_mounted(&layer, |_| refused(d.commit("c", "layer"), Code::DataLoss, &[]));
     d.restart("KILL");
     refused(d.commit("c", "layer"), Code::DataLoss, &[]);
 
     // Made again, it is whole.
     d.remove("layer").unwrap();
     d.cleanup();
-    let layer = d.prepare("layer", "base").unwrap();
-    with_mounted(&layer[0], |root| write(root, "file", 100 * MIB));
+    unpack(&mut d, "layer", 100 * MIB);
     d.commit("c", "layer").unwrap();
     let view = d.view("view", "c").unwrap();
     with_mounted(&view[0], |root| assert_eq!(std::fs::read(root.join("file")).unwrap(), vec![0xa5; 100 * MIB]));
     d.remove("view").unwrap();
-    for key in ["c", "base"] {
-        d.remove(key).unwrap();
-    }
+    d.remove("c").unwrap();
     d.cleanup();
-    let status = Command::new("dmsetup").args(["status", "full-pool"]).output().unwrap();
-    let status = String::from_utf8_lossy(&status.stdout).into_owned();
-    let used: u64 = status.split_whitespace().nth(5).unwrap().split('/').next().unwrap().parse().unwrap();
-    assert!(used < 30, "{used} blocks are in use: {status}");
+    assert_eq!(used_blocks("full-pool"), empty);
 }
 
 /// A file system of its own under everything that is made in the temporary directory, until this is dropped.
@@ -124,16 +124,13 @@ fn a_host_file_system_that_fills_below_the_pool_costs_the_layer_and_nothing_else
     let _host = SmallHost::new("400M");
     let mut d = Daemon::start("host");
     d.committed("base", "");
-    let filler = d.prepare("filler", "base").unwrap();
-    with_mounted(&filler[0], |root| write(root, "file", 120 * MIB));
-    let layer = d.prepare("layer", "base").unwrap();
-    with_mounted(&layer[0], |root| write(root, "file", 240 * MIB));
+    unpack(&mut d, "filler", 120 * MIB);
+    unpack(&mut d, "layer", 240 * MIB);
     refused(once_refused(&mut d, "more"), Code::ResourceExhausted, &["host file system", "remove images"]);
     refused(d.commit("c", "layer"), Code::DataLoss, &["\"layer\"", "full file system"]);
 
     room_for_more(&mut d, "layer");
-    let layer = d.prepare("layer", "base").unwrap();
-    with_mounted(&layer[0], |root| write(root, "file", 60 * MIB));
+    unpack(&mut d, "layer", 60 * MIB);
     d.commit("c", "layer").unwrap();
     let view = d.view("view", "c").unwrap();
     with_mounted(&view[0], |root| assert_eq!(std::fs::read(root.join("file")).unwrap(), vec![0xa5; 60 * MIB]));

@@ -85,7 +85,7 @@ impl Service {
         }
         let status = self.refused(verb, started, status(&error));
         match status.code() {
-            Code::Internal | Code::ResourceExhausted | Code::Unavailable => {
+            Code::Internal | Code::ResourceExhausted | Code::Unavailable | Code::DataLoss => {
                 tracing::error!(verb, key, ?took, %error, "failed");
             }
             code => tracing::debug!(verb, key, ?took, ?code, %error, "refused"),

@@ -17,8 +17,8 @@ impl Pool {
     }
 
     /// How many data blocks are in use that no thin maps. dm-thin leaves one behind when the power goes while it fills a block
-    /// for the first time, or the disk fails to. Reads every mapping. Blocks that are being filled at this moment look the same, so it looks
-    /// twice before it says that there are any.
+    /// for the first time, or when the disk fails to. Reads every mapping. Blocks that are being filled at this moment look the
+    /// same, so it looks twice before it says that there are any.
     pub fn unmapped(&self, disks: &dyn Disks) -> Result<u64, PoolError> {
         let look = || -> Result<u64, PoolError> {
             let used = self.working()?.data.used;

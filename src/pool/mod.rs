@@ -158,7 +158,7 @@ impl Pool {
     /// fails with [`PoolError::NeedsCheck`], and is to be called again.
     pub fn delete(&self, id: ThinId) -> Result<(), PoolError> {
         match self.dm.delete_thin(&self.device_name, id) {
-            Ok(()) | Err(dm::Error::NoSuchThin { .. }) => self.must_take_changes(),
+            Ok(()) | Err(dm::Error::NoSuchThin { .. }) => self.must_be_well(&self.status()?),
             Err(source) => Err(PoolError::Delete { pool: self.device_name.clone(), id, source }),
         }
     }
@@ -323,21 +323,16 @@ impl Pool {
         status.map_err(|source| PoolError::Look { device: self.device_name.clone(), source })
     }
 
-    /// Refuses a pool that has failed, or must be checked.
-    pub fn must_take_changes(&self) -> Result<(), PoolError> {
-        self.sick(&self.status()?).map_or(Ok(()), Err)
-    }
-
-    /// Why the pool takes no changes, if it takes none.
-    fn sick(&self, status: &ThinPoolStatus) -> Option<PoolError> {
+    /// Refuses a pool that takes no changes: it has failed, or must be checked.
+    pub fn must_be_well(&self, status: &ThinPoolStatus) -> Result<(), PoolError> {
         let pool = self.device_name.clone();
         match status.working() {
-            None => Some(PoolError::Failed { pool }),
+            None => Err(PoolError::Failed { pool }),
             Some(status) if must_be_checked(status) => {
                 let metadata = self.backer.metadata_path(&self.names);
-                Some(PoolError::NeedsCheck { pool, metadata, active: true })
+                Err(PoolError::NeedsCheck { pool, metadata, active: true })
             }
-            Some(_) => None,
+            Some(_) => Ok(()),
         }
     }
 
@@ -373,9 +368,8 @@ impl Pool {
     }
 
     fn short_of(&self, room: &Room) -> Option<PoolError> {
-        let sick = self.sick(&room.status);
-        if sick.is_some() {
-            return sick;
+        if let Err(sick) = self.must_be_well(&room.status) {
+            return Some(sick);
         }
         let percent = self.min_free_percent;
         let (what, Space { free, total }) = room.short_of(percent)?;

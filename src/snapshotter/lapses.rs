@@ -40,8 +40,8 @@ impl Shared {
     /// what was written is flushed.
     pub fn must_be_whole(&self, key: &str, record: &SnapshotRecord) -> Result<(), Error> {
         const STEP: &str = "cannot be committed";
-        self.pool.must_take_changes().during(key, STEP)?;
-        self.pool.look().during(key, STEP)?;
+        let room = self.pool.look().during(key, STEP)?;
+        self.pool.must_be_well(&room.status).during(key, STEP)?;
         let before = self.lapses.marks().get(&record.number).copied().unwrap_or(0);
         if self.pool.lapses() == before {
             return Ok(());
