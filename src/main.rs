@@ -17,7 +17,7 @@ use devmapper_snapshotter::fs::{FsSpec, Mkfs};
 use devmapper_snapshotter::grpc::Service;
 use devmapper_snapshotter::metrics::{self, Metrics};
 use devmapper_snapshotter::names::DmName;
-use devmapper_snapshotter::pool::{HostBacker, Pool, PoolSettings};
+use devmapper_snapshotter::pool::{Backer, Pool, PoolSettings};
 use devmapper_snapshotter::snapshotter::{Settings, Snapshotter};
 use devmapper_snapshotter::store::Store;
 use devmapper_snapshotter::{monitor, server};
@@ -130,7 +130,7 @@ fn own_state_directory(root: &Path) -> Result<std::fs::File, AnyError> {
 struct Parts {
     dm: Dm,
     store: Arc<Store>,
-    backer: Arc<HostBacker>,
+    backer: Arc<Backer>,
     settings: PoolSettings,
 }
 
@@ -147,7 +147,7 @@ fn parts(config: &Config) -> Result<Parts, AnyError> {
         block_size: config.block_size,
         min_free_percent: config.min_free_percent,
     };
-    let backer = Arc::new(HostBacker::new(config, Arc::new(RealDisks)));
+    let backer = Arc::new(Backer::new(config, Arc::new(RealDisks)));
     Ok(Parts { dm, store, backer, settings })
 }
 
@@ -161,7 +161,7 @@ fn open(config: &Config) -> Result<Snapshotter, AnyError> {
     let settings = Settings {
         fs: FsSpec { fs_type: config.fs_type.parse()?, options: config.fs_options.clone() },
         base_image_size: config.base_image_size,
-        discard: config.discard.unwrap_or(matches!(config.backing, Backing::Embedded { .. })),
+        discard: config.discard.unwrap_or(false) && !matches!(config.backing, Backing::Embedded { .. }),
     };
     Ok(Snapshotter::start(settings, pool, store, Arc::new(RealDisks), Arc::new(Mkfs::new()))?)
 }
@@ -170,6 +170,7 @@ async fn serve(sockets: Sockets, snapshotter: Arc<Snapshotter>, address: &Path) 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let monitor = tokio::spawn(monitor::watch(Arc::clone(&snapshotter)));
+    monitor::watch_events(&snapshotter)?;
     let metrics = Arc::new(Metrics::new(Arc::clone(&snapshotter)));
     let scraped = sockets.metrics.map(|listener| tokio::spawn(serve_metrics(listener, Arc::clone(&metrics))));
     let service = Service::new(Arc::clone(&snapshotter), metrics);

@@ -1,6 +1,6 @@
 //! Watches how full the pool is, so that a Prepare need not ask the kernel, and whether it refuses writes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::snapshotter::Snapshotter;
@@ -19,7 +19,8 @@ pub async fn watch(snapshotter: Arc<Snapshotter>) {
         let snapshotter = Arc::clone(&snapshotter);
         let look = tokio::task::spawn_blocking(move || {
             let pool = snapshotter.pool();
-            let room = pool.look().and_then(|_| pool.check_room());
+            let grown = pool.maintain();
+            let room = grown.and_then(|()| pool.look()).and_then(|_| pool.check_room());
             (room, pool.lapses())
         });
         let Ok((room, seen)) = look.await else { continue };
@@ -41,4 +42,29 @@ pub async fn watch(snapshotter: Arc<Snapshotter>) {
             _ => {}
         }
     }
+}
+
+/// Looks at the pool right after each of its events, on a thread of its own, until the snapshotter is gone: who waits for a block of a
+/// pool that can grow waits no longer than that takes.
+pub fn watch_events(snapshotter: &Arc<Snapshotter>) -> std::io::Result<()> {
+    let events = snapshotter.pool().events();
+    let snapshotter: Weak<Snapshotter> = Arc::downgrade(snapshotter);
+    let follow = move || {
+        let mut seen = 0;
+        loop {
+            match events.next(seen) {
+                Ok(now) => seen = now,
+                Err(error) => {
+                    tracing::debug!(%error, "waiting for the pool's events");
+                    std::thread::sleep(EVERY);
+                }
+            }
+            let Some(snapshotter) = snapshotter.upgrade() else { return };
+            let pool = snapshotter.pool();
+            if let Err(error) = pool.look().and_then(|_| pool.maintain()) {
+                tracing::debug!(%error, "looking at the pool after an event");
+            }
+        }
+    };
+    std::thread::Builder::new().name("pool-events".into()).spawn(follow).map(drop)
 }

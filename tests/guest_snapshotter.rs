@@ -10,7 +10,7 @@ use devmapper_snapshotter::block::RealDisks;
 use devmapper_snapshotter::config::{Backing, Config};
 use devmapper_snapshotter::dm::{CountingKernel, Dm, RealKernel, Verb};
 use devmapper_snapshotter::fs::{Formatter, FsError, FsSpec, FsState, FsType, Mkfs};
-use devmapper_snapshotter::pool::{HostBacker, Pool, PoolSettings};
+use devmapper_snapshotter::pool::{Backer, Pool, PoolSettings};
 use devmapper_snapshotter::snapshotter::{Error, Settings, Snapshotter};
 use devmapper_snapshotter::store::Store;
 use devmapper_snapshotter::units::Sectors;
@@ -77,7 +77,7 @@ impl Place {
             block_size: config.block_size,
             min_free_percent: 5,
         };
-        let backer = Arc::new(HostBacker::new(config, disks.clone()));
+        let backer = Arc::new(Backer::new(config, disks.clone()));
         let pool = Pool::open(&settings, self.dm(), self.store.clone(), backer).unwrap();
         let fs = FsSpec::plain(FsType::Ext4);
         let settings = Settings { fs, base_image_size: config.base_image_size, discard: true };

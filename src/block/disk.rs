@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -11,7 +11,7 @@ use nix::fcntl::{posix_fadvise, PosixFadviseAdvice};
 use nix::libc;
 
 use crate::failpoint;
-use crate::units::Sectors;
+use crate::units::{DeviceNumber, Sectors};
 
 use super::error::BlockError;
 use super::ioctl;
@@ -65,6 +65,14 @@ pub trait Disk: Send + Debug {
     /// # Errors
     /// [`BlockError::Step`].
     fn size(&self) -> Result<Sectors, BlockError>;
+
+    /// Its device number.
+    ///
+    /// # Errors
+    /// [`BlockError::Step`]; [`BlockError::NotABlockDevice`] for a disk that has none.
+    fn number(&self) -> Result<DeviceNumber, BlockError> {
+        Err(BlockError::NotABlockDevice { path: self.path().to_owned() })
+    }
 
     /// Makes everything written so far, by whomever, outlive a power cut: writes out the device's page cache and
     /// has the device flush its own (fsync(2) on the device).
@@ -206,6 +214,11 @@ impl Disk for RealDisk {
     fn size(&self) -> Result<Sectors, BlockError> {
         let bytes = ioctl::size_in_bytes(self.file.as_fd()).map_err(|e| self.step("read the size of", e))?;
         Ok(Sectors::from_bytes_down(bytes))
+    }
+
+    fn number(&self) -> Result<DeviceNumber, BlockError> {
+        let metadata = self.file.metadata().map_err(|e| self.step("look up", e))?;
+        Ok(DeviceNumber::from_u64(metadata.rdev()))
     }
 
     fn flush(&self) -> Result<(), BlockError> {

@@ -1,13 +1,13 @@
 //! Every ioctl of this room, each wrapped in one safe function. The only file here with `unsafe` in it.
 //!
 //! Numbers and layouts are from the kernel's headers: linux/fs.h (BLK*), linux/loop.h (LOOP_*),
-//! fs/ext4/ext4.h (EXT4_IOC_RESIZE_FS) and fs/xfs/libxfs/xfs_fs.h (XFS_IOC_FSGROWFSDATA). All of them are part of
+//! linux/fs.h (FS_IOC_SETFLAGS), fs/ext4/ext4.h (EXT4_IOC_RESIZE_FS) and fs/xfs/libxfs/xfs_fs.h (XFS_IOC_FSGROWFSDATA). All of them are part of
 //! the kernel's stable interface. Must not know what a call is good for: that is the callers' matter.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
-use nix::libc::c_int;
+use nix::libc::{c_int, c_long};
 
 type Result<T> = std::result::Result<T, Errno>;
 
@@ -98,6 +98,8 @@ mod raw {
     nix::ioctl_write_ptr_bad!(loop_configure, 0x4C0A, LoopConfig);
     nix::ioctl_none_bad!(loop_ctl_get_free, 0x4C82);
 
+    nix::ioctl_read!(fs_get_flags, b'f', 1, nix::libc::c_long);
+    nix::ioctl_write_ptr!(fs_set_flags, b'f', 2, nix::libc::c_long);
     nix::ioctl_write_ptr!(ext4_resize_fs, b'f', 16, u64);
     nix::ioctl_write_ptr!(xfs_grow_data, b'X', 110, XfsGrowData);
 }
@@ -195,6 +197,20 @@ pub(super) fn loop_set_block_size(device: BorrowedFd<'_>, bytes: u32) -> Result<
     let bytes = c_int::try_from(bytes).map_err(|_| Errno::EINVAL)?;
     // SAFETY: the argument is a number by value; no memory of this process is touched.
     unsafe { raw::loop_set_block_size(device.as_raw_fd(), bytes) }.map(drop)
+}
+
+/// `FS_NOCOW_FL` (linux/fs.h): the file is overwritten in place on a file system that copies on write.
+const FS_NOCOW: c_long = 0x0080_0000;
+
+/// Asks that a file which is still empty be overwritten in place (FS_IOC_SETFLAGS with FS_NOCOW_FL, what `chattr +C` does).
+pub(super) fn set_no_copy_on_write(file: BorrowedFd<'_>) -> Result<()> {
+    let mut flags: c_long = 0;
+    // SAFETY: FS_IOC_GETFLAGS writes at most one long (in fact an int) through the pointer, which is to a live long borrowed for the
+    // call alone.
+    unsafe { raw::fs_get_flags(file.as_raw_fd(), &mut flags) }?;
+    let flags = flags | FS_NOCOW;
+    // SAFETY: FS_IOC_SETFLAGS reads at most one long (in fact an int) through the pointer, which is to a live long.
+    unsafe { raw::fs_set_flags(file.as_raw_fd(), &flags) }.map(drop)
 }
 
 /// Grows a mounted ext4 to `blocks` of its own blocks (EXT4_IOC_RESIZE_FS on any descriptor inside it).

@@ -27,7 +27,7 @@ pub use loops::{LoopDevice, LoopOptions, Loops};
 pub use mounts::{with_private_mount, PrivateMount};
 pub use nodes::node_of;
 pub use process::kill_group;
-pub use sparse::{allocated, create_sparse, host_space, set_aside, Space};
+pub use sparse::{allocate, allocated, create_sparse, host_space, set_aside, Space};
 
 #[cfg(test)]
 pub(crate) mod memory;

@@ -2,14 +2,18 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{fallocate, FallocateFlags};
 use nix::sys::statvfs::statvfs;
+use nix::unistd::{lseek, Whence};
 
 use super::error::BlockError;
+use super::ioctl;
 
 /// Makes a sparse file of `bytes` bytes, or makes an existing one that long if it is shorter; never shortens one.
 /// Gives the file's size in bytes afterwards.
@@ -65,6 +69,86 @@ pub fn set_aside(path: &Path, bytes: u64) -> Result<(), BlockError> {
         }
         Err(errno) => Err(error(errno.into())),
     }
+}
+
+/// Makes a file `bytes` bytes long, if it is shorter, and gives all of it its blocks from byte `from` on: nothing that is written
+/// there later meets a full disk. A new file is for its owner alone (mode 0600). What is in the file stays as it is.
+///
+/// Done by fallocate(2); where the file system cannot do that, what has no blocks yet is written with zeros. On a file system
+/// that copies on write, a new file is marked to be overwritten in place (btrfs). When this returns, all of it outlives a power cut.
+///
+/// # Errors
+/// [`BlockError::Open`]; [`BlockError::Allocate`]: ENOSPC without room for all of it, EFBIG when the file system has no files as
+/// large as that. Then the file may be longer than before, and what it has is all allocated.
+pub fn allocate(path: &Path, from: u64, bytes: u64) -> Result<(), BlockError> {
+    let open_error = |source| BlockError::Open { path: path.to_owned(), source };
+    let error = |source: io::Error| BlockError::Allocate { path: path.to_owned(), bytes, source };
+    let is_new = !path.exists();
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+    let file = file.map_err(open_error)?;
+    let metadata = file.metadata().map_err(open_error)?;
+    if !metadata.is_file() {
+        return Err(open_error(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
+    }
+    if is_new {
+        // Only some file systems know the flag, and only those that copy on write need it.
+        let _ = ioctl::set_no_copy_on_write(file.as_fd());
+    }
+    // The kernel would fill the disk before it gives up.
+    let needed = bytes.saturating_sub(from).min(bytes.saturating_sub(metadata.blocks().saturating_mul(512)));
+    if needed > 0 && needed > host_space(path)?.free {
+        return Err(error(Errno::ENOSPC.into()));
+    }
+    match fallocate(&file, FallocateFlags::empty(), from as i64, bytes.saturating_sub(from).max(1) as i64) {
+        Ok(()) => {}
+        Err(Errno::EOPNOTSUPP) => {
+            let holes = holes(&file, from..bytes);
+            holes.and_then(|holes| holes.into_iter().try_for_each(|hole| write_zeros(&file, hole))).map_err(error)?;
+        }
+        Err(errno) => return Err(error(errno.into())),
+    }
+    file.sync_all().map_err(error)?;
+    sync_parent(path)
+}
+
+/// The parts of a range of a file that have no blocks, or hold nothing that was ever written; what lies behind its end included (lseek(2),
+/// `SEEK_HOLE`).
+fn holes(file: &File, range: Range<u64>) -> io::Result<Vec<Range<u64>>> {
+    let end = file.metadata()?.len().min(range.end);
+    let mut holes = Vec::new();
+    let mut at = range.start;
+    while at < end {
+        let start = match lseek(file, at as i64, Whence::SeekHole) {
+            Ok(start) => start as u64,
+            Err(Errno::ENXIO) => break,
+            Err(errno) => return Err(errno.into()),
+        };
+        if start >= end {
+            break;
+        }
+        at = match lseek(file, start as i64, Whence::SeekData) {
+            Ok(data) => (data as u64).min(end),
+            // Nothing but a hole up to the end.
+            Err(Errno::ENXIO) => end,
+            Err(errno) => return Err(errno.into()),
+        };
+        holes.push(start..at);
+    }
+    if range.end > end {
+        holes.push(end.max(range.start)..range.end);
+    }
+    Ok(holes)
+}
+
+fn write_zeros(file: &File, range: Range<u64>) -> io::Result<()> {
+    let zeros = vec![0; 1 << 20];
+    let mut at = range.start;
+    while at < range.end {
+        let length = (range.end - at).min(zeros.len() as u64) as usize;
+        file.write_all_at(&zeros[..length], at)?;
+        at += length as u64;
+    }
+    Ok(())
 }
 
 /// How many bytes of disk a file takes; for a sparse file less than its size.
@@ -134,6 +218,37 @@ mod tests {
         assert!(error.is_no_space() && error.to_string().contains("metadata"), "{error}");
         assert!(allocated(&path).unwrap() < 10 * MIB);
         assert_eq!(std::fs::read(&path).unwrap(), b"content");
+    }
+
+    #[test]
+    fn what_is_allocated_has_all_its_blocks_and_keeps_its_content() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("data");
+        std::fs::write(&path, b"content").unwrap();
+        allocate(&path, 0, 4 * MIB).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 4 * MIB);
+        assert!(allocated(&path).unwrap() >= 4 * MIB);
+        allocate(&path, 4 * MIB, 8 * MIB).unwrap();
+        allocate(&path, 0, MIB).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 8 * MIB);
+        assert_eq!(&std::fs::read(&path).unwrap()[..8], b"content\0");
+        let error = allocate(&path, 8 * MIB, 2 * host_space(directory.path()).unwrap().total).unwrap_err();
+        assert!(error.is_no_space() && error.to_string().contains("data"), "{error}");
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 8 * MIB);
+    }
+
+    #[test]
+    fn holes_are_found_and_filled() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("data");
+        create_sparse(&path, 8 * MIB).unwrap();
+        let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        file.write_all_at(&[1; 4096], 2 * MIB).unwrap();
+        let found = holes(&file, 0..9 * MIB).unwrap();
+        assert_eq!(found, [0..2 * MIB, 2 * MIB + 4096..8 * MIB, 8 * MIB..9 * MIB]);
+        found.into_iter().try_for_each(|hole| write_zeros(&file, hole)).unwrap();
+        assert_eq!(holes(&file, 0..9 * MIB).unwrap(), []);
+        assert_eq!(std::fs::read(&path).unwrap()[2 * MIB as usize], 1);
     }
 
     #[test]

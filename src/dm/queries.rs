@@ -124,6 +124,16 @@ impl Dm {
         parse(Verb::Status, name, &lines, TargetStatus::from_line)
     }
 
+    /// Waits until the device has had more than `event_nr` events, and says how many (`DM_DEV_WAIT`). No event is missed: one that
+    /// came since the number was read ends the wait at once. It cannot be given a time limit; a signal or the device's
+    /// removal ends it, too. While it lasts, nobody can remove the device for good.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchDevice`] (ENXIO); EINTR.
+    pub fn wait_event(&self, name: &DmName, event_nr: u32) -> Result<u32> {
+        Ok(self.submit(&self.named(Verb::Wait, name).flags(Flags::NO_FLUSH).event_nr(event_nr))?.header.event_nr)
+    }
+
     /// The devices that the live table stands on (`DM_TABLE_DEPS`).
     ///
     /// # Errors

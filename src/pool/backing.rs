@@ -1,97 +1,112 @@
-//! Where the pool's two areas come from: sparse files on loop devices, one block device or two.
+//! Where the disks of a pool's areas come from: files on loop devices, one block device or two.
 //!
-//! Nothing here is ever formatted or shortened; an area that holds something else is refused.
+//! Nothing here is ever formatted or shortened. What a disk holds is looked at by [`areas`](super::areas), before anything
+//! is written to it or made longer.
 
-use std::fmt::Debug;
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
+use super::label::{self, Found, Holds, Label};
 use super::{DeviceNames, PoolError, Role};
 use crate::block::{
-    create_sparse, find_content, host_space, set_aside, Access, BlockError, Disk, Disks, LoopDevice, LoopOptions,
-    Loops, Space,
+    allocate, find_content, host_space, Access, BlockError, Disk, Disks, LoopDevice, LoopOptions, Loops, Space,
 };
 use crate::config::{Backing, Config};
-use crate::dm::{ActivateOptions, Dm, Target};
-use crate::store::PoolRecord;
 use crate::units::{DeviceNumber, Sectors};
 
-/// The superblock of dm-thin's metadata (dm-thin-metadata.c, one block of 4 KiB); the kernel formats what has it all zero.
-const SUPERBLOCK: u64 = 4096;
 /// A mapped block takes about 48 bytes of metadata; twice that leaves room for snapshots that share little.
 const METADATA_BYTES_PER_BLOCK: u64 = 96;
 const METADATA_LEAST: Sectors = Sectors((64 << 20) / 512);
+/// What the kernel takes of a metadata area at the least (thin_metadata_size says 2 MiB).
+const METADATA_USABLE: Sectors = Sectors((2 << 20) / 512);
 /// dm-thin uses at most 255 × 64 MiB less a little (dm-thin-metadata.h, THIN_METADATA_MAX_SECTORS).
 const METADATA_MOST: Sectors = Sectors(255 * ((1 << 14) - 64) * 8);
 const DATA_LEAST: Sectors = Sectors((64 << 20) / 512);
-/// The carved device's first MiB holds [`Header`] alone.
-const HEADER: Sectors = Sectors((1 << 20) / 512);
-const MAGIC: &str = "devmapper-snapshotter pool\n";
+/// Areas begin and end on whole blocks of 64 KiB, whatever the sector size of the disk is.
+const ALIGNMENT: u64 = 128;
+/// By how much the embedded pool's data area grows: a 32nd of what it may take, between these.
+const STEP_LEAST: Sectors = Sectors((64 << 20) / 512);
+const STEP_MOST: Sectors = Sectors((1 << 30) / 512);
 
-/// The two areas, ready to be made a pool of.
+/// A disk that areas lie on.
 #[derive(Debug, Clone)]
-pub struct Areas {
-    pub metadata: DeviceNumber,
-    pub data: DeviceNumber,
-    pub data_size: Sectors,
-    /// The metadata's superblock is all zero: the kernel would format it.
-    pub metadata_blank: bool,
-    /// Loop devices detach themselves when nobody has them open: these are kept until the pool has them.
-    pub held: Vec<Arc<LoopDevice>>,
+pub struct Place {
+    /// What the operator calls it.
+    pub path: PathBuf,
+    /// What opens it.
+    pub node: PathBuf,
+    pub number: DeviceNumber,
+    pub size: Sectors,
+    /// A loop device detaches itself when nobody has it open: it is kept until an area stands on it.
+    _held: Option<Arc<LoopDevice>>,
 }
 
-/// Provides a pool's areas.
-pub trait Backer: Send + Sync + Debug {
-    /// Makes sure that a new pool may be put here: refuses whatever is not blank.
-    fn claim(&self) -> Result<(), PoolError>;
-    /// Makes the areas of the pool on `record` available; idempotent.
-    fn areas(&self, dm: &Dm, names: &DeviceNames, record: &PoolRecord) -> Result<Areas, PoolError>;
-    /// The file system the areas lie on, where they do.
-    fn host_space(&self) -> Option<Space>;
-    /// Where the metadata can be reached while the pool is not assembled, for messages.
-    fn metadata_path(&self, names: &DeviceNames) -> PathBuf;
-}
-
-/// Areas that exist already, as they are: for a pool on a modelled kernel.
+/// The disks of a pool.
 #[derive(Debug, Clone)]
-pub struct GivenAreas(pub Areas);
+pub enum Places {
+    /// Both areas lie on the one.
+    One(Place),
+    Two {
+        data: Place,
+        metadata: Place,
+    },
+}
 
-impl Backer for GivenAreas {
-    fn claim(&self) -> Result<(), PoolError> {
-        Ok(())
+impl Places {
+    pub fn data(&self) -> &Place {
+        match self {
+            Places::One(place) | Places::Two { data: place, .. } => place,
+        }
     }
-    fn areas(&self, _: &Dm, _: &DeviceNames, _: &PoolRecord) -> Result<Areas, PoolError> {
-        Ok(self.0.clone())
+
+    pub fn metadata(&self) -> &Place {
+        match self {
+            Places::One(place) | Places::Two { metadata: place, .. } => place,
+        }
     }
-    fn host_space(&self) -> Option<Space> {
-        None
-    }
-    fn metadata_path(&self, _: &DeviceNames) -> PathBuf {
-        format!("/dev/block/{}", self.0.metadata).into()
+
+    /// Each disk, with what it holds and what messages call that.
+    pub fn each(&self) -> Vec<(&'static str, &Place, Holds)> {
+        match self {
+            Places::One(place) => vec![("data", place, Holds::Both)],
+            Places::Two { data, metadata } => {
+                vec![("data", data, Holds::Data), ("metadata", metadata, Holds::Metadata)]
+            }
+        }
     }
 }
 
-/// Areas on this host, as the configuration says.
+/// What is known of a pool before its disks are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It is being made: files that are missing are made.
+    New,
+    /// It has been made, and is not assembled.
+    Apart,
+    /// It is assembled: nothing is attached that is not.
+    Live,
+}
+
+/// Finds the disks of a pool, as the configuration says.
 #[derive(Debug)]
-pub struct HostBacker {
+pub struct Backer {
     root: PathBuf,
     backing: Backing,
     block_size: Sectors,
     metadata_size: Option<Sectors>,
+    min_free_percent: u8,
     disks: Arc<dyn Disks>,
 }
 
-impl HostBacker {
+impl Backer {
     pub fn new(config: &Config, disks: Arc<dyn Disks>) -> Self {
-        HostBacker {
+        Backer {
             root: config.root.clone(),
             backing: config.backing.clone(),
             block_size: config.block_size,
             metadata_size: config.metadata_size,
+            min_free_percent: config.min_free_percent,
             disks,
         }
     }
@@ -105,260 +120,275 @@ impl HostBacker {
         self.root.join("metadata.img")
     }
 
+    /// The length of the metadata area of a pool that is made for so much data.
     fn metadata_size_for(&self, data: Sectors) -> Sectors {
         let blocks = data.0 / self.block_size.0;
-        let derived = Sectors((blocks * METADATA_BYTES_PER_BLOCK).div_ceil(4096) * 8);
-        self.metadata_size.unwrap_or(derived.clamp(METADATA_LEAST, METADATA_MOST))
+        let derived = Sectors((blocks * METADATA_BYTES_PER_BLOCK).div_ceil(512));
+        let size = self.metadata_size.unwrap_or(derived.clamp(METADATA_LEAST, METADATA_MOST));
+        Sectors(size.0.div_ceil(ALIGNMENT) * ALIGNMENT)
     }
 
-    fn embedded(&self, configured: Option<Sectors>) -> Result<Areas, PoolError> {
-        let data_file = self.data_file();
-        let data_size = self.data_file_size(configured)?;
-        let metadata_file = self.metadata_file();
-        let metadata_size = existing_size(&metadata_file).unwrap_or_else(|| self.metadata_size_for(data_size));
-        let data = loop_device("data", &data_file, data_size)?;
-        let metadata = loop_device("metadata", &metadata_file, metadata_size)?;
-        // A pool whose metadata meets a full disk wants thin_check before it takes another change.
-        set_aside(&metadata_file, metadata_size.0 * 512)
-            .map_err(|source| self.area("metadata", &metadata_file, source))?;
-        let metadata_blank = superblock_blank(self.open("metadata", metadata.path())?.as_ref(), Sectors(0))
-            .map_err(|source| self.area("metadata", &metadata_file, source))?;
-        Ok(Areas {
-            metadata: metadata.number(),
-            data: data.number(),
-            data_size,
-            metadata_blank,
-            held: vec![Arc::new(data), Arc::new(metadata)],
-        })
-    }
-
-    /// The data file's size: what is configured, else as large as the file system it lies on; never less than it has.
-    fn data_file_size(&self, configured: Option<Sectors>) -> Result<Sectors, PoolError> {
-        let file = self.data_file();
-        let has = existing_size(&file);
-        let size = match (configured, has) {
-            (Some(wanted), Some(has)) if wanted < has => {
-                tracing::warn!(file = %file.display(), %wanted, %has, "data_size is less than the pool has; a pool cannot shrink, it is left as it is");
-                has
+    /// Makes sure that the pool `uuid`, which is not on record as made, may be put here: each disk is large enough, is blank or was
+    /// claimed for this very pool before, and is given once. Writes nothing.
+    pub fn look(&self, uuid: &str) -> Result<(), PoolError> {
+        let places = match &self.backing {
+            Backing::Embedded { .. } => {
+                for (area, file) in [("data", self.data_file()), ("metadata", self.metadata_file())] {
+                    if existing_size(&file).is_some() {
+                        let place = self.file_place(area, &file, State::Apart)?;
+                        self.must_be_free(area, &place, uuid)?;
+                    }
+                }
+                return Ok(());
             }
-            (Some(wanted), _) => wanted,
-            (None, Some(has)) => has,
-            (None, None) => {
-                let space = host_space(&self.root).map_err(|source| self.area("data", &file, source))?;
+            Backing::Devices { .. } => self.places(State::New)?,
+            Backing::External { .. } => return Ok(()),
+        };
+        if let Places::Two { data, metadata } = &places {
+            if data.number == metadata.number {
+                return Err(PoolError::SameDisk { data: data.path.clone(), metadata: metadata.path.clone() });
+            }
+        }
+        // Held together, so that a disk and a partition of it are not taken for two.
+        let mut claims = Vec::new();
+        for (area, place, holds) in places.each() {
+            let claim = self.disks.open(&place.node, Access::ReadExclusive);
+            // Areas that a start which was cut short left behind hold their disks.
+            match claim {
+                Ok(claim) => claims.push(claim),
+                Err(BlockError::Busy { .. }) if self.is_labelled(area, place, uuid)? => {}
+                Err(source) => return Err(self.area(area, &place.path, source)),
+            }
+            self.must_be_free(area, place, uuid)?;
+            let needed = label::SPACE.0
+                + match holds {
+                    Holds::Data => DATA_LEAST.0,
+                    Holds::Metadata => METADATA_USABLE.0,
+                    Holds::Both => self.metadata_size_for(place.size).0 + DATA_LEAST.0,
+                };
+            if place.size.0 < needed {
+                let (path, found) = (place.path.clone(), place.size);
+                return Err(PoolError::TooSmall { path, found, needed: Sectors(needed) });
+            }
+        }
+        Ok(())
+    }
+
+    fn is_labelled(&self, area: &'static str, place: &Place, uuid: &str) -> Result<bool, PoolError> {
+        let found = Label::read(self.open(area, place)?.as_ref()).map_err(|e| self.area(area, &place.path, e))?;
+        Ok(matches!(found, Found::Label(label) if label.uuid == uuid))
+    }
+
+    fn must_be_free(&self, area: &'static str, place: &Place, uuid: &str) -> Result<(), PoolError> {
+        let fail = |source| self.area(area, &place.path, source);
+        let disk = self.open(area, place)?;
+        disk.forget_cached().map_err(fail)?;
+        let taken = |found| Err(PoolError::NotBlank { path: place.path.clone(), found });
+        match Label::read(disk.as_ref()).map_err(fail)? {
+            Found::Label(label) if label.uuid == uuid => return Ok(()),
+            Found::Label(label) => {
+                return taken(format!("it holds pool {} of this daemon, whose database is not here", label.uuid))
+            }
+            Found::Nothing | Found::Other => {}
+        }
+        match find_content(disk.as_ref()).map_err(fail)? {
+            None => Ok(()),
+            Some(found) => taken(found.to_string()),
+        }
+    }
+
+    /// The disks of the pool.
+    pub fn places(&self, state: State) -> Result<Places, PoolError> {
+        match &self.backing {
+            Backing::Embedded { .. } => {
+                if state == State::New {
+                    self.make_files()?;
+                }
+                let data = self.file_place("data", &self.data_file(), state)?;
+                Ok(Places::Two { data, metadata: self.file_place("metadata", &self.metadata_file(), state)? })
+            }
+            Backing::Devices { data, metadata } => {
+                let data = self.device_place("data", data)?;
+                match metadata {
+                    Some(path) => Ok(Places::Two { data, metadata: self.device_place("metadata", path)? }),
+                    None => Ok(Places::One(data)),
+                }
+            }
+            Backing::External { pool_name } => Err(PoolError::NoAreas { pool: pool_name.clone() }),
+        }
+    }
+
+    /// Makes the embedded pool's files, with all their blocks: the metadata for all that the pool may grow to, the data for a first
+    /// step. A pool whose metadata met a full disk would want thin_check before it takes another change.
+    fn make_files(&self) -> Result<(), PoolError> {
+        let limit = self.limit()?;
+        if limit < DATA_LEAST {
+            return Err(PoolError::TooSmall { path: self.data_file(), found: limit, needed: DATA_LEAST });
+        }
+        let make = |area, file: &Path, size: Sectors| {
+            let bytes = (label::SPACE.0 + size.0) * 512;
+            allocate(file, 0, bytes).map_err(|source| self.area(area, file, source))
+        };
+        make("metadata", &self.metadata_file(), self.metadata_size_for(limit))?;
+        make("data", &self.data_file(), self.step(limit))
+    }
+
+    /// How long the embedded pool's data area may get: what is configured, else as large as the file system it lies on.
+    fn limit(&self) -> Result<Sectors, PoolError> {
+        let limit = match self.backing {
+            Backing::Embedded { data_size: Some(size) } => size,
+            _ => {
+                let space = host_space(&self.root).map_err(|source| self.area("data", &self.data_file(), source))?;
                 Sectors(space.total / 512)
             }
         };
-        let size = Sectors(size.0 / self.block_size.0 * self.block_size.0);
-        if size < DATA_LEAST {
-            return Err(PoolError::TooSmall { path: file, found: size, needed: DATA_LEAST });
-        }
-        Ok(size)
+        Ok(Sectors(limit.0 / self.block_size.0 * self.block_size.0))
     }
 
-    fn area(&self, area: &'static str, path: &Path, source: BlockError) -> PoolError {
+    fn step(&self, limit: Sectors) -> Sectors {
+        let step = Sectors(limit.0 / 32).clamp(STEP_LEAST, STEP_MOST).0.div_ceil(self.block_size.0);
+        Sectors(step * self.block_size.0).min(limit)
+    }
+
+    /// By how much the data area grows at a time; `None` where it is not this daemon's to grow.
+    pub fn growth_step(&self) -> Option<Sectors> {
+        match self.backing {
+            Backing::Embedded { .. } => self.limit().ok().map(|limit| self.step(limit)),
+            _ => None,
+        }
+    }
+
+    /// How much longer a data area of this length can get: up to the limit, and no further than min_free_percent of the host's
+    /// file system stay free.
+    pub fn room_to_grow(&self, has: Sectors) -> Sectors {
+        let (Backing::Embedded { .. }, Ok(limit), Some(host)) = (&self.backing, self.limit(), self.host_space()) else {
+            return Sectors(0);
+        };
+        let kept = host.total / 100 * u64::from(self.min_free_percent);
+        let spare = host.free.saturating_sub(kept) / 512;
+        Sectors(limit.0.saturating_sub(has.0).min(spare) / self.block_size.0 * self.block_size.0)
+    }
+
+    /// Makes the file of the data area long enough for an area of `data`, with all its blocks, and its loop device with it.
+    pub fn lengthen(&self, data: Sectors) -> Result<(), PoolError> {
+        let file = self.data_file();
+        let fail = |source| self.area("data", &file, source);
+        let has = existing_size(&file).unwrap_or_default().0 * 512;
+        let bytes = (label::SPACE.0 + data.0) * 512;
+        if has < bytes {
+            allocate(&file, has, bytes).map_err(fail)?;
+        }
+        for device in Loops::default().find(&file).map_err(fail)? {
+            device.set_capacity().map_err(fail)?;
+        }
+        Ok(())
+    }
+
+    /// Sees to it that all that the embedded pool has been promised is there: a file that was copied may have lost its blocks.
+    pub fn restore_blocks(&self) -> Result<(), PoolError> {
+        if !matches!(self.backing, Backing::Embedded { .. }) {
+            return Ok(());
+        }
+        for (area, file) in [("metadata", self.metadata_file()), ("data", self.data_file())] {
+            let bytes = existing_size(&file).unwrap_or_default().0 * 512;
+            allocate(&file, 0, bytes).map_err(|source| self.area(area, &file, source))?;
+        }
+        Ok(())
+    }
+
+    /// Takes the claim of a pool that was not made off its disks. Its devices are gone already.
+    pub fn abandon(&self, uuid: &str) -> Result<(), PoolError> {
+        let missing = |file: PathBuf| existing_size(&file).is_none();
+        let embedded = matches!(self.backing, Backing::Embedded { .. });
+        if embedded && (missing(self.data_file()) || missing(self.metadata_file())) {
+            return Ok(());
+        }
+        let places = self.places(State::Apart)?;
+        for (area, place, holds) in places.each() {
+            let fail = |source| self.area(area, &place.path, source);
+            if !self.is_labelled(area, place, uuid)? {
+                continue;
+            }
+            let disk = self.disks.open(&place.node, Access::WriteExclusive).map_err(fail)?;
+            if holds != Holds::Data {
+                // What the kernel made of the area's zeros.
+                disk.write_at(&[0; 4096], label::SPACE.0 * 512).map_err(fail)?;
+            }
+            label::erase(disk.as_ref()).map_err(fail)?;
+            drop(disk);
+            if embedded {
+                fs::remove_file(&place.path)
+                    .map_err(|source| fail(BlockError::Open { path: place.path.clone(), source }))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn disks(&self) -> &dyn Disks {
+        self.disks.as_ref()
+    }
+
+    /// What a label on a disk of a new pool says.
+    pub fn new_label(&self, uuid: &str, place: &Place, holds: Holds) -> Label {
+        let metadata_sectors = if holds == Holds::Both { self.metadata_size_for(place.size).0 } else { 0 };
+        Label { uuid: uuid.into(), holds, metadata_sectors, epoch: None }
+    }
+
+    fn file_place(&self, area: &'static str, path: &Path, state: State) -> Result<Place, PoolError> {
+        if existing_size(path).is_none() {
+            return Err(PoolError::AreaMissing { area, path: path.into(), live: state == State::Live });
+        }
+        let fail = |source| self.area(area, path, source);
+        let loops = Loops::default();
+        let device = match loops.find(path).map_err(fail)?.pop() {
+            Some(found) => found,
+            None if state == State::Live => {
+                return Err(PoolError::AreaMissing { area, path: path.into(), live: true });
+            }
+            // It goes by itself when the pool is taken away.
+            None => loops.attach(path, LoopOptions { autoclear: true, ..LoopOptions::default() }).map_err(fail)?,
+        };
+        Ok(Place {
+            path: path.into(),
+            node: device.path().into(),
+            number: device.number(),
+            size: device.size().map_err(fail)?,
+            _held: Some(Arc::new(device)),
+        })
+    }
+
+    fn device_place(&self, area: &'static str, path: &Path) -> Result<Place, PoolError> {
+        let fail = |source| self.area(area, path, source);
+        let disk = self.disks.open(path, Access::Read).map_err(fail)?;
+        let (number, size) = (disk.number().map_err(fail)?, disk.size().map_err(fail)?);
+        Ok(Place { path: path.into(), node: path.into(), number, size, _held: None })
+    }
+
+    pub fn area(&self, area: &'static str, path: &Path, source: BlockError) -> PoolError {
         PoolError::Area { area, path: path.into(), source }
     }
 
-    fn open(&self, area: &'static str, path: &Path) -> Result<Box<dyn Disk>, PoolError> {
-        self.disks.open(path, Access::Read).map_err(|source| self.area(area, path, source))
+    fn open(&self, area: &'static str, place: &Place) -> Result<Box<dyn Disk>, PoolError> {
+        self.disks.open(&place.node, Access::Read).map_err(|source| self.area(area, &place.path, source))
     }
 
-    fn two_devices(&self, data: &Path, metadata: &Path) -> Result<Areas, PoolError> {
-        let data_size = self.device_size("data", data, DATA_LEAST)?;
-        let disk = self.open("metadata", metadata)?;
-        let metadata_blank =
-            superblock_blank(disk.as_ref(), Sectors(0)).map_err(|source| self.area("metadata", metadata, source))?;
-        Ok(Areas {
-            metadata: device_number("metadata", metadata)?,
-            data: device_number("data", data)?,
-            data_size,
-            metadata_blank,
-            held: Vec::new(),
-        })
-    }
-
-    fn device_size(&self, area: &'static str, path: &Path, needed: Sectors) -> Result<Sectors, PoolError> {
-        let found = self.open(area, path)?.size().map_err(|source| self.area(area, path, source))?;
-        if found < needed {
-            return Err(PoolError::TooSmall { path: path.into(), found, needed });
-        }
-        Ok(found)
-    }
-
-    /// One device: a header of 1 MiB, the metadata, and the data behind it, carved out with dm-linear.
-    fn carved(&self, path: &Path, dm: &Dm, names: &DeviceNames, record: &PoolRecord) -> Result<Areas, PoolError> {
-        let size = self.device_size("data", path, Sectors(HEADER.0 + METADATA_LEAST.0 + DATA_LEAST.0))?;
-        let header = self.header(path, size, record)?;
-        let data_start = Sectors(HEADER.0 + header.metadata_sectors);
-        let data_size = Sectors((size.0 - data_start.0) / self.block_size.0 * self.block_size.0);
-        let device = device_number("data", path)?;
-        let disk = self.open("data", path)?;
-        let metadata_blank =
-            superblock_blank(disk.as_ref(), HEADER).map_err(|source| self.area("metadata", path, source))?;
-        drop(disk);
-        Ok(Areas {
-            metadata: carve(dm, names, Role::Metadata, device, HEADER, Sectors(header.metadata_sectors))?,
-            data: carve(dm, names, Role::Data, device, data_start, data_size)?,
-            data_size,
-            metadata_blank,
-            held: Vec::new(),
-        })
-    }
-
-    /// Reads the header, or writes it on a device that was claimed for this pool and has none yet.
-    fn header(&self, path: &Path, size: Sectors, record: &PoolRecord) -> Result<Header, PoolError> {
-        let disk = self.disks.open(path, Access::Write).map_err(|source| self.area("data", path, source))?;
-        let found = Header::read(disk.as_ref()).map_err(|source| self.area("data", path, source))?;
-        match found {
-            Some(header) if header.uuid == record.uuid => Ok(header),
-            Some(header) => Err(PoolError::NotBlank {
-                path: path.into(),
-                found: format!("the pool of another database, {}; this database's is {}", header.uuid, record.uuid),
-            }),
-            None if record.formatted => Err(PoolError::NotBlank {
-                path: path.into(),
-                found: format!("no header of this daemon; pool {} was on it", record.uuid),
-            }),
-            None => {
-                let header = Header { uuid: record.uuid.clone(), metadata_sectors: self.metadata_size_for(size).0 };
-                header.write(disk.as_ref()).map_err(|source| self.area("data", path, source))?;
-                Ok(header)
-            }
-        }
-    }
-
-    /// `path` is what messages call what is opened by `node`.
-    fn must_be_blank(&self, area: &'static str, path: &Path, node: &Path) -> Result<(), PoolError> {
-        let disk = self.open(area, node)?;
-        if let Some(header) = Header::read(disk.as_ref()).map_err(|source| self.area(area, path, source))? {
-            let found = format!("it holds pool {} of this daemon, whose database is not here", header.uuid);
-            return Err(PoolError::NotBlank { path: path.into(), found });
-        }
-        match find_content(disk.as_ref()).map_err(|source| self.area(area, path, source))? {
-            None => Ok(()),
-            Some(found) => Err(PoolError::NotBlank { path: path.into(), found: found.to_string() }),
-        }
-    }
-}
-
-impl Backer for HostBacker {
-    fn claim(&self) -> Result<(), PoolError> {
-        match &self.backing {
-            Backing::Embedded { .. } => {
-                let path = self.metadata_file();
-                match existing_size(&path) {
-                    Some(size) => self.must_be_blank("metadata", &path, loop_device("metadata", &path, size)?.path()),
-                    None => Ok(()),
-                }
-            }
-            Backing::Devices { data, metadata } => {
-                self.must_be_blank("data", data, data)?;
-                metadata.as_ref().map_or(Ok(()), |path| self.must_be_blank("metadata", path, path))
-            }
-            Backing::External { .. } => Ok(()),
-        }
-    }
-
-    fn areas(&self, dm: &Dm, names: &DeviceNames, record: &PoolRecord) -> Result<Areas, PoolError> {
-        match &self.backing {
-            Backing::Embedded { data_size } => self.embedded(*data_size),
-            Backing::Devices { data, metadata: Some(metadata) } => self.two_devices(data, metadata),
-            Backing::Devices { data, metadata: None } => self.carved(data, dm, names, record),
-            Backing::External { pool_name } => unreachable!("pool {pool_name} is not assembled here"),
-        }
-    }
-
-    fn host_space(&self) -> Option<Space> {
+    /// The file system the areas lie on, where they do.
+    pub fn host_space(&self) -> Option<Space> {
         match self.backing {
             Backing::Embedded { .. } => host_space(&self.root).ok(),
             _ => None,
         }
     }
 
-    fn metadata_path(&self, names: &DeviceNames) -> PathBuf {
+    /// Where the metadata can be reached while the pool is not assembled, for messages.
+    pub fn metadata_path(&self, names: &DeviceNames) -> PathBuf {
         match &self.backing {
-            Backing::Embedded { .. } => self.metadata_file(),
-            Backing::Devices { metadata: Some(metadata), .. } => metadata.clone(),
-            Backing::Devices { metadata: None, .. } => format!("/dev/mapper/{}", names.name(Role::Metadata)).into(),
             Backing::External { pool_name } => format!("<metadata device of {pool_name}>").into(),
+            _ => format!("/dev/mapper/{}", names.name(Role::Metadata)).into(),
         }
     }
-}
-
-/// What a carved device starts with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Header {
-    uuid: String,
-    metadata_sectors: u64,
-}
-
-impl Header {
-    fn read(disk: &dyn Disk) -> Result<Option<Header>, BlockError> {
-        let mut block = vec![0; SUPERBLOCK as usize];
-        if disk.size()?.0 * 512 < SUPERBLOCK {
-            return Ok(None);
-        }
-        disk.read_at(&mut block, 0)?;
-        let text = String::from_utf8_lossy(&block);
-        let Some(rest) = text.strip_prefix(MAGIC) else { return Ok(None) };
-        Ok(serde_json::from_str(rest.trim_end_matches('\0')).ok())
-    }
-
-    fn write(&self, disk: &dyn Disk) -> Result<(), BlockError> {
-        let mut block = format!("{MAGIC}{}", serde_json::json!(self)).into_bytes();
-        block.resize(SUPERBLOCK as usize, 0);
-        disk.write_at(&block, 0)?;
-        disk.flush()
-    }
-}
-
-fn superblock_blank(disk: &dyn Disk, at: Sectors) -> Result<bool, BlockError> {
-    let mut block = vec![0; SUPERBLOCK as usize];
-    disk.read_at(&mut block, at.0 * 512)?;
-    Ok(block.iter().all(|&byte| byte == 0))
 }
 
 fn existing_size(path: &Path) -> Option<Sectors> {
     fs::metadata(path).ok().map(|file| Sectors(file.len() / 512)).filter(|size| size.0 > 0)
-}
-
-/// The loop device over `path`, found or attached; the file is made, or lengthened to `size`, first.
-fn loop_device(area: &'static str, path: &Path, size: Sectors) -> Result<LoopDevice, PoolError> {
-    let attach = || {
-        create_sparse(path, size.0 * 512)?;
-        match Loops::default().find(path)?.pop() {
-            Some(found) => Ok(found),
-            // It goes by itself when the pool is taken away.
-            None => Loops::default().attach(path, LoopOptions { autoclear: true, ..LoopOptions::default() }),
-        }
-    };
-    attach().map_err(|source| PoolError::Area { area, path: path.into(), source })
-}
-
-fn device_number(area: &'static str, path: &Path) -> Result<DeviceNumber, PoolError> {
-    let fail = |source| PoolError::Area { area, path: path.into(), source };
-    let metadata = fs::metadata(path).map_err(|e| fail(BlockError::Open { path: path.into(), source: e }))?;
-    if !metadata.file_type().is_block_device() {
-        return Err(fail(BlockError::NotABlockDevice { path: path.into() }));
-    }
-    Ok(DeviceNumber::from_u64(metadata.rdev()))
-}
-
-fn carve(
-    dm: &Dm,
-    names: &DeviceNames,
-    role: Role,
-    device: DeviceNumber,
-    at: Sectors,
-    length: Sectors,
-) -> Result<DeviceNumber, PoolError> {
-    let name = names.name(role);
-    let look = |source| PoolError::Look { device: name.clone(), source };
-    if let Some(info) = dm.info(&name).map_err(look)?.filter(|info| info.live_table) {
-        return Ok(info.device);
-    }
-    let table = [Target::linear(device, at, length)];
-    dm.activate(&name, Some(&names.uuid(role)), &table, ActivateOptions::default())
-        .map(|info| info.device)
-        .map_err(|source| PoolError::Assemble { pool: name.clone(), source })
 }

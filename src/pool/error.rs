@@ -42,6 +42,8 @@ pub enum PoolError {
     NoIds,
     #[error("{0}")]
     Kernel(#[source] dm::Error),
+    #[error("pool {pool} cannot be given more room: {source}")]
+    Grow { pool: DmName, source: dm::Error },
     #[error("pool {pool} cannot be assembled: {source}")]
     Assemble { pool: DmName, source: dm::Error },
     #[error("pool {pool} is not the one that the database {store} belongs to: {what}")]
@@ -56,6 +58,20 @@ pub enum PoolError {
     Area { area: &'static str, path: PathBuf, source: BlockError },
     #[error("{path} is not empty and the database knows no pool on it: {found}. It is left untouched; if it is this daemon's pool, put the database back; if its content may go, empty it (wipefs -a, blkdiscard, or remove the file)")]
     NotBlank { path: PathBuf, found: String },
+    #[error("{path} is not the disk that the {area} area of pool {pool} lies on: {found}. Nothing was written to it. Disks change their names: name the right one by /dev/disk/by-id, or put it back")]
+    WrongDisk { path: PathBuf, area: &'static str, pool: DmName, found: String },
+    #[error("{path}, which holds the {area} area of the pool, is not there{}", if *live { ", or is another file than the one that the assembled pool has open (/proc and losetup -a show that one). Put it back under this name: copy it while the pool is assembled, or stop what uses the pool first" } else { ". Put it back, or start with an empty state directory and pull anew" })]
+    AreaMissing { area: &'static str, path: PathBuf, live: bool },
+    #[error("device {device} stands on {found}; by configuration and database it should stand on {wanted}. It is left as it is: set the configuration right, or stop what uses the pool, remove its devices ('dmsetup remove', or a reboot) and start again")]
+    StandsElsewhere { device: DmName, found: String, wanted: String },
+    #[error("there is a device {device} already, and it is not of this daemon's pool (its dm uuid is {uuid:?}): another daemon or program has made it. Choose another 'name' for this daemon, or remove that device")]
+    NotOurs { device: DmName, uuid: String },
+    #[error("data_device {data} and metadata_device {metadata} are the same device; name two, or leave metadata_device out to have both areas on the one")]
+    SameDisk { data: PathBuf, metadata: PathBuf },
+    #[error("the data area of pool {pool} on {path} has become smaller: {} found, {} in use by the pool", ByteSize(found.0 * 512).display().iec(), ByteSize(needed.0 * 512).display().iec())]
+    Shrunk { path: PathBuf, pool: DmName, found: Sectors, needed: Sectors },
+    #[error("pool {pool} has no areas of its own: somebody else assembles it")]
+    NoAreas { pool: String },
     #[error("{path} is too small for a pool: {} found, {} needed at least", ByteSize(found.0 * 512).display().iec(), ByteSize(needed.0 * 512).display().iec())]
     TooSmall { path: PathBuf, found: Sectors, needed: Sectors },
     #[error("the metadata of pool {pool} cannot be read: {source}")]

@@ -6,8 +6,9 @@
 
 use uuid::Uuid;
 
-use super::{Areas, Backer, DeviceNames, PoolError, PoolSettings, Role};
-use crate::dm::{ActivateOptions, Dm, NoSpacePolicy, PoolFeatures, PoolMode, Target, ThinPoolTable, WorkingPool};
+use super::areas::{Areas, Finder};
+use super::{table, Backer, DeviceNames, PoolError, PoolSettings, Role};
+use crate::dm::{ActivateOptions, Dm, PoolMode, Target, WorkingPool};
 use crate::names::DmName;
 use crate::store::{ExternalPool, PoolRecord, Store};
 use crate::units::{DeviceNumber, Sectors};
@@ -17,20 +18,18 @@ pub struct Opened {
     pub device_name: DmName,
     pub device: DeviceNumber,
     pub block_size: Sectors,
+    /// All that the pool can hand out has its place in the file system below it.
+    pub backed: bool,
 }
 
-pub fn open(settings: &PoolSettings, dm: &Dm, store: &Store, backer: &dyn Backer) -> Result<Opened, PoolError> {
+pub fn open(settings: &PoolSettings, dm: &Dm, store: &Store, backer: &Backer) -> Result<Opened, PoolError> {
     dm.require_thin().map_err(PoolError::Kernel)?;
-    let record = match (store.read(|r| r.pool())?, &settings.external) {
-        (Some(record), _) => record,
-        (None, Some(_)) => new_record(settings),
-        (None, None) => {
-            let record = new_record(settings);
-            // What the areas hold is somebody's unless they are blank; only then is there a pool to record.
-            backer.claim()?;
-            store.commit(|c| c.put_pool(&record))?;
-            record
-        }
+    let record = store.read(|r| r.pool())?;
+    // What a first start claimed that was cut short carries its uuid: it is gone on with, as the configuration is now.
+    let record = match record {
+        Some(record) if record.formatted => record,
+        Some(record) => PoolRecord { name: settings.name.clone(), block_size: settings.block_size, ..record },
+        None => new_record(settings),
     };
     if record.name != settings.name {
         return Err(PoolError::Name { store: store.path().into(), has: record.name, wanted: settings.name.clone() });
@@ -39,9 +38,41 @@ pub fn open(settings: &PoolSettings, dm: &Dm, store: &Store, backer: &dyn Backer
     let opening = Opening { settings, dm, store, backer, names: &names };
     let (device_name, device, block_size) = match &settings.external {
         Some(name) => opening.external(name, record),
-        None => opening.owned(record),
+        None if record.formatted => opening.owned(record),
+        None => opening.first(record),
     }?;
-    Ok(Opened { names, device_name, device, block_size })
+    let backed = match backer.restore_blocks() {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::error!(%error, "the embedded pool's files have lost blocks, and there is no room to give them new ones: nothing new is taken until there is");
+            false
+        }
+    };
+    Ok(Opened { names, device_name, device, block_size, backed })
+}
+
+/// Whether a pool of this record may have the transaction id `found`; if not, what is wrong.
+pub fn expected(record: &PoolRecord, found: u64) -> Result<(), String> {
+    if !record.formatted && found == 0 {
+        return Ok(());
+    }
+    known(record, found, "the pool's transaction id is")
+}
+
+/// Whether the data disk of this record's pool may have been taken into use last at the epoch `found`; if not, what is wrong.
+pub fn expected_on_disk(record: &PoolRecord, found: Option<u64>) -> Result<(), String> {
+    found.map_or(Ok(()), |found| known(record, found, "the epoch on the data area's disk is"))
+}
+
+fn known(record: &PoolRecord, found: u64, what: &str) -> Result<(), String> {
+    if found == record.epoch || Some(found) == record.epoch_next {
+        return Ok(());
+    }
+    Err(format!(
+        "{what} {found}, the database's epoch is {}{}; one of the two is a copy from another time: put back the one that belongs to the other",
+        record.epoch,
+        record.epoch_next.map(|next| format!(" or {next}")).unwrap_or_default(),
+    ))
 }
 
 /// Finds the pool that the database belongs to as it is: nothing is assembled, claimed or written. `None` when there is no
@@ -60,7 +91,7 @@ pub fn attach(settings: &PoolSettings, dm: &Dm, store: &Store) -> Result<Option<
         let what = format!("its dm uuid is {:?}", info.uuid.as_ref().map_or("", |uuid| uuid.as_str()));
         return Err(PoolError::Foreign { pool: device_name, store: store.path().into(), what });
     }
-    Ok(Some(Opened { names, device_name, device: info.device, block_size: record.block_size }))
+    Ok(Some(Opened { names, device_name, device: info.device, block_size: record.block_size, backed: true }))
 }
 
 /// The transaction id of a new pool starts somewhere a foreign pool's hardly ever is, with room to count up.
@@ -81,14 +112,56 @@ struct Opening<'a> {
     settings: &'a PoolSettings,
     dm: &'a Dm,
     store: &'a Store,
-    backer: &'a dyn Backer,
+    backer: &'a Backer,
     names: &'a DeviceNames,
 }
 
 type Found = (DmName, DeviceNumber, Sectors);
 
 impl Opening<'_> {
-    fn owned(&self, mut record: PoolRecord) -> Result<Found, PoolError> {
+    /// Makes a new pool. Where that fails, nothing of it stays: no device, no claim on a disk, no record.
+    fn first(&self, record: PoolRecord) -> Result<Found, PoolError> {
+        // Nothing has been written when this fails, and what a crash has left may still be right for another configuration.
+        self.backer.look(&record.uuid)?;
+        let uuid = record.uuid.clone();
+        // On record before the first disk is labelled, so that what a crash leaves is known for ours.
+        self.store.commit(|c| c.put_pool(&record))?;
+        let opened = self.owned(record);
+        match opened {
+            // Whether it is on record as made is not known.
+            Err(error @ PoolError::Store(_)) => Err(error),
+            // It is made, and must be checked.
+            Err(error @ PoolError::NeedsCheck { .. }) => Err(error),
+            Err(error) => {
+                let left = self.backer.abandon(&uuid).and_then(|()| Ok(self.store.commit(|c| c.remove_pool())?));
+                if let Err(left) = left {
+                    tracing::warn!(error = %left, "a pool that could not be made is left half made");
+                }
+                Err(error)
+            }
+            opened => opened,
+        }
+    }
+
+    /// Assembles the pool, or finds it assembled. Where that fails, the devices that were made for it are taken away.
+    fn owned(&self, record: PoolRecord) -> Result<Found, PoolError> {
+        let mut made = Vec::new();
+        let opened = self.open_owned(record, &mut made);
+        match &opened {
+            // The areas stay for thin_check.
+            Ok(_) | Err(PoolError::NeedsCheck { .. }) => {}
+            Err(_) => {
+                for name in made.iter().rev() {
+                    if let Err(error) = self.dm.remove(name) {
+                        tracing::warn!(%error, device = %name, "cannot be taken away again");
+                    }
+                }
+            }
+        }
+        opened
+    }
+
+    fn open_owned(&self, mut record: PoolRecord, made: &mut Vec<DmName>) -> Result<Found, PoolError> {
         let name = self.names.name(Role::Pool);
         if let Some(external) = &record.external {
             return Err(self
@@ -97,68 +170,94 @@ impl Opening<'_> {
         if record.block_size != self.settings.block_size {
             return Err(PoolError::BlockSize { pool: name, has: record.block_size, wanted: self.settings.block_size });
         }
-        let mut assembled = false;
-        let device = match self.dm.info(&name).map_err(|source| PoolError::Look { device: name.clone(), source })? {
-            Some(info) if info.live_table => {
-                let uuid = info.uuid.as_ref().map_or("", |uuid| uuid.as_str());
-                if !self.names.owns(uuid) {
-                    return Err(self.foreign(
-                        &name,
-                        &format!(
-                            "its dm uuid is {uuid:?}, the database's is {:?}",
-                            self.names.uuid(Role::Pool).as_str()
-                        ),
-                    ));
-                }
-                self.same_block_size(&name, &record)?;
+        let found = self.dm.info(&name).map_err(|source| PoolError::Look { device: name.clone(), source })?;
+        if let Some(info) = &found {
+            let uuid = info.uuid.as_ref().map_or("", |uuid| uuid.as_str());
+            if uuid != self.names.uuid(Role::Pool).as_str() {
+                let ours = self.names.uuid(Role::Pool);
+                let what = format!("its dm uuid is {uuid:?}, the database's is {:?}", ours.as_str());
+                return Err(self.foreign(&name, &what));
+            }
+            if !info.live_table {
+                // Created and never loaded: a crash came between.
+                self.dm.remove(&name).map_err(|source| PoolError::Deactivate { device: name.clone(), source })?;
+            }
+        }
+        let live = found.filter(|info| info.live_table);
+        let finder =
+            Finder { dm: self.dm, names: self.names, backer: self.backer, record: &record, store: self.store.path() };
+        let mut areas = finder.areas(live.is_some(), made)?;
+        let (device, assembled) = match live {
+            Some(info) => {
+                self.stands_on(&name, &areas, &record)?;
                 if info.suspended {
                     self.resume(&name)?;
                 }
-                info.device
+                (info.device, false)
             }
-            other => {
-                if other.is_some() {
-                    // Created and never loaded: a crash came between.
-                    self.dm.remove(&name).map_err(|source| PoolError::Deactivate { device: name.clone(), source })?;
-                }
-                assembled = true;
-                self.assemble(&name, &record)?
-            }
+            None => (self.assemble(&name, &areas, &record, made)?, true),
         };
         self.must_take_changes(&name, assembled)?;
-        self.move_epoch(&name, &mut record, assembled)?;
+        self.move_epoch(&name, &mut record, &mut areas, assembled)?;
         Ok((name, device, record.block_size))
     }
 
-    fn assemble(&self, name: &DmName, record: &PoolRecord) -> Result<DeviceNumber, PoolError> {
-        let areas = self.backer.areas(self.dm, self.names, record)?;
-        if record.formatted && areas.metadata_blank {
-            return Err(self.foreign(name, "its metadata area is empty, so the pool it held is lost; put the metadata back, or start with an empty state directory"));
-        }
-        let table = pool_table(&areas, record.block_size);
-        self.dm
-            .activate(name, Some(&self.names.uuid(Role::Pool)), &[Target::ThinPool(table)], ActivateOptions::default())
-            .map(|info| info.device)
-            .map_err(|source| PoolError::Assemble { pool: name.clone(), source })
+    fn assemble(
+        &self,
+        name: &DmName,
+        areas: &Areas,
+        record: &PoolRecord,
+        made: &mut Vec<DmName>,
+    ) -> Result<DeviceNumber, PoolError> {
+        let table = table::of_pool(areas, record.block_size, self.backer);
+        let uuid = self.names.uuid(Role::Pool);
+        let made_now = self.dm.activate(name, Some(&uuid), &[Target::ThinPool(table)], ActivateOptions::default());
+        let info = made_now.map_err(|source| PoolError::Assemble { pool: name.clone(), source })?;
+        made.push(name.clone());
+        Ok(info.device)
     }
 
-    fn move_epoch(&self, name: &DmName, record: &mut PoolRecord, assembled: bool) -> Result<(), PoolError> {
+    /// Makes sure that the pool, which is assembled, stands on its areas.
+    fn stands_on(&self, name: &DmName, areas: &Areas, record: &PoolRecord) -> Result<(), PoolError> {
+        let table = self.dm.table(name).map_err(|source| PoolError::Look { device: name.clone(), source })?;
+        let [Target::ThinPool(table)] = table.as_slice() else {
+            return Err(self.foreign(name, "it is no thin-pool device"));
+        };
+        if table.block_size != record.block_size {
+            let what = format!("its block size is {}, the database's {}", table.block_size, record.block_size);
+            return Err(self.foreign(name, &what));
+        }
+        let numbers = (table.metadata.number(), table.data.number());
+        if numbers != (Some(areas.metadata), Some(areas.data)) {
+            return Err(PoolError::StandsElsewhere {
+                device: name.clone(),
+                found: format!("metadata {} and data {}", table.metadata, table.data),
+                wanted: format!("metadata {} and data {}", areas.metadata, areas.data),
+            });
+        }
+        Ok(())
+    }
+
+    /// Moves the epoch on: in the record, in the pool, on the data disk, and in the record again. What is on record before a
+    /// step holds both values, so that a crash anywhere leaves nothing that is not known.
+    fn move_epoch(
+        &self,
+        name: &DmName,
+        record: &mut PoolRecord,
+        areas: &mut Areas,
+        assembled: bool,
+    ) -> Result<(), PoolError> {
         let status = self.working(name)?;
         let found = status.transaction_id;
-        let expected = [Some(record.epoch), record.epoch_next, (!record.formatted).then_some(0)];
-        if !expected.contains(&Some(found)) {
-            return Err(self.foreign(name, &format!(
-                "the pool's transaction id is {found}, the database's epoch is {}{}; one of the two is a copy from another time: put back the one that belongs to the other",
-                record.epoch,
-                record.epoch_next.map(|next| format!(" or {next}")).unwrap_or_default(),
-            )));
-        }
+        let sure = expected(record, found).and_then(|()| expected_on_disk(record, areas.epoch()));
+        sure.map_err(|what| self.foreign(name, &what))?;
         if status.held_metadata_root.is_some() {
             tracing::warn!(pool = %name, "a metadata snapshot was left held; it is released");
             self.dm.release_metadata_snap(name).map_err(|source| PoolError::Assemble { pool: name.clone(), source })?;
         }
         // The last start ended when the kernel's had moved and the record of it was not made: from here on that is the old one.
         if record.epoch_next == Some(found) {
+            areas.mark(self.backer, found)?;
             record.epoch = found;
         }
         let next = record.epoch + 1;
@@ -169,6 +268,7 @@ impl Opening<'_> {
             .map_err(|source| PoolError::Assemble { pool: name.clone(), source })?;
         // The kernel does not say when it could not commit that.
         self.must_take_changes(name, assembled)?;
+        areas.mark(self.backer, next)?;
         *record = PoolRecord { epoch: next, epoch_next: None, formatted: true, ..record.clone() };
         Ok(self.store.commit(|c| c.put_pool(record))?)
     }
@@ -186,15 +286,6 @@ impl Opening<'_> {
         let status =
             self.dm.pool_status(name, true).map_err(|source| PoolError::Look { device: name.clone(), source })?;
         status.working().copied().ok_or_else(|| PoolError::Failed { pool: name.clone() })
-    }
-
-    fn same_block_size(&self, name: &DmName, record: &PoolRecord) -> Result<(), PoolError> {
-        let has = self.table_block_size(name)?;
-        if has == Some(record.block_size) {
-            return Ok(());
-        }
-        let has = has.map_or("no thin-pool's".into(), |size| format!("{size}"));
-        Err(self.foreign(name, &format!("its block size is {has}, the database's {}", record.block_size)))
     }
 
     fn table_block_size(&self, name: &DmName) -> Result<Option<Sectors>, PoolError> {
@@ -254,20 +345,6 @@ impl Opening<'_> {
 
     fn foreign(&self, pool: &DmName, what: &str) -> PoolError {
         PoolError::Foreign { pool: pool.clone(), store: self.store.path().into(), what: what.into() }
-    }
-}
-
-/// Zeroing stays on, so that nobody reads another's old blocks; a full pool answers at once instead of queueing.
-fn pool_table(areas: &Areas, block_size: Sectors) -> ThinPoolTable {
-    let blocks = areas.data_size.0 / block_size.0;
-    ThinPoolTable {
-        start: Sectors(0),
-        length: Sectors(blocks * block_size.0),
-        metadata: areas.metadata.into(),
-        data: areas.data.into(),
-        block_size,
-        low_water_blocks: blocks / 20,
-        features: PoolFeatures { no_space: NoSpacePolicy::Error, ..PoolFeatures::default() },
     }
 }
 

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::block::{BlockError, Disk};
-use crate::units::ThinId;
+use crate::units::{Sectors, ThinId};
 
 /// dm-thin's metadata block size in bytes.
 const BLOCK: usize = 4096;
@@ -19,8 +19,12 @@ const TIME_BITS: u32 = 24;
 
 mod superblock {
     pub const MAGIC: usize = 32;
+    pub const TRANSACTION_ID: usize = 48;
+    /// In the root of the data's space map (`disk_sm_root`).
+    pub const DATA_BLOCKS: usize = 64;
     pub const DATA_MAPPING_ROOT: usize = 320;
     pub const DEVICE_DETAILS_ROOT: usize = 328;
+    pub const DATA_BLOCK_SIZE: usize = 336;
 }
 
 mod node {
@@ -73,12 +77,35 @@ pub fn mapped(disk: &dyn Disk, root: u64, total: u64) -> Result<u64, MetadataErr
     Ok(blocks.count)
 }
 
+/// What a pool's superblock says that is not assembled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Superblock {
+    pub transaction_id: u64,
+    pub block_size: Sectors,
+    /// How many blocks the data area has had.
+    pub data_blocks: u64,
+}
+
+/// The superblock of the metadata that begins at the sector `at` of a disk; `None` where there are only zeros.
+pub fn find_superblock(disk: &dyn Disk, at: Sectors) -> Result<Option<Superblock>, MetadataError> {
+    let mut bytes = vec![0; BLOCK];
+    disk.read_at(&mut bytes, at.0 * 512)?;
+    if bytes.iter().all(|&byte| byte == 0) {
+        return Ok(None);
+    }
+    let block = Block { number: 0, bytes };
+    block.must_be_superblock()?;
+    Ok(Some(Superblock {
+        transaction_id: block.u64(superblock::TRANSACTION_ID)?,
+        block_size: Sectors(block.u32(superblock::DATA_BLOCK_SIZE)?.into()),
+        data_blocks: block.u64(superblock::DATA_BLOCKS)?,
+    }))
+}
+
 fn superblock(disk: &dyn Disk, root: u64) -> Result<Block, MetadataError> {
     let superblock = Block::read(disk, root)?;
-    match superblock.u64(superblock::MAGIC)? {
-        MAGIC => Ok(superblock),
-        magic => Err(superblock.wrong(format!("its magic number is {magic}, a superblock's is {MAGIC}"))),
-    }
+    superblock.must_be_superblock()?;
+    Ok(superblock)
 }
 
 /// Walks B-trees, which may share nodes, but have no node twice.
@@ -188,6 +215,13 @@ impl Block {
         Ok(Block { number, bytes })
     }
 
+    fn must_be_superblock(&self) -> Result<(), MetadataError> {
+        match self.u64(superblock::MAGIC)? {
+            MAGIC => Ok(()),
+            magic => Err(self.wrong(format!("its magic number is {magic}, a superblock's is {MAGIC}"))),
+        }
+    }
+
     fn u32(&self, at: usize) -> Result<u32, MetadataError> {
         self.array(at).map(u32::from_le_bytes)
     }
@@ -210,7 +244,6 @@ impl Block {
 mod tests {
     use super::*;
     use crate::block::memory::MemoryDisk;
-    use crate::units::Sectors;
     use proptest::prelude::*;
 
     /// A metadata image of a few blocks: superblock 0, root 1, leaves from 2 on.

@@ -5,25 +5,30 @@
 //! Architecture Invariant: a thin id is used for a new thin only after the lease that covers it is on disk, so a crash can
 //! leave unrecorded thins inside open leases and nowhere else.
 
+mod areas;
 mod backing;
 mod contents;
 mod devices;
 mod error;
+mod growth;
 mod identity;
 mod ids;
+mod label;
 mod metadata;
 mod room;
+mod table;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-pub use backing::{Areas, Backer, GivenAreas, HostBacker};
+pub use backing::Backer;
 pub use devices::{DeviceNames, Role};
 pub use error::PoolError;
 pub use ids::IdGuard;
 pub use metadata::MetadataError;
 pub use room::Room;
-use room::Seen;
+use room::{Below, Seen};
 
 use crate::block;
 pub use crate::block::Space;
@@ -56,20 +61,19 @@ pub struct Pool {
     block_size: Sectors,
     min_free_percent: u8,
     ids: Ids,
-    backer: Arc<dyn Backer>,
+    backer: Arc<Backer>,
     seen: Mutex<Seen>,
+    /// Held while the pool grows.
+    growing: Mutex<()>,
+    /// All that the pool can hand out has its place in the file system below it.
+    backed: AtomicBool,
 }
 
 impl Pool {
     /// Assembles the pool if it is not there yet, makes sure that it is the one the database belongs to, and moves its
     /// epoch on. Leaves the leases of the last run for [`Pool::unrecorded`].
-    pub fn open(
-        settings: &PoolSettings,
-        dm: Dm,
-        store: Arc<Store>,
-        backer: Arc<dyn Backer>,
-    ) -> Result<Pool, PoolError> {
-        let opened = identity::open(settings, &dm, &store, backer.as_ref())?;
+    pub fn open(settings: &PoolSettings, dm: Dm, store: Arc<Store>, backer: Arc<Backer>) -> Result<Pool, PoolError> {
+        let opened = identity::open(settings, &dm, &store, &backer)?;
         Ok(Pool::of(opened, settings, dm, store, backer))
     }
 
@@ -78,19 +82,13 @@ impl Pool {
         settings: &PoolSettings,
         dm: Dm,
         store: Arc<Store>,
-        backer: Arc<dyn Backer>,
+        backer: Arc<Backer>,
     ) -> Result<Option<Pool>, PoolError> {
         let opened = identity::attach(settings, &dm, &store)?;
         Ok(opened.map(|opened| Pool::of(opened, settings, dm, store, backer)))
     }
 
-    fn of(
-        opened: identity::Opened,
-        settings: &PoolSettings,
-        dm: Dm,
-        store: Arc<Store>,
-        backer: Arc<dyn Backer>,
-    ) -> Pool {
+    fn of(opened: identity::Opened, settings: &PoolSettings, dm: Dm, store: Arc<Store>, backer: Arc<Backer>) -> Pool {
         Pool {
             dm,
             names: opened.names,
@@ -101,6 +99,8 @@ impl Pool {
             ids: Ids::new(store, settings.external.is_some()),
             backer,
             seen: Mutex::default(),
+            growing: Mutex::default(),
+            backed: AtomicBool::new(opened.backed),
         }
     }
 
@@ -340,7 +340,14 @@ impl Pool {
     pub fn look(&self) -> Result<Room, PoolError> {
         let fail = |source| PoolError::Look { device: self.device_name.clone(), source };
         let info = self.dm.info(&self.device_name).map_err(fail)?;
-        let room = Room::new(self.status()?, self.block_size, self.backer.host_space());
+        let status = self.status()?;
+        let has = status.working().map_or(Sectors(0), |status| Sectors(status.data.total * self.block_size.0));
+        let below = Below {
+            host: self.backer.host_space(),
+            growable: self.backer.room_to_grow(has),
+            backed: self.backed.load(Ordering::Relaxed),
+        };
+        let room = Room::new(status, self.block_size, below);
         self.seen().note(&room, info.map_or(0, |info| info.event_nr));
         Ok(room)
     }

@@ -16,16 +16,35 @@ pub struct Room {
     pub metadata: Option<Space>,
     /// The file system under the embedded pool.
     pub host: Option<Space>,
+    /// By how many bytes the data area can still grow; they count as free.
+    growable: u64,
+    /// All that the pool can hand out has its place in the file system below.
+    backed: bool,
+}
+
+/// What is known of the file system under an embedded pool.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Below {
+    pub host: Option<Space>,
+    /// How much longer the data area can get.
+    pub growable: Sectors,
+    /// See [`Room`].
+    pub backed: bool,
 }
 
 impl Room {
-    pub(super) fn new(status: ThinPoolStatus, block_size: Sectors, host: Option<Space>) -> Room {
+    pub(super) fn new(status: ThinPoolStatus, block_size: Sectors, below: Below) -> Room {
+        let growable = below.growable.0 * 512;
         let space = |usage: Usage, block: u64| Space { free: usage.free() * block, total: usage.total * block };
         let working = status.working();
         Room {
-            data: working.map(|status| space(status.data, block_size.0 * 512)),
+            data: working
+                .map(|status| space(status.data, block_size.0 * 512))
+                .map(|data| Space { free: data.free + growable, total: data.total + growable }),
             metadata: working.map(|status| space(status.metadata, METADATA_BLOCK)),
-            host,
+            host: below.host,
+            growable,
+            backed: below.backed,
             status,
         }
     }
@@ -33,7 +52,7 @@ impl Room {
     /// Whether a write to a block that has no place yet gets one.
     fn takes_writes(&self) -> bool {
         let is_open = self.status.working().is_some_and(|status| status.mode == PoolMode::ReadWrite);
-        is_open && self.host.is_none_or(|host| host.free > 0)
+        is_open && self.backed
     }
 
     /// What has less than `percent` of its size free, or nothing at all, and how it is called.
@@ -41,8 +60,16 @@ impl Room {
         let low = |space: Space| {
             space.free == 0 || space.free.saturating_mul(100) < space.total.saturating_mul(percent.into())
         };
-        let all = [("data", self.data), ("metadata", self.metadata), ("host file system", self.host)];
-        all.into_iter().filter_map(|(what, space)| Some((what, space?))).find(|(_, space)| low(*space))
+        // Why it cannot grow is what there is something to do about.
+        let host_is_low = self.growable == 0 && self.host.is_some_and(low);
+        let data = if host_is_low { ("host file system", self.host) } else { ("data", self.data) };
+        let short = |space: Option<Space>| space.is_some_and(low);
+        let all = [
+            (short(self.data), data),
+            (short(self.metadata), ("metadata", self.metadata)),
+            (!self.backed, ("host file system", self.host)),
+        ];
+        all.into_iter().find(|(is_short, _)| *is_short).and_then(|(_, (what, space))| Some((what, space?)))
     }
 }
 
@@ -88,7 +115,12 @@ mod tests {
             needs_check: false,
             metadata_low_water: None,
         };
-        Room::new(ThinPoolStatus::Working(status), Sectors(128), Some(Space { free: host_free, total: 1 << 30 }))
+        let below = Below {
+            host: Some(Space { free: host_free, total: 1 << 30 }),
+            growable: Sectors(0),
+            backed: host_free > 0,
+        };
+        Room::new(ThinPoolStatus::Working(status), Sectors(128), below)
     }
 
     /// The lapses counted after each of these looks.

@@ -163,6 +163,12 @@ impl<'a> Changes<'a> {
         Ok(())
     }
 
+    /// Removes the record of a pool that could not be made.
+    pub fn remove_pool(&mut self) -> Result<(), StoreError> {
+        self.delete(Table::Meta, meta::POOL.into());
+        Ok(())
+    }
+
     /// Puts the open leases of thin ids, in place of those there were.
     ///
     /// # Errors

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use devmapper_snapshotter::block::{Access, BlockError, Disk, Disks};
+use devmapper_snapshotter::config::{Backing, Config};
 use devmapper_snapshotter::dm::fake::{FakeHandle, FakeKernel, IoError};
 use devmapper_snapshotter::dm::{Dm, Error, EventSource, FaultPlan, Kernel, Reply, Request, Verb, Verdict};
 use devmapper_snapshotter::names::DmName;
-use devmapper_snapshotter::pool::{Areas, Backer, DeviceNames, PoolError, Space};
-use devmapper_snapshotter::store::PoolRecord;
+use devmapper_snapshotter::pool::Backer;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors};
 
 /// The pool's block size, and the unit of everything that tests write.
@@ -20,8 +20,10 @@ pub const BLOCK: Sectors = Sectors(128);
 pub const BLOCKS: u64 = 24;
 const METADATA: DeviceNumber = DeviceNumber { major: 7, minor: 0 };
 const DATA: DeviceNumber = DeviceNumber { major: 7, minor: 1 };
-const METADATA_SIZE: Sectors = Sectors(8 * 1024);
-const DATA_SIZE: Sectors = Sectors(BLOCK.0 * 600);
+/// What a disk's label has to itself.
+const LABEL: Sectors = Sectors(2048);
+const METADATA_SIZE: Sectors = Sectors(LABEL.0 + 8 * 1024);
+const DATA_SIZE: Sectors = Sectors(LABEL.0 + BLOCK.0 * 1024);
 
 /// What a plan counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,6 +83,12 @@ impl Machine {
             kernel.set_plan(Arc::clone(&plan));
         }
         Machine { kernel, plan, steps, claims: Arc::default() }
+    }
+
+    /// Finds the pool's disks on this machine.
+    pub fn backer(&self) -> Backer {
+        let backing = Backing::Devices { data: node(DATA), metadata: Some(node(METADATA)) };
+        Backer::new(&Config { backing, block_size: BLOCK, ..Config::default() }, Arc::new(self.clone()))
     }
 
     /// The same machine for a daemon that comes after a killed one.
@@ -169,6 +177,11 @@ pub fn device_name(node: &Path) -> DmName {
     DmName::new(node.file_name().unwrap().to_str().unwrap()).unwrap()
 }
 
+/// What a disk is opened by.
+fn node(number: DeviceNumber) -> PathBuf {
+    format!("/dev/block/{number}").into()
+}
+
 fn changes(verb: Verb) -> bool {
     matches!(
         verb,
@@ -209,7 +222,11 @@ impl Disks for Machine {
             || format!("open {}", path.display()),
             |s| fail(s.into()),
             || {
-                let handle = self.kernel.open(&device_name(path)).map_err(|e| fail(io_error(e)))?;
+                let handle = match [METADATA, DATA].into_iter().find(|disk| node(*disk) == path) {
+                    Some(disk) => self.kernel.open_number(disk),
+                    None => self.kernel.open(&device_name(path)),
+                };
+                let handle = handle.map_err(|e| fail(io_error(e)))?;
                 let claim = match exclusive {
                     true => Some(self.claim(handle.number()).ok_or_else(|| BlockError::Busy { path: path.into() })?),
                     false => None,
@@ -254,6 +271,9 @@ impl Disk for OpenDisk {
     fn size(&self) -> Result<Sectors, BlockError> {
         self.call("read the size of", Steps::Everything, || Ok(self.handle.size()))
     }
+    fn number(&self) -> Result<DeviceNumber, BlockError> {
+        Ok(self.handle.number())
+    }
     fn flush(&self) -> Result<(), BlockError> {
         self.call("flush", Steps::Changes, || self.handle.flush())
     }
@@ -275,33 +295,5 @@ impl Disk for OpenDisk {
     }
     fn write_at(&self, data: &[u8], offset: u64) -> Result<(), BlockError> {
         self.call("write", Steps::Changes, || self.handle.write_at(data, offset))
-    }
-}
-
-impl Backer for Machine {
-    fn claim(&self) -> Result<(), PoolError> {
-        assert!(self.metadata_blank(), "a pool is claimed on a disk that is not blank");
-        Ok(())
-    }
-
-    fn areas(&self, _: &Dm, _: &DeviceNames, _: &PoolRecord) -> Result<Areas, PoolError> {
-        let metadata_blank = self.metadata_blank();
-        Ok(Areas { metadata: METADATA, data: DATA, data_size: DATA_SIZE, metadata_blank, held: Vec::new() })
-    }
-
-    fn host_space(&self) -> Option<Space> {
-        None
-    }
-
-    fn metadata_path(&self, _: &DeviceNames) -> PathBuf {
-        "/dev/loop0".into()
-    }
-}
-
-impl Machine {
-    fn metadata_blank(&self) -> bool {
-        let mut superblock = [0; 4096];
-        let read = self.kernel.open_number(METADATA).and_then(|disk| disk.read_at(&mut superblock, 0));
-        read.is_ok() && superblock.iter().all(|byte| *byte == 0)
     }
 }

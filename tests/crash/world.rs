@@ -117,7 +117,8 @@ impl World {
         let store = Arc::new(store);
         let dm = Dm::new(machine.clone(), DmSettings::without_nodes());
         let settings = PoolSettings { name: POOL.into(), external: None, block_size: BLOCK, min_free_percent: 5 };
-        let pool = Pool::open(&settings, dm, store.clone(), machine.clone()).map_err(|e| format!("the pool: {e}"))?;
+        let pool = Pool::open(&settings, dm, store.clone(), Arc::new(machine.backer()))
+            .map_err(|e| format!("the pool: {e}"))?;
         let settings = Settings {
             fs: FsSpec::plain(FsType::Ext4),
             base_image_size: Sectors(BLOCK.0 * BLOCKS),

@@ -39,6 +39,16 @@ impl Daemon {
         daemon
     }
 
+    /// A daemon that has not been started yet.
+    pub fn prepared(name: &str, config: &str) -> Daemon {
+        let directory = tempfile::tempdir().unwrap();
+        let process = Command::new("true").spawn().unwrap();
+        let runtime = Runtime::new().unwrap();
+        let nobody = Endpoint::from_static("http://unix");
+        let client = SnapshotsClient::new(runtime.block_on(async { nobody.connect_lazy() }));
+        Daemon { process, runtime, client, name: name.into(), config: config.into(), directory }
+    }
+
     /// Ends the daemon; its devices stay.
     pub fn stop(&mut self, signal: &str) {
         kill(&self.process, signal);

@@ -18,6 +18,10 @@ const SUPERBLOCK: u64 = 8;
 
 /// `THIN_SUPERBLOCK_MAGIC` of dm-thin-metadata.c, at byte 32 of the superblock.
 const MAGIC: (usize, u64) = (32, 27_022_010);
+/// Where the superblock has the transaction id, the number of data blocks and (32 bits of it) the block size.
+const TRANSACTION_ID: usize = 48;
+const DATA_BLOCKS: usize = 64;
+const BLOCK_SIZE: usize = 336;
 
 /// A disk. Sectors that were never written read as zeros.
 #[derive(Debug, Clone)]
@@ -127,14 +131,18 @@ impl Disk {
 
     /// Puts a pool's metadata on the disk, durably; the kernel flushes it.
     pub fn put_superblock(&mut self, start: u64, metadata: Arc<Metadata>) {
+        let mut bytes = [0; SECTOR];
+        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+        put(MAGIC.0, &MAGIC.1.to_le_bytes());
+        put(TRANSACTION_ID, &metadata.transaction_id.to_le_bytes());
+        put(DATA_BLOCKS, &metadata.data_blocks.to_le_bytes());
+        put(BLOCK_SIZE, &(metadata.block_size.0 as u32).to_le_bytes());
         if !matches!(self.superblock(start), Superblock::Pool(_)) {
-            let mut bytes = [0; SECTOR];
-            bytes[MAGIC.0..MAGIC.0 + 8].copy_from_slice(&MAGIC.1.to_le_bytes());
             self.zero(start, SUPERBLOCK);
-            self.write(start, &bytes);
-            for sector in start..start + SUPERBLOCK {
-                self.undo.remove(&sector);
-            }
+        }
+        self.write(start, &bytes);
+        for sector in start..start + SUPERBLOCK {
+            self.undo.remove(&sector);
         }
         self.pools.insert(start, metadata);
     }
