@@ -115,7 +115,11 @@ fn another_disk_under_the_name_of_the_data_device_is_refused_and_untouched() {
     ];
     for (other, found) in &cases {
         name.now_leads_to(other);
-        refused_and_untouched(&mut d, &[other, &data, &metadata], &["/dev/moved-data is not the disk", "moved-pool", found]);
+        refused_and_untouched(
+            &mut d,
+            &[other, &data, &metadata],
+            &["/dev/moved-data is not the disk", "moved-pool", found],
+        );
     }
     // A copy of the right disk from before the last start.
     let copy = Disk::new("72M");

@@ -261,12 +261,23 @@ impl Backer {
     /// How much longer a data area of this length can get: up to the limit, and no further than min_free_percent of the host's
     /// file system stay free.
     pub fn room_to_grow(&self, has: Sectors) -> Sectors {
+        let (allowed, possible) = self.growth(has);
+        Sectors(allowed.0.min(possible.0) / self.block_size.0 * self.block_size.0)
+    }
+
+    /// Whether it is the host's file system that keeps a data area of this length from growing.
+    pub fn is_held_back(&self, has: Sectors) -> bool {
+        let (allowed, possible) = self.growth(has);
+        possible < allowed
+    }
+
+    /// By how much a data area of this length may grow, and by how much the host's file system lets it.
+    fn growth(&self, has: Sectors) -> (Sectors, Sectors) {
         let (Backing::Embedded { .. }, Ok(limit), Some(host)) = (&self.backing, self.limit(), self.host_space()) else {
-            return Sectors(0);
+            return (Sectors(0), Sectors(0));
         };
         let kept = host.total / 100 * u64::from(self.min_free_percent);
-        let spare = host.free.saturating_sub(kept) / 512;
-        Sectors(limit.0.saturating_sub(has.0).min(spare) / self.block_size.0 * self.block_size.0)
+        (Sectors(limit.0.saturating_sub(has.0)), Sectors(host.free.saturating_sub(kept) / 512))
     }
 
     /// Makes the file of the data area long enough for an area of `data`, with all its blocks, and its loop device with it.

@@ -345,6 +345,7 @@ impl Pool {
         let below = Below {
             host: self.backer.host_space(),
             growable: self.backer.room_to_grow(has),
+            held_back: self.backer.is_held_back(has),
             backed: self.backed.load(Ordering::Relaxed),
         };
         let room = Room::new(status, self.block_size, below);

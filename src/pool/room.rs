@@ -16,8 +16,8 @@ pub struct Room {
     pub metadata: Option<Space>,
     /// The file system under the embedded pool.
     pub host: Option<Space>,
-    /// By how many bytes the data area can still grow; they count as free.
-    growable: u64,
+    /// The data area could be longer if the file system below had more room.
+    held_back: bool,
     /// All that the pool can hand out has its place in the file system below.
     backed: bool,
 }
@@ -26,8 +26,10 @@ pub struct Room {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Below {
     pub host: Option<Space>,
-    /// How much longer the data area can get.
+    /// How much longer the data area can get; that counts as free.
     pub growable: Sectors,
+    /// It could get longer if the file system had more room.
+    pub held_back: bool,
     /// See [`Room`].
     pub backed: bool,
 }
@@ -43,7 +45,7 @@ impl Room {
                 .map(|data| Space { free: data.free + growable, total: data.total + growable }),
             metadata: working.map(|status| space(status.metadata, METADATA_BLOCK)),
             host: below.host,
-            growable,
+            held_back: below.held_back,
             backed: below.backed,
             status,
         }
@@ -61,8 +63,7 @@ impl Room {
             space.free == 0 || space.free.saturating_mul(100) < space.total.saturating_mul(percent.into())
         };
         // Why it cannot grow is what there is something to do about.
-        let host_is_low = self.growable == 0 && self.host.is_some_and(low);
-        let data = if host_is_low { ("host file system", self.host) } else { ("data", self.data) };
+        let data = if self.held_back { ("host file system", self.host) } else { ("data", self.data) };
         let short = |space: Option<Space>| space.is_some_and(low);
         let all = [
             (short(self.data), data),
@@ -118,6 +119,7 @@ mod tests {
         let below = Below {
             host: Some(Space { free: host_free, total: 1 << 30 }),
             growable: Sectors(0),
+            held_back: false,
             backed: host_free > 0,
         };
         Room::new(ThinPoolStatus::Working(status), Sectors(128), below)

@@ -11,7 +11,7 @@ use devmapper_snapshotter::units::{DeviceNumber, Sectors};
 use super::files::{mark, Superblock, FIRST};
 use super::machine::{BLOCK, BLOCKS};
 use super::model::{Model, Op, Snapshot};
-use super::world::World;
+use super::world::{World, POOL};
 
 /// What may have been lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,7 +206,9 @@ pub fn everything_goes(world: &mut World, mut left: Model, empty: Empty) -> Verd
     that(now == empty, || format!("I6: {now:?} are left, {empty:?} at the beginning"))?;
     let devices: Vec<String> =
         world.dm().list().map_err(|e| e.to_string())?.iter().map(|device| device.name.to_string()).collect();
-    that(devices == [World::pool_name().to_string()], || format!("I6: devices are left: {devices:?}"))
+    that(devices == ["data", "metadata", "pool"].map(|role| format!("{POOL}-{role}")), || {
+        format!("I6: devices are left: {devices:?}")
+    })
 }
 
 /// A model of a daemon that has nothing yet.
