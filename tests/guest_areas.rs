@@ -262,6 +262,30 @@ fn a_live_area_that_stands_on_another_disk_than_the_record_says_is_refused() {
 }
 
 #[test]
+fn a_live_snapshot_that_shows_another_thin_than_its_record_says_is_not_handed_out() {
+    let mut d = Daemon::start("shows");
+    keep_a_file(&mut d);
+    let device = d.prepare("child", "layer").unwrap().remove(0).source;
+    let name = device.rsplit('/').next().unwrap().to_owned();
+    let other = d.prepare("other", "").unwrap().remove(0).source;
+    let right = dmsetup(&["table", &name]);
+    let wrong = dmsetup(&["table", other.rsplit('/').next().unwrap()]);
+    d.stop("TERM");
+    let load = |table: &str| {
+        dmsetup(&["load", &name, "--table", table]);
+        dmsetup(&["suspend", "--noudevsync", &name]);
+        dmsetup(&["resume", "--noudevsync", &name]);
+    };
+    load(&wrong);
+    let open = std::fs::File::open(&device).unwrap();
+    says(&d.start_is_refused(), &[&name, "stands on", "should stand on"]);
+    drop(open);
+    d.begin();
+    d.mounts("child").unwrap();
+    assert_eq!(dmsetup(&["table", &name]), right);
+}
+
+#[test]
 fn a_data_file_that_is_gone_or_exchanged_is_refused_whether_the_pool_is_assembled_or_not() {
     let mut other = Daemon::start("otherfiles");
     other.stop("TERM");

@@ -232,12 +232,12 @@ impl Pool {
         Ok(roles.filter(|role| !matches!(role, Role::Pool | Role::Data | Role::Metadata)).collect())
     }
 
-    /// The thin that the active device `role` shows, and the device's size; `None` when it is no thin.
+    /// The thin of this pool that the active device `role` shows, and the device's size; `None` when it shows something else.
     pub fn shown(&self, role: Role) -> Result<Option<(ThinId, Sectors)>, PoolError> {
         let name = self.names.name(role);
         let table = self.dm.table(&name).map_err(|source| PoolError::Look { device: name, source })?;
         Ok(match table.as_slice() {
-            [Target::Thin(thin)] => Some((thin.id, thin.length)),
+            [Target::Thin(thin)] if thin.pool.number() == Some(self.device) => Some((thin.id, thin.length)),
             _ => None,
         })
     }

@@ -10,17 +10,15 @@ use std::time::SystemTime;
 use super::error::During;
 use super::{Error, Shared};
 use crate::block::Access;
-use crate::pool::{DeviceInfo, Role};
-use crate::store::{Kind, Owner, ReclaimKind, ReclaimRecord};
+use crate::pool::{DeviceInfo, PoolError, Role};
+use crate::store::{Kind, Owner, ReclaimKind, ReclaimRecord, SnapshotRecord};
 
 /// What is to become of a device that was found.
 enum Fate {
-    /// It belongs to an active snapshot or a view, or the reclaimer knows of it.
+    /// The reclaimer knows of it.
     Keep,
-    /// It belongs to an active snapshot, which must be writable.
-    KeepWritable,
-    /// Its snapshot is committed: it must not be written to, and goes when nobody has it open.
-    Idle,
+    /// It belongs to this snapshot.
+    Kept(Box<SnapshotRecord>),
     /// Nothing on record wants it.
     Remove,
 }
@@ -35,13 +33,22 @@ pub fn recover(shared: &Shared) -> Result<BTreeSet<Role>, Error> {
         let Some(info) = usable(shared, role)? else { continue };
         match fate(shared, role)? {
             Fate::Keep => keep(shared, role, &info)?,
-            Fate::KeepWritable => {
-                keep(shared, role, &info)?;
-                set_read_only(shared, role, false)?;
-            }
-            Fate::Idle => {
-                set_read_only(shared, role, true)?;
-                idle.insert(role);
+            Fate::Kept(record) => {
+                if !shows_its_thin(shared, role, &record)? {
+                    continue;
+                }
+                match record.kind {
+                    Kind::View => keep(shared, role, &info)?,
+                    Kind::Active => {
+                        keep(shared, role, &info)?;
+                        set_read_only(shared, role, false)?;
+                    }
+                    // It must not be written to, and goes when nobody has it open.
+                    Kind::Committed => {
+                        set_read_only(shared, role, true)?;
+                        idle.insert(role);
+                    }
+                }
             }
             Fate::Remove => remove(shared, role, &info, &mut idle)?,
         }
@@ -87,11 +94,27 @@ fn fate(shared: &Shared, role: Role) -> Result<Fate, Error> {
         Some(Owner::Reclaim(_)) => return Ok(Fate::Keep),
         Some(Owner::Template(_) | Owner::Foreign) | None => return Ok(Fate::Remove),
     };
-    Ok(match shared.find(&key)?.kind {
-        Kind::Active => Fate::KeepWritable,
-        Kind::Committed => Fate::Idle,
-        Kind::View => Fate::Keep,
-    })
+    Ok(Fate::Kept(Box::new(shared.find(&key)?)))
+}
+
+/// Whether a device of ours shows what its record says. One that does not is taken away, and made anew when it is needed; somebody who
+/// has it open has another thin than they believe, so then the start is refused.
+fn shows_its_thin(shared: &Shared, role: Role, record: &SnapshotRecord) -> Result<bool, Error> {
+    let shown = shared.pool.shown(role).map_err(Error::start)?;
+    if shown == Some((record.thin, record.size)) {
+        return Ok(true);
+    }
+    let device = shared.pool.names().name(role);
+    tracing::warn!(%device, ?shown, thin = %record.thin, size = %record.size, "shows something else than its record says; it is taken away");
+    match shared.pool.deactivate(role) {
+        Ok(()) => Ok(false),
+        Err(busy) if busy.is_busy() => {
+            let found = shown.map_or("no thin of this pool".into(), |(thin, size)| format!("{size} of thin {thin}"));
+            let wanted = format!("{} of thin {} in pool {}", record.size, record.thin, shared.pool.device_name());
+            Err(Error::start(PoolError::StandsElsewhere { device, found, wanted }))
+        }
+        Err(error) => Err(Error::start(error)),
+    }
 }
 
 /// A commit that was cut short leaves an active snapshot's device read-only; one that was not deactivated is made so.

@@ -1,0 +1,122 @@
+//! The embedded pool on the file system of its host: it starts on any, has all its blocks set aside there, grows by itself while
+//! containers write, and what it cannot have it does not promise.
+// guest: --mem 2G
+
+mod daemon;
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use daemon::{with_mounted, Daemon};
+
+const MIB: usize = 1 << 20;
+
+/// A file system of its own under everything that is made in the temporary directory, until this is dropped.
+struct Host(PathBuf);
+
+impl Host {
+    /// `size` as truncate takes it; `mkfs` with its options.
+    fn new(size: &str, mkfs: &[&str]) -> Host {
+        let root = Path::new("/run/growth-host");
+        std::fs::create_dir_all(root.join("mounted")).unwrap();
+        let image = root.join("image").to_string_lossy().into_owned();
+        let place = root.join("mounted");
+        let _ = std::fs::remove_file(&image);
+        run("truncate", &["-s", size, &image]);
+        run(mkfs[0], &[&mkfs[1..], &[&image]].concat());
+        run("mount", &["-o", "loop", &image, &place.to_string_lossy()]);
+        std::env::set_var("TMPDIR", &place);
+        Host(place)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        std::env::remove_var("TMPDIR");
+        run("umount", &[&self.0.to_string_lossy()]);
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    assert!(Command::new(program).args(arguments).status().unwrap().success(), "{program} {arguments:?}");
+}
+
+/// All of a file has its blocks.
+#[track_caller]
+fn is_allocated(file: &Path) {
+    let metadata = std::fs::metadata(file).unwrap();
+    let allocated = metadata.blocks() * 512;
+    assert!(allocated >= metadata.len(), "{} of {} bytes of {} are there", allocated, metadata.len(), file.display());
+}
+
+fn write_layer(d: &mut Daemon, name: &str, size: usize) {
+    let mount = d.prepare(&format!("{name}-active"), "").unwrap().remove(0);
+    with_mounted(&mount, |root| std::fs::write(root.join("file"), vec![0xa5; size]).unwrap());
+    d.commit(name, &format!("{name}-active")).unwrap();
+}
+
+#[track_caller]
+fn is_whole(d: &mut Daemon, name: &str, size: usize) {
+    let view = d.view("view", name).unwrap().remove(0);
+    with_mounted(&view, |root| assert!(std::fs::read(root.join("file")).unwrap() == vec![0xa5; size]));
+    d.remove("view").unwrap();
+    d.cleanup();
+}
+
+#[test]
+fn a_start_without_configuration_works_on_file_systems_that_hold_no_file_of_their_own_size() {
+    let hosts: [&[&str]; 4] = [
+        &["mkfs.ext3", "-q", "-F", "-b", "1024"],
+        &["mkfs.ext4", "-q", "-F", "-b", "1024", "-O", "^extents,^64bit"],
+        &["mkfs.ext4", "-q", "-F"],
+        &["mkfs.xfs", "-q", "-f"],
+    ];
+    // Files of ext3 end at 16 GiB with blocks of 1 KiB.
+    for (number, mkfs) in hosts.into_iter().enumerate() {
+        let _host = Host::new("20G", mkfs);
+        let mut d = Daemon::start_with(&format!("anywhere{number}"), "# data_size is not set");
+        write_layer(&mut d, "layer", 20 * MIB);
+        for file in ["data.img", "metadata.img"] {
+            is_allocated(&d.state().join(file));
+        }
+        is_whole(&mut d, "layer", 20 * MIB);
+    }
+}
+
+#[test]
+fn a_writer_that_meets_the_end_goes_on_and_the_layer_is_whole() {
+    let mut d = Daemon::start_with("growing", "data_size = \"600MiB\"");
+    let file = d.state().join("data.img");
+    let before = std::fs::metadata(&file).unwrap().len();
+    write_layer(&mut d, "layer", 400 * MIB);
+    let after = std::fs::metadata(&file).unwrap().len();
+    assert!(before < 70 << 20 && after > 400 << 20, "from {before} to {after}");
+    is_allocated(&file);
+    is_whole(&mut d, "layer", 400 * MIB);
+    // As large after a restart and after a reboot.
+    d.restart("KILL");
+    is_whole(&mut d, "layer", 400 * MIB);
+    d.stop("TERM");
+    d.remove_devices();
+    d.begin();
+    is_whole(&mut d, "layer", 400 * MIB);
+    write_layer(&mut d, "more", 100 * MIB);
+    is_whole(&mut d, "more", 100 * MIB);
+}
+
+#[test]
+fn a_file_that_was_put_back_without_its_blocks_gets_them_again() {
+    let mut d = Daemon::start("putback");
+    write_layer(&mut d, "layer", 10 * MIB);
+    d.stop("TERM");
+    d.remove_devices();
+    let file = d.state().join("data.img");
+    let copy = d.state().join("copy");
+    run("cp", &["--sparse=always", file.to_str().unwrap(), copy.to_str().unwrap()]);
+    std::fs::rename(&copy, &file).unwrap();
+    assert!(std::fs::metadata(&file).unwrap().blocks() * 512 < 40 << 20);
+    d.begin();
+    is_allocated(&file);
+    is_whole(&mut d, "layer", 10 * MIB);
+}
