@@ -225,12 +225,22 @@ impl Backer {
         if limit < DATA_LEAST {
             return Err(PoolError::TooSmall { path: self.data_file(), found: limit, needed: DATA_LEAST });
         }
-        let make = |area, file: &Path, size: Sectors| {
-            let bytes = (label::SPACE.0 + size.0) * 512;
-            allocate(file, 0, bytes).map_err(|source| self.area(area, file, source))
-        };
-        make("metadata", &self.metadata_file(), self.metadata_size_for(limit))?;
-        make("data", &self.data_file(), self.step(limit))
+        let files = [
+            ("metadata", self.metadata_file(), self.metadata_size_for(limit)),
+            ("data", self.data_file(), self.step(limit)),
+        ];
+        let mut new = Vec::new();
+        for (area, file, size) in files {
+            if !file.exists() {
+                new.push(file.clone());
+            }
+            let made = allocate(&file, 0, (label::SPACE.0 + size.0) * 512);
+            if let Err(source) = made {
+                new.iter().for_each(|file| drop(fs::remove_file(file)));
+                return Err(self.area(area, &file, source));
+            }
+        }
+        Ok(())
     }
 
     /// How long the embedded pool's data area may get: what is configured, else as large as the file system it lies on.

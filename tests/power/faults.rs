@@ -353,11 +353,12 @@ fn start_after_failure(run: &mut Run) -> Result<Daemon, String> {
         let log = fs::read_to_string(&run.place.log).unwrap_or_default();
         let said = log.lines().last().unwrap_or_default();
         println!("    {error}: {said}");
-        if !said.contains("thin_check") {
-            return Err(format!("the start does not say what to do: {said}"));
-        }
+        let command = said.split('\'').find(|quoted| quoted.starts_with("thin_check "));
+        let command: Vec<&str> =
+            command.ok_or(format!("the start does not say what to do: {said}"))?.split(' ').collect();
+        machine::remove_all_but_areas()?;
+        machine::run(command[0], &command[1..])?;
         machine::remove_devices("pw-disk")?;
-        machine::run("thin_check", &["--clear-needs-check-flag", "/dev/mapper/pw-disk-metadata"])?;
     }
     run.start()
 }

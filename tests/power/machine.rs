@@ -145,6 +145,15 @@ pub fn used_blocks() -> Result<u64, String> {
     used.ok_or_else(|| format!("the pool's status is {status:?}"))
 }
 
+/// Takes away the pool and what stands on it.
+pub fn remove_all_but_areas() -> Result<(), String> {
+    let is_area = |name: &str| name.ends_with("-data") || name.ends_with("-metadata");
+    let ours = |name: &String| name.starts_with(&format!("{NAME}-")) && !is_area(name);
+    let mut names: Vec<String> = devices()?.into_keys().filter(ours).collect();
+    names.sort_by_key(|name| name.ends_with("-pool"));
+    names.iter().try_for_each(|name| dmsetup(&["remove", "--retry", name]).map(drop))
+}
+
 /// Takes away all devices of the daemon's, the pool last; not those that begin with `except`.
 pub fn remove_devices(except: &str) -> Result<(), String> {
     let end = Instant::now() + Duration::from_secs(20);
