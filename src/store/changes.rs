@@ -21,7 +21,9 @@ use super::error::StoreError;
 use super::overlay::Overlay;
 use super::owners::{Owned, Owns};
 use super::reader::{not_found, Reader};
-use super::records::{IdRange, Kind, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord};
+use super::records::{
+    IdRange, Kind, LapsesRecord, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord,
+};
 use super::tables::{self, meta, Table};
 
 /// The first number that is no thin id any more.
@@ -160,6 +162,13 @@ impl<'a> Changes<'a> {
     pub fn put_pool(&mut self, record: &PoolRecord) -> Result<(), StoreError> {
         let value = encode(Table::Meta, record)?;
         self.put(Table::Meta, meta::POOL.into(), value);
+        Ok(())
+    }
+
+    /// Puts what is known of the times at which the pool refused writes.
+    pub fn put_lapses(&mut self, record: &LapsesRecord) -> Result<(), StoreError> {
+        let value = encode(Table::Meta, record)?;
+        self.put(Table::Meta, meta::LAPSES.into(), value);
         Ok(())
     }
 
