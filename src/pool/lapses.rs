@@ -190,3 +190,146 @@ fn another_assembly(recorded: LapsesRecord, device: String) -> LapsesRecord {
     let refused_until = if recorded.refusing { seen } else { recorded.refused_until };
     LapsesRecord { seen, device, log_next: 0, refusing: false, refused_until }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::PoolNotice::{LowWater, RefusesWrites, ServesWrites};
+    use super::*;
+
+    const NOBODY: [u32; 0] = [];
+
+    /// A pool's life as looks see it.
+    struct Story {
+        known: LapsesRecord,
+        first: bool,
+    }
+
+    /// What one look finds: the number of events, whether writes are refused, and the lines of the log; `None` for a log that
+    /// cannot be read, or was overwritten.
+    type Found<'a> = (u32, bool, Option<&'a [PoolNotice]>);
+
+    impl Story {
+        fn new() -> Story {
+            Story { known: another_assembly(LapsesRecord::default(), "first".into()), first: false }
+        }
+
+        fn look_with(&mut self, (events, refuses, lines): Found<'_>, fewest: usize) -> &mut Story {
+            let notices = lines.unwrap_or_default().to_vec();
+            let noticed = Noticed { next: self.known.log_next, notices, complete: lines.is_some() };
+            self.known = Look { events, refuses, noticed, fewest, first: self.first }.after(&self.known);
+            self.first = false;
+            self
+        }
+
+        fn look(&mut self, found: Found<'_>) -> &mut Story {
+            self.look_with(found, 2)
+        }
+
+        fn reboot(&mut self) -> &mut Story {
+            self.known = another_assembly(self.known.clone(), "another".into());
+            self.first = true;
+            self
+        }
+
+        /// The numbers of events up to 12 at which a snapshot of this assembly may have been made and is refused now.
+        fn refused(&self) -> Vec<u32> {
+            let assembly = self.known.seen.assembly;
+            (0..=12).filter(|&event| self.refuses(Moment { assembly, event })).collect()
+        }
+
+        fn refuses(&self, moment: Moment) -> bool {
+            self.known.refusing || moment < self.known.refused_until
+        }
+    }
+
+    /// Who is refused after these looks.
+    #[track_caller]
+    fn refused(looks: &[Found<'_>]) -> Vec<u32> {
+        let mut story = Story::new();
+        for look in looks {
+            story.look(*look);
+        }
+        story.refused()
+    }
+
+    #[test]
+    fn what_was_there_before_a_lapse_ended_is_refused_and_nothing_else() {
+        let seen = [(2, true, Some(&[LowWater, RefusesWrites][..])), (3, false, Some(&[ServesWrites]))];
+        assert_eq!(refused(&seen), [0, 1, 2]);
+        assert_eq!(refused(&seen[..1]).len(), 13, "while it lasts, everything");
+        let more = [(4, false, Some(&[LowWater][..])), (9, false, Some(&[LowWater; 5]))];
+        assert_eq!(refused(&[seen.as_slice(), &more].concat()), [0, 1, 2], "a snapshot keeps its due, too");
+    }
+
+    #[test]
+    fn a_lapse_that_nobody_saw_is_in_the_log() {
+        let unseen: &[PoolNotice] = &[LowWater, RefusesWrites, ServesWrites, LowWater];
+        assert_eq!(refused(&[(4, false, Some(unseen))]), [0, 1, 2]);
+        // The last line may not be there yet, and an event without a line is a rename.
+        assert_eq!(refused(&[(3, false, Some(&unseen[..2]))]), [0, 1, 2]);
+        assert_eq!(refused(&[(5, false, Some(&unseen[..3]))]), [0, 1, 2, 3, 4], "not known how long it lasted");
+        // A line that is late comes without an event of its own.
+        assert_eq!(refused(&[(1, false, Some(&[])), (1, false, Some(&[RefusesWrites]))]), [0, 1]);
+    }
+
+    #[test]
+    fn events_that_are_no_lapse_refuse_nobody_however_many() {
+        assert_eq!(refused(&[(12, false, Some(&[LowWater; 12]))]), NOBODY);
+        // A full pool that queues, and is given more room.
+        assert_eq!(refused(&[(12, false, Some(&[LowWater, ServesWrites, ServesWrites].repeat(4)))]), NOBODY);
+    }
+
+    #[test]
+    fn without_the_log_two_unexplained_events_are_in_doubt_and_one_is_not() {
+        assert_eq!(refused(&[(1, false, None), (2, false, None), (3, false, None)]), NOBODY);
+        assert_eq!(refused(&[(1, false, None), (3, false, None)]), [0, 1, 2]);
+        assert_eq!(refused(&[(1, true, None), (2, false, None)]), [0, 1]);
+        // Part of the log was overwritten; what is left explains enough, or is a lapse.
+        let mut story = Story::new();
+        let part = Noticed { notices: vec![LowWater], next: 9, complete: false };
+        let look = |events, noticed: &Noticed| {
+            let noticed = noticed.clone();
+            Look { events, refuses: false, noticed, fewest: 2, first: false }
+        };
+        story.known = look(2, &part).after(&story.known);
+        assert_eq!(story.refused(), NOBODY);
+        story.known = look(5, &part).after(&story.known);
+        assert_eq!(story.refused(), [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_pool_that_queues_hides_a_lapse_in_three_events_at_the_least() {
+        assert_eq!(Story::new().look_with((2, false, None), 3).refused(), NOBODY);
+        assert_eq!(Story::new().look_with((3, false, None), 3).refused(), [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_mode_that_has_changed_and_not_been_told_yet_ends_with_the_event_to_come() {
+        // A snapshot made at event 1 was made while writes were refused.
+        assert_eq!(refused(&[(1, true, Some(&[RefusesWrites])), (1, false, Some(&[]))]), [0, 1]);
+    }
+
+    #[test]
+    fn a_lapse_is_remembered_over_reboots_and_new_snapshots_are_not_held_to_it() {
+        let mut story = Story::new();
+        story.look((2, true, Some(&[LowWater, RefusesWrites]))).reboot();
+        assert!(story.refuses(Moment { assembly: 1, event: 2 }), "it was full until the end");
+        assert_eq!(story.refused(), NOBODY);
+        story.look((0, false, Some(&[]))).reboot().look((1, false, Some(&[LowWater])));
+        assert!(story.refuses(Moment { assembly: 1, event: 2 }));
+        assert!(!story.refuses(Moment { assembly: 2, event: 0 }));
+        assert!(story.refuses(Moment::default()), "one that does not say when it was made");
+        assert_eq!(story.refused(), NOBODY);
+    }
+
+    #[test]
+    fn lines_of_an_earlier_pool_with_this_number_are_not_this_ones() {
+        let mut story = Story::new();
+        story.reboot().look((1, false, Some(&[RefusesWrites, ServesWrites, LowWater])));
+        assert_eq!(story.refused(), NOBODY);
+        // There is no telling where they end, so the last ones count.
+        let mut story = Story::new();
+        story.reboot().look((2, false, Some(&[LowWater, RefusesWrites, ServesWrites])));
+        assert_eq!(story.refused(), [0, 1]);
+    }
+}
