@@ -7,7 +7,7 @@ use super::error::Result;
 use super::reply::Reply;
 use super::request::Request;
 use super::verb::Verb;
-use super::{EventSource, Kernel};
+use super::{EventSource, Kernel, PoolLog};
 use crate::units::{DeviceNumber, Sectors};
 
 /// Passes everything on to another kernel and counts the requests by verb. Failed ones count too.
@@ -60,5 +60,13 @@ impl Kernel for CountingKernel {
 
     fn event_source(&self) -> Result<Box<dyn EventSource>> {
         self.inner.event_source()
+    }
+
+    fn pool_log(&self) -> Option<Box<dyn PoolLog>> {
+        self.inner.pool_log()
+    }
+
+    fn incarnation(&self, device: DeviceNumber) -> String {
+        self.inner.incarnation(device)
     }
 }

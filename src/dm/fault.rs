@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use super::error::{Error, Result};
 use super::reply::Reply;
 use super::request::Request;
-use super::{EventSource, Kernel};
+use super::{EventSource, Kernel, PoolLog};
 use crate::units::{DeviceNumber, Sectors};
 
 /// What goes wrong.
@@ -163,5 +163,13 @@ impl Kernel for FaultyKernel {
 
     fn event_source(&self) -> Result<Box<dyn EventSource>> {
         self.inner.event_source()
+    }
+
+    fn pool_log(&self) -> Option<Box<dyn PoolLog>> {
+        self.inner.pool_log()
+    }
+
+    fn incarnation(&self, device: DeviceNumber) -> String {
+        self.inner.incarnation(device)
     }
 }

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use super::error::{Error, Result};
 use super::reply::Reply;
 use super::request::Request;
-use super::{EventSource, Kernel};
+use super::{EventSource, Kernel, PoolLog};
 use crate::units::{DeviceNumber, Sectors};
 
 /// How important a message is, with libdevmapper's numbers (lib/log/log.h).
@@ -101,6 +101,14 @@ impl Kernel for LoggingKernel {
 
     fn event_source(&self) -> Result<Box<dyn EventSource>> {
         self.inner.event_source()
+    }
+
+    fn pool_log(&self) -> Option<Box<dyn PoolLog>> {
+        self.inner.pool_log()
+    }
+
+    fn incarnation(&self, device: DeviceNumber) -> String {
+        self.inner.incarnation(device)
     }
 }
 

@@ -61,6 +61,7 @@ mod ioctl;
 mod log;
 pub mod message;
 mod nodes;
+mod pool_log;
 mod present;
 mod queries;
 mod real;
@@ -85,6 +86,7 @@ pub use fault::{Fault, FaultPlan, FaultyKernel, Verdict};
 pub use info::{DeviceInfo, ListedDevice, Removal};
 pub use log::{LogLevel, LogSink, LoggingKernel, TracingSink};
 pub use nodes::{NodeDir, Swept};
+pub use pool_log::{Noticed, PoolLog, PoolNotice};
 pub use present::{NodePolicy, Settings};
 pub use queries::StatusOptions;
 pub use real::{RealKernel, NODE_DIR, OLDEST_DRIVER};
@@ -123,6 +125,12 @@ pub trait Kernel: Send + Sync + Debug {
     /// # Errors
     /// Those of opening the kernel's device-mapper.
     fn event_source(&self) -> Result<Box<dyn EventSource>>;
+
+    /// The kernel's log from its oldest record on; `None` where it cannot be read.
+    fn pool_log(&self) -> Option<Box<dyn PoolLog>>;
+
+    /// What tells this device from every other that has had, or will have, its number: on this boot and on any other.
+    fn incarnation(&self, device: DeviceNumber) -> String;
 }
 
 /// Waits for events of any device (`DM_DEV_ARM_POLL` and poll(2), kernel 4.14 and later). Arm first, then

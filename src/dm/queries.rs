@@ -119,9 +119,15 @@ impl Dm {
     /// # Errors
     /// [`Error::NoSuchDevice`] (ENXIO), [`Error::Table`] for a line that makes no sense.
     pub fn status(&self, name: &DmName, options: StatusOptions) -> Result<Vec<TargetStatus>> {
+        self.status_and_events(name, options).map(|(status, _)| status)
+    }
+
+    /// The same, and how many events the device had had right before (`__dev_status` in drivers/md/dm-ioctl.c).
+    pub(super) fn status_and_events(&self, name: &DmName, options: StatusOptions) -> Result<(Vec<TargetStatus>, u32)> {
         let flags = Flags::NONE.with_if(options.no_flush, Flags::NO_FLUSH);
-        let lines = lines_of(self.submit(&self.named(Verb::Status, name).flags(flags))?);
-        parse(Verb::Status, name, &lines, TargetStatus::from_line)
+        let reply = self.submit(&self.named(Verb::Status, name).flags(flags))?;
+        let events = reply.header.event_nr;
+        Ok((parse(Verb::Status, name, &lines_of(reply), TargetStatus::from_line)?, events))
     }
 
     /// Waits until the device has had more than `event_nr` events, and says how many (`DM_DEV_WAIT`). No event is missed: one that

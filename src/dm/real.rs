@@ -17,10 +17,11 @@ use nix::sys::stat::{makedev, mknod, Mode, SFlag};
 use super::codec;
 use super::error::{Error, Result};
 use super::ioctl;
+use super::pool_log::RealLog;
 use super::reply::{DriverVersion, Reply};
 use super::request::Request;
 use super::verb::{Flags, Verb};
-use super::{EventSource, Kernel};
+use super::{EventSource, Kernel, PoolLog};
 use crate::failpoint;
 use crate::units::{DeviceNumber, Sectors};
 
@@ -217,6 +218,17 @@ impl Kernel for RealKernel {
     fn event_source(&self) -> Result<Box<dyn EventSource>> {
         let control = open_node(&self.path)?;
         Ok(Box::new(RealEvents { control, path: self.path.clone() }))
+    }
+
+    fn pool_log(&self) -> Option<Box<dyn PoolLog>> {
+        Some(Box::new(RealLog::open()?))
+    }
+
+    /// The boot's id, the device's number and its `diskseq`, which no two disks of one boot share (kernel 5.15 and later).
+    fn incarnation(&self, device: DeviceNumber) -> String {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let boot = read("/proc/sys/kernel/random/boot_id");
+        format!("{boot} {device} {}", read(&format!("/sys/dev/block/{device}/diskseq"))).trim_end().to_owned()
     }
 }
 

@@ -8,7 +8,7 @@ use super::error::{Error, Result};
 use super::message::PoolMessage;
 use super::queries::StatusOptions;
 use super::reply::{DriverVersion, ReplyData, TargetVersion};
-use super::request::Request;
+use super::request::{Payload, Request};
 use super::status::{Status, ThinPoolStatus, ThinStatus};
 use super::verb::Verb;
 use crate::names::DmName;
@@ -51,6 +51,21 @@ impl Dm {
 
     fn pool_message(&self, pool: &DmName, message: PoolMessage) -> Result<()> {
         self.message(pool, Sectors::ZERO, &message.to_string()).map(drop)
+    }
+
+    /// Makes a thin as [`Dm::create_thin`] does, or as [`Dm::create_snap`] does where there is an `origin`, and says how
+    /// many events the pool had had then: the kernel's answer to a message has that, too (`target_message` in
+    /// drivers/md/dm-ioctl.c).
+    ///
+    /// # Errors
+    /// Those of the two.
+    pub fn make_thin(&self, pool: &DmName, id: ThinId, origin: Option<ThinId>) -> Result<u32> {
+        let message = match origin {
+            Some(origin) => PoolMessage::CreateSnap { id, origin },
+            None => PoolMessage::CreateThin(id),
+        };
+        let payload = Payload::Message { sector: Sectors::ZERO, text: message.to_string() };
+        Ok(self.submit(&self.named(Verb::Message, pool).payload(payload))?.header.event_nr)
     }
 
     /// Makes a new, empty thin in the pool. It takes no data block.
@@ -140,10 +155,18 @@ impl Dm {
     /// # Errors
     /// [`Error::NoSuchDevice`] (ENXIO), [`Error::WrongKind`] when it is no pool.
     pub fn pool_status(&self, pool: &DmName, no_flush: bool) -> Result<ThinPoolStatus> {
-        let lines = self.status(pool, StatusOptions { no_flush })?;
+        self.pool_status_and_events(pool, no_flush).map(|(status, _)| status)
+    }
+
+    /// The status of a pool, and how many events it had had right before: one request.
+    ///
+    /// # Errors
+    /// Those of [`Dm::pool_status`].
+    pub fn pool_status_and_events(&self, pool: &DmName, no_flush: bool) -> Result<(ThinPoolStatus, u32)> {
+        let (lines, events) = self.status_and_events(pool, StatusOptions { no_flush })?;
         match lines.as_slice() {
             [line] => match &line.status {
-                Status::ThinPool(status) => Ok(*status),
+                Status::ThinPool(status) => Ok((*status, events)),
                 _ => Err(wrong_kind(pool, "thin-pool", &lines)),
             },
             _ => Err(wrong_kind(pool, "thin-pool", &lines)),

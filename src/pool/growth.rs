@@ -13,6 +13,9 @@ use crate::units::Sectors;
 /// The least that is worth a reload of the pool when the file system below has not room for a whole step.
 const LEAST: Sectors = Sectors((4 << 20) / 512);
 
+/// How many events of the pool's a growth makes at the most: out of the lack of space, low water, and into it again.
+const EVENTS: usize = 3;
+
 /// Tells of the pool's events: low water, a change of its mode.
 #[derive(Debug)]
 pub struct PoolEvents {
@@ -89,7 +92,8 @@ impl Pool {
         let from = pool.length;
         self.dm.reload(&name, &[Target::Linear(LinearTable { length, ..area })]).map_err(fail)?;
         let more = self.backer.room_to_grow(length).0 > 0;
-        self.load(ThinPoolTable { length, ..pool }, if more { NoSpacePolicy::Queue } else { NoSpacePolicy::Error })?;
+        let policy = if more { NoSpacePolicy::Queue } else { NoSpacePolicy::Error };
+        self.note_own_events(EVENTS, || self.load(ThinPoolTable { length, ..pool }, policy))??;
         tracing::info!(pool = %self.device_name, %from, to = %length, "the pool has grown");
         Ok(())
     }

@@ -14,6 +14,7 @@ mod growth;
 mod identity;
 mod ids;
 mod label;
+mod lapses;
 mod metadata;
 mod room;
 mod table;
@@ -27,17 +28,18 @@ pub use devices::{DeviceNames, Role};
 pub use error::PoolError;
 pub use ids::IdGuard;
 pub use metadata::MetadataError;
+use room::Below;
 pub use room::Room;
-use room::{Below, Seen};
 
 use crate::block;
 pub use crate::block::Space;
 use crate::dm::{self, ActivateOptions, Dm, Target, ThinPoolStatus, WorkingPool};
 pub use crate::dm::{DeviceInfo, PoolMode};
 use crate::names::DmName;
-use crate::store::Store;
+use crate::store::{Moment, Store};
 use crate::units::{DeviceNumber, Sectors, ThinId};
 use ids::Ids;
+use lapses::Lapses;
 
 /// What a pool must be told to be opened.
 #[derive(Debug, Clone)]
@@ -62,6 +64,12 @@ pub struct Pool {
     min_free_percent: u8,
     ids: Ids,
     backer: Arc<Backer>,
+    store: Arc<Store>,
+    /// Whether what looks show goes on record.
+    keeps_record: bool,
+    assembly: u64,
+    /// Held while the pool is looked at, so that looks are noted in the order in which they were taken.
+    lapses: Mutex<Lapses>,
     seen: Mutex<Seen>,
     /// Held while the pool grows.
     growing: Mutex<()>,
@@ -69,12 +77,21 @@ pub struct Pool {
     backed: AtomicBool,
 }
 
+/// What was last seen, for those who must not wait for a look.
+#[derive(Debug, Default)]
+struct Seen {
+    room: Option<Room>,
+    lapses: u64,
+    /// How often the pool was seen to have promised what the file system below it does not have.
+    host_lapses: u64,
+}
+
 impl Pool {
     /// Assembles the pool if it is not there yet, makes sure that it is the one the database belongs to, and moves its
     /// epoch on. Leaves the leases of the last run for [`Pool::unrecorded`].
     pub fn open(settings: &PoolSettings, dm: Dm, store: Arc<Store>, backer: Arc<Backer>) -> Result<Pool, PoolError> {
         let opened = identity::open(settings, &dm, &store, &backer)?;
-        Ok(Pool::of(opened, settings, dm, store, backer))
+        Pool::of(opened, settings, dm, store, backer, true)
     }
 
     /// The pool as it is, to look at; `None` when it is not assembled. Changes nothing, whatever state it is in.
@@ -85,23 +102,38 @@ impl Pool {
         backer: Arc<Backer>,
     ) -> Result<Option<Pool>, PoolError> {
         let opened = identity::attach(settings, &dm, &store)?;
-        Ok(opened.map(|opened| Pool::of(opened, settings, dm, store, backer)))
+        opened.map(|opened| Pool::of(opened, settings, dm, store, backer, false)).transpose()
     }
 
-    fn of(opened: identity::Opened, settings: &PoolSettings, dm: Dm, store: Arc<Store>, backer: Arc<Backer>) -> Pool {
-        Pool {
+    fn of(
+        opened: identity::Opened,
+        settings: &PoolSettings,
+        dm: Dm,
+        store: Arc<Store>,
+        backer: Arc<Backer>,
+        keeps_record: bool,
+    ) -> Result<Pool, PoolError> {
+        let info = dm.info(&opened.device_name);
+        let info = info.map_err(|source| PoolError::Look { device: opened.device_name.clone(), source })?;
+        let events = info.map_or(0, |info| info.event_nr);
+        let lapses = Lapses::new(&dm, opened.device, events, store.read(|r| r.lapses())?);
+        Ok(Pool {
             dm,
+            assembly: lapses.assembly(),
+            lapses: Mutex::new(lapses),
+            keeps_record,
             names: opened.names,
             device_name: opened.device_name,
             device: opened.device,
             block_size: opened.block_size,
             min_free_percent: settings.min_free_percent,
-            ids: Ids::new(store, settings.external.is_some()),
+            ids: Ids::new(store.clone(), settings.external.is_some()),
             backer,
+            store,
             seen: Mutex::default(),
             growing: Mutex::default(),
             backed: AtomicBool::new(opened.backed),
-        }
+        })
     }
 
     pub fn names(&self) -> &DeviceNames {
@@ -132,18 +164,15 @@ impl Pool {
         self.ids.settle()
     }
 
-    /// Makes a new thin, empty, or as a snapshot of `origin`, which must not be written to meanwhile.
+    /// Makes a new thin, empty, or as a snapshot of `origin`, which must not be written to meanwhile. Says when that was in
+    /// the pool's life, for [`Pool::has_refused_since`].
     ///
     /// An id that turns out to be taken by a thin that isn't ours is set aside for good, and the next one is used.
-    pub fn create(&self, origin: Option<ThinId>) -> Result<IdGuard<'_>, PoolError> {
+    pub fn create(&self, origin: Option<ThinId>) -> Result<(IdGuard<'_>, Moment), PoolError> {
         loop {
             let id = self.ids.take()?;
-            let made = match origin {
-                Some(origin) => self.dm.create_snap(&self.device_name, id.get(), origin),
-                None => self.dm.create_thin(&self.device_name, id.get()),
-            };
-            match made {
-                Ok(()) => return Ok(id),
+            match self.dm.make_thin(&self.device_name, id.get(), origin) {
+                Ok(event) => return Ok((id, Moment { assembly: self.assembly, event })),
                 Err(dm::Error::ThinExists { .. }) => self.ids.set_aside(id)?,
                 Err(source) => {
                     return Err(PoolError::Create { pool: self.device_name.clone(), id: id.get(), origin, source })
@@ -293,7 +322,7 @@ impl Pool {
             .suspend(&name, Default::default())
             .map_err(|source| PoolError::Freeze { device: name.clone(), source })?;
         let thaw = Thaw { pool: self, name: &name, done: false };
-        let copy = self.create(Some(origin));
+        let copy = self.create(Some(origin)).map(|(copy, _)| copy);
         match (copy, thaw.now()) {
             (copy, Ok(())) => copy,
             (Err(error), Err(frozen)) => {
@@ -336,11 +365,17 @@ impl Pool {
         }
     }
 
-    /// Looks at how full the pool is, cheaply, and remembers it for [`Pool::check_room`] and [`Pool::lapses`].
+    /// Looks at how full the pool is, cheaply, and remembers it for [`Pool::check_room`], and whether it has refused writes,
+    /// for [`Pool::has_refused_since`]. What is new about that goes on record, which is one database commit for each look
+    /// that finds new events of the pool's.
     pub fn look(&self) -> Result<Room, PoolError> {
-        let fail = |source| PoolError::Look { device: self.device_name.clone(), source };
-        let info = self.dm.info(&self.device_name).map_err(fail)?;
-        let status = self.status()?;
+        let mut lapses = self.looking();
+        let (status, changed) = lapses
+            .look(&self.dm, &self.device_name)
+            .map_err(|source| PoolError::Look { device: self.device_name.clone(), source })?;
+        if let Some(record) = changed.filter(|_| self.keeps_record) {
+            self.store.commit(|c| c.put_lapses(&record))?;
+        }
         let has = status.working().map_or(Sectors(0), |status| Sectors(status.data.total * self.block_size.0));
         let below = Below {
             host: self.backer.host_space(),
@@ -349,18 +384,50 @@ impl Pool {
             backed: self.backed.load(Ordering::Relaxed),
         };
         let room = Room::new(status, self.block_size, below);
-        self.seen().note(&room, info.map_or(0, |info| info.event_nr));
+        let mut seen = self.seen();
+        seen.lapses = lapses.count();
+        if room.is_unbacked() && !seen.room.as_ref().is_some_and(Room::is_unbacked) {
+            seen.host_lapses += 1;
+        }
+        seen.room = Some(room.clone());
         Ok(room)
+    }
+
+    fn looking(&self) -> MutexGuard<'_, Lapses> {
+        self.lapses.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Reloads the pool's table, or whatever else of our own doing may be up to `events` events of the pool's. Nothing of it
+    /// is taken for a lapse, also where the kernel's log cannot be read. Looks at the pool before and after.
+    pub fn note_own_events<T>(&self, events: usize, act: impl FnOnce() -> T) -> Result<T, PoolError> {
+        self.look()?;
+        self.looking().expect(events);
+        let done = act();
+        self.look()?;
+        Ok(done)
+    }
+
+    /// Whether the pool has refused writes at any time since `moment`, by all looks so far, or may have: what was made then
+    /// may lack some of what was written to it.
+    pub fn has_refused_since(&self, moment: Moment) -> bool {
+        self.looking().refused_since(moment)
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// How often, by all looks so far, the pool has been in a state in which it refuses writes to new blocks: full, on a full
-    /// host file system, read-only or failed.
+    /// How often, by all looks of this run, the pool has been in a state in which it refuses writes to new blocks: full, not
+    /// backed by its host's file system, read-only or failed.
     pub fn lapses(&self) -> u64 {
-        self.seen().lapses
+        let seen = self.seen();
+        seen.lapses + seen.host_lapses
+    }
+
+    /// How often in this run the embedded pool was seen to have promised blocks that the file system below it does not have. The
+    /// pool has no events for that.
+    pub fn host_lapses(&self) -> u64 {
+        self.seen().host_lapses
     }
 
     /// Whether there is room for another writable snapshot, by what was last seen; looks again before it says no.

@@ -1,7 +1,7 @@
 //! How full a pool is, and whether that leaves room for more.
 
 use crate::block::Space;
-use crate::dm::{PoolMode, ThinPoolStatus, Usage};
+use crate::dm::{ThinPoolStatus, Usage};
 use crate::units::Sectors;
 
 /// dm-thin counts its metadata in blocks of 4 KiB.
@@ -51,10 +51,9 @@ impl Room {
         }
     }
 
-    /// Whether a write to a block that has no place yet gets one.
-    fn takes_writes(&self) -> bool {
-        let is_open = self.status.working().is_some_and(|status| status.mode == PoolMode::ReadWrite);
-        is_open && self.backed
+    /// Whether the embedded pool may hand out a block that has no place in the file system below it.
+    pub(super) fn is_unbacked(&self) -> bool {
+        !self.backed
     }
 
     /// What has less than `percent` of its size free, or nothing at all, and how it is called.
@@ -71,90 +70,5 @@ impl Room {
             (!self.backed, ("host file system", self.host)),
         ];
         all.into_iter().find(|(is_short, _)| *is_short).and_then(|(_, (what, space))| Some((what, space?)))
-    }
-}
-
-/// What looks at the pool have shown so far.
-#[derive(Debug, Default)]
-pub(super) struct Seen {
-    pub room: Option<Room>,
-    /// The number of the pool's events at the last look; they are counted from its assembly, which may be before this run.
-    events: u32,
-    /// How often the pool was seen, or must have been, in a state in which it refuses writes.
-    pub lapses: u64,
-}
-
-impl Seen {
-    /// A pool that gets full and has room again between two looks is known by its events: each change of its mode is one
-    /// (notify_of_pool_mode_change in drivers/md/dm-thin.c). A single one may also be a low water mark, of data or of metadata.
-    pub fn note(&mut self, room: &Room, events: u32) {
-        let has_begun = !room.takes_writes() && self.room.as_ref().is_none_or(Room::takes_writes);
-        if has_begun || events > self.events.saturating_add(1) {
-            self.lapses += 1;
-        }
-        self.events = self.events.max(events);
-        self.room = Some(room.clone());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::dm::{DiscardPolicy, NoSpacePolicy, WorkingPool};
-    use PoolMode::{OutOfDataSpace, ReadOnly, ReadWrite};
-
-    fn room(mode: PoolMode, host_free: u64) -> Room {
-        let usage = Usage { used: 1, total: 100 };
-        let status = WorkingPool {
-            transaction_id: 0,
-            metadata: usage,
-            data: usage,
-            held_metadata_root: None,
-            mode,
-            discard: DiscardPolicy::PassDown,
-            no_space: NoSpacePolicy::Error,
-            needs_check: false,
-            metadata_low_water: None,
-        };
-        let below = Below {
-            host: Some(Space { free: host_free, total: 1 << 30 }),
-            growable: Sectors(0),
-            held_back: false,
-            backed: host_free > 0,
-        };
-        Room::new(ThinPoolStatus::Working(status), Sectors(128), below)
-    }
-
-    /// The lapses counted after each of these looks.
-    fn lapses(looks: &[(PoolMode, u64, u32)]) -> Vec<u64> {
-        let mut seen = Seen::default();
-        let mut note = |&(mode, host_free, events): &(PoolMode, u64, u32)| {
-            seen.note(&room(mode, host_free), events);
-            seen.lapses
-        };
-        looks.iter().map(&mut note).collect()
-    }
-
-    #[test]
-    fn a_lapse_is_counted_when_it_begins_whatever_is_full() {
-        assert_eq!(lapses(&[(ReadWrite, 9, 0), (OutOfDataSpace, 9, 1), (OutOfDataSpace, 9, 1)]), [0, 1, 1]);
-        assert_eq!(lapses(&[(ReadWrite, 9, 0), (ReadWrite, 0, 0), (ReadWrite, 9, 0), (ReadWrite, 0, 0)]), [0, 1, 1, 2]);
-        assert_eq!(lapses(&[(ReadOnly, 9, 1)]), [1]);
-    }
-
-    #[test]
-    fn a_lapse_that_nobody_saw_is_known_by_its_events() {
-        assert_eq!(lapses(&[(ReadWrite, 9, 1), (ReadWrite, 9, 1), (ReadWrite, 9, 3)]), [0, 0, 1]);
-        assert_eq!(lapses(&[(OutOfDataSpace, 9, 1), (OutOfDataSpace, 9, 3)]), [1, 2]);
-        // It was before this run.
-        assert_eq!(lapses(&[(ReadWrite, 9, 3), (ReadWrite, 9, 4)]), [1, 1]);
-    }
-
-    #[test]
-    fn the_low_water_mark_and_the_end_of_a_lapse_are_none() {
-        assert_eq!(lapses(&[(ReadWrite, 9, 0), (ReadWrite, 9, 1), (ReadWrite, 9, 2)]), [0, 0, 0]);
-        assert_eq!(lapses(&[(OutOfDataSpace, 9, 1), (ReadWrite, 9, 2)]), [1, 1]);
-        // Two looks side by side may be noted in either order.
-        assert_eq!(lapses(&[(ReadWrite, 9, 1), (ReadWrite, 9, 0), (ReadWrite, 9, 2)]), [0, 0, 0]);
     }
 }

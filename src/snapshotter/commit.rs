@@ -86,7 +86,7 @@ impl Snapshotter {
             return Err(error);
         }
         drop(sealed);
-        self.shared.lapses.forget(record.number);
+        self.shared.host_lapses.forget(record.number);
         self.reclaimer.deactivate(role(record));
         Ok(())
     }
@@ -108,7 +108,7 @@ impl Snapshotter {
         });
         let Err(error) = recorded else {
             drop(copy);
-            shared.lapses.forget(record.number);
+            shared.host_lapses.forget(record.number);
             self.reclaimer.kick();
             return Ok(());
         };
@@ -205,6 +205,7 @@ impl Shared {
             updated_at: now,
             mapped: Some(content.mapped),
             inodes: Some(content.inodes),
+            made_at: None,
             ..active.clone()
         }
     }

@@ -32,13 +32,17 @@ impl Snapshotter {
         let origin = shared.origin(parent)?;
         shared.pool.check_room().during(key, "cannot be prepared")?;
         let size = origin.size.max(shared.settings.base_image_size).max(wanted.unwrap_or(Sectors(0)));
-        let thin = shared.pool.create(Some(origin.thin)).map_err(|source| match parent {
+        let (thin, made_at) = shared.pool.create(Some(origin.thin)).map_err(|source| match parent {
             // The parent was removed since it was looked up.
             Some(parent) if source.is_no_such_thin() => Error::ParentNotFound { parent: parent.into() },
             _ => Error::Pool { key: key.into(), step: "cannot be prepared", source: Box::new(source) },
         })?;
-        let record =
-            SnapshotRecord { thin: thin.get(), size, ..new_record(thin.get(), Kind::Active, parent, &origin, labels) };
+        let record = SnapshotRecord {
+            thin: thin.get(),
+            size,
+            made_at: Some(made_at),
+            ..new_record(thin.get(), Kind::Active, parent, &origin, labels)
+        };
         // A larger one is grown before it is recorded, so that no crash leaves it on record and too small.
         let grown = if size > origin.size { shared.grow(key, &record) } else { Ok(()) };
         let recorded = grown.and_then(|()| Ok(shared.store.commit(|c| c.insert_snapshot(key, &record))?));
@@ -50,7 +54,7 @@ impl Snapshotter {
             return Err(undone(error, shared.take_back(key, super::role(&record), thin)));
         }
         drop(thin);
-        shared.note_lapses_before(&record);
+        shared.note_host_lapses_before(&record);
         shared.activate(key, &record).map_err(|error| undone(error, self.forget(key, &record)))
     }
 
@@ -75,7 +79,7 @@ impl Snapshotter {
             c.remove_snapshot(key)?;
             c.put_reclaim(&reclaim_of(key, record))
         })?;
-        self.shared.lapses.forget(record.number);
+        self.shared.host_lapses.forget(record.number);
         self.reclaimer.kick();
         Ok(())
     }
@@ -145,6 +149,7 @@ fn new_record(number: ThinId, kind: Kind, parent: Option<&str>, origin: &Origin,
         updated_at: now,
         mapped: None,
         inodes: None,
+        made_at: None,
     }
 }
 

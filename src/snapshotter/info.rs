@@ -95,7 +95,7 @@ impl Snapshotter {
             let record = c.remove_snapshot(key)?;
             c.put_reclaim(&reclaim_of(key, &record)).map(|()| record.number)
         })?;
-        self.shared.lapses.forget(number);
+        self.shared.host_lapses.forget(number);
         self.reclaimer.kick();
         Ok(())
     }

@@ -37,7 +37,7 @@ use crate::store::{Kind, SnapshotRecord, Store};
 use crate::units::{Sectors, ThinId};
 use error::During;
 use labels::check_key;
-use lapses::Lapses;
+use lapses::HostLapses;
 use locks::KeyLocks;
 use reclaim::Reclaimer;
 
@@ -78,7 +78,7 @@ struct Shared {
     store: Arc<Store>,
     disks: Arc<dyn Disks>,
     formatter: Arc<dyn Formatter>,
-    lapses: Lapses,
+    host_lapses: HostLapses,
 }
 
 impl Snapshotter {
@@ -102,7 +102,7 @@ impl Snapshotter {
         disks: Arc<dyn Disks>,
         formatter: Arc<dyn Formatter>,
     ) -> Result<Snapshotter, Error> {
-        let shared = Arc::new(Shared { settings, pool, store, disks, formatter, lapses: Lapses::default() });
+        let shared = Arc::new(Shared { settings, pool, store, disks, formatter, host_lapses: HostLapses::default() });
         let left = recover::recover(&shared)?;
         templates::template(&shared)?;
         shared.pool.look().map_err(Error::start)?;

@@ -21,7 +21,9 @@ use super::error::StoreError;
 use super::overlay::Overlay;
 use super::owners::{Owned, Owns};
 use super::reader::{not_found, Reader};
-use super::records::{IdRange, Kind, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord};
+use super::records::{
+    IdRange, Kind, LapsesRecord, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord,
+};
 use super::tables::{self, meta, Table};
 
 /// The first number that is no thin id any more.
@@ -166,6 +168,13 @@ impl<'a> Changes<'a> {
     /// Removes the record of a pool that could not be made.
     pub fn remove_pool(&mut self) -> Result<(), StoreError> {
         self.delete(Table::Meta, meta::POOL.into());
+        Ok(())
+    }
+
+    /// Puts what is known of the times at which the pool refused writes.
+    pub fn put_lapses(&mut self, record: &LapsesRecord) -> Result<(), StoreError> {
+        let value = encode(Table::Meta, record)?;
+        self.put(Table::Meta, meta::LAPSES.into(), value);
         Ok(())
     }
 

@@ -72,6 +72,9 @@ pub struct SnapshotRecord {
     /// Inodes in use when it was committed, its parent's included.
     #[serde(default)]
     pub inodes: Option<u64>,
+    /// The moment in the pool's life when it was made, of an active snapshot; none of one that an earlier version made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_at: Option<Moment>,
 }
 
 impl SnapshotRecord {
@@ -180,6 +183,31 @@ pub struct PoolRecord {
     /// The transaction id that it is being moved to, while a start is moving it.
     #[serde(default)]
     pub epoch_next: Option<u64>,
+}
+
+/// A moment in the life of the pool, by its events. The default is before everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub struct Moment {
+    /// Which assembly of the pool it is, counted by this database: a reboot ends one, and so does whoever takes the pool
+    /// apart.
+    pub assembly: u64,
+    /// How many events the pool had had in that assembly.
+    pub event: u32,
+}
+
+/// What is known of the times at which the pool refused writes, as of the last look at it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LapsesRecord {
+    /// The last look. The default is that there was none.
+    pub seen: Moment,
+    /// What tells that assembly's device from every other there has been.
+    pub device: String,
+    /// The first record of the kernel's log that had not been read then.
+    pub log_next: u64,
+    /// The pool refused writes then.
+    pub refusing: bool,
+    /// When it last ceased to refuse writes, or may have: what was made before may lack some of what was written to it.
+    pub refused_until: Moment,
 }
 
 /// What a pool that somebody else assembles is known by.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use devmapper_snapshotter::block::{Access, BlockError, Disk, Disks};
 use devmapper_snapshotter::config::{Backing, Config};
 use devmapper_snapshotter::dm::fake::{FakeHandle, FakeKernel, IoError};
-use devmapper_snapshotter::dm::{Dm, Error, EventSource, FaultPlan, Kernel, Reply, Request, Verb, Verdict};
+use devmapper_snapshotter::dm::{Dm, Error, EventSource, FaultPlan, Kernel, PoolLog, Reply, Request, Verb, Verdict};
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::pool::Backer;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors};
@@ -209,6 +209,14 @@ impl Kernel for Machine {
 
     fn event_source(&self) -> Result<Box<dyn EventSource>, Error> {
         self.kernel.event_source()
+    }
+
+    fn pool_log(&self) -> Option<Box<dyn PoolLog>> {
+        self.kernel.pool_log()
+    }
+
+    fn incarnation(&self, device: DeviceNumber) -> String {
+        self.kernel.incarnation(device)
     }
 }
 

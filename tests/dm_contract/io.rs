@@ -1,6 +1,6 @@
 //! Cases about what is in the blocks: copy on write, sharing, discards, a full pool.
 
-use devmapper_snapshotter::dm::{ActivateOptions, Errno, Error, PoolMode, Target, ThinStatus, ThinTable};
+use devmapper_snapshotter::dm::{ActivateOptions, Errno, Error, PoolMode, PoolNotice, Target, ThinStatus, ThinTable};
 use devmapper_snapshotter::units::Sectors;
 
 use super::{activate, open, pool, pool_table, sectors, thin, thin_id, working, World, BLOCK, MIB};
@@ -200,6 +200,66 @@ pub fn low_water_is_an_event(world: &mut dyn World) {
     device.write(5 * BLOCK, &[1; 4096]).unwrap();
     device.write(6 * BLOCK, &[1; 4096]).unwrap();
     assert_eq!(events(world), before + 1, "once for the crossing");
+}
+
+pub fn each_event_of_a_pool_is_one_line_in_the_log(world: &mut dyn World) {
+    use PoolNotice::{LowWater, RefusesWrites, ServesWrites};
+    let mut table = pool_table(world, 8 * BLOCK);
+    let pool = activate(world, "pool", Target::ThinPool(table.clone()));
+    let dm = world.dm().clone();
+    let mut log = dm.kernel().pool_log().expect("a log");
+    // Not what earlier pools of this number have left.
+    let mut place = (log.read(pool.device, 0).next, 0);
+    let mut said = || {
+        let read = log.read(pool.device, place.0);
+        let events = dm.info(&pool.name).unwrap().unwrap().event_nr;
+        assert!(read.complete, "{read:?}");
+        assert_eq!(events, place.1 + read.notices.len() as u32, "{:?}", read.notices);
+        place = (read.next, events);
+        read.notices
+    };
+    assert_eq!(said(), []);
+    let name = thin(world, &pool, 1, 2 * MIB);
+    let device = open(world, &name);
+    let mut block = 0..;
+    let mut write = |count: usize| {
+        let mut written = block.by_ref().take(count).map(|n| device.write(n * BLOCK, &[1; 4096]));
+        written.try_for_each(|done| done)
+    };
+    // The mark is at 2 blocks, and is looked at before a block is taken.
+    write(6).unwrap();
+    assert_eq!(said(), []);
+    write(2).unwrap();
+    assert_eq!(said(), [LowWater]);
+    assert_eq!(write(1), Err(Errno::ENOSPC as i32));
+    assert_eq!(write(1), Err(Errno::ENOSPC as i32));
+    assert_eq!(said(), [RefusesWrites]);
+    // A resume alone changes nothing; with another table the pool tries anew.
+    dm.suspend(&pool.name, Default::default()).unwrap();
+    dm.resume(&pool.name).unwrap();
+    assert_eq!(said(), []);
+    dm.reload(&pool.name, &[Target::ThinPool(table.clone())]).unwrap();
+    assert_eq!(said(), [ServesWrites]);
+    assert_eq!(write(1), Err(Errno::ENOSPC as i32));
+    assert_eq!(said(), [LowWater, RefusesWrites]);
+    // More room ends it, once; more room for a pool that has some is no event, but the mark is set anew.
+    for (blocks, then) in [(12, vec![ServesWrites]), (16, vec![]), (20, vec![])] {
+        world.resize_disk(table.data.number().unwrap(), blocks * BLOCK);
+        table.length = sectors(blocks * BLOCK);
+        dm.reload(&pool.name, &[Target::ThinPool(table.clone())]).unwrap();
+        assert_eq!(said(), then, "{blocks} blocks");
+        write(4).unwrap();
+        assert_eq!(said(), [LowWater], "{blocks} blocks");
+    }
+    // Room by a deletion ends it as well.
+    assert_eq!(write(1), Err(Errno::ENOSPC as i32));
+    assert_eq!(said(), [RefusesWrites]);
+    drop(device);
+    dm.remove(&name).unwrap();
+    dm.delete_thin(&pool.name, thin_id(1)).unwrap();
+    assert_eq!(said(), [ServesWrites]);
+    assert_eq!(dm.make_thin(&pool.name, thin_id(2), None).unwrap(), 11, "the answer to a message has the number");
+    assert_eq!(dm.make_thin(&pool.name, thin_id(3), Some(thin_id(2))).unwrap(), 11);
 }
 
 pub fn a_snapshot_of_a_device_leaves_it_running(world: &mut dyn World) {

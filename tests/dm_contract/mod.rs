@@ -114,6 +114,7 @@ macro_rules! for_every_case {
             a_full_pool_refuses_new_blocks_alone,
             a_full_pool_goes_on_when_it_has_grown,
             low_water_is_an_event,
+            each_event_of_a_pool_is_one_line_in_the_log,
             a_snapshot_of_a_device_leaves_it_running,
         }
     };

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use super::disk::Disk;
 use super::machine::{Machine, Outcome, Stop, MAJOR};
 use crate::dm::fault::Verdict;
-use crate::dm::{DiscardPolicy, PoolMode, Target, ThinTable};
+use crate::dm::{DiscardPolicy, PoolMode, PoolNotice, Target, ThinTable};
 use crate::units::{DeviceNumber, ThinId, SECTOR_SIZE};
 
 const SECTOR: u64 = SECTOR_SIZE;
@@ -170,10 +170,9 @@ impl Machine {
         let pool = self.pools.get_mut(&minor).ok_or(Errno::EIO)?;
         pool.current.map(thin.id, piece.block, data);
         pool.changed = true;
-        let low = pool.crosses_low_water();
         let room = pool.check_metadata_room();
-        if low || room.is_err() {
-            self.event(minor);
+        if room.is_err() {
+            self.mode_event(minor);
         }
         room.map_err(|_| Errno::EIO)?;
         Ok(data)
@@ -185,6 +184,10 @@ impl Machine {
         if !pool.is_writable() {
             return Err(Errno::EIO.into());
         }
+        if pool.mode == PoolMode::ReadWrite && pool.crosses_low_water() {
+            self.pool_event(minor, PoolNotice::LowWater);
+        }
+        let pool = self.pools.get_mut(&minor).ok_or(Errno::EIO)?;
         if let Some(block) = pool.find_free_block() {
             return Ok(block);
         }
@@ -196,7 +199,7 @@ impl Machine {
         // A pool that queues would let the writer wait for a minute first.
         if pool.mode != PoolMode::OutOfDataSpace {
             pool.mode = PoolMode::OutOfDataSpace;
-            self.event(minor);
+            self.mode_event(minor);
         }
         Err(Errno::ENOSPC.into())
     }
@@ -312,7 +315,7 @@ impl Machine {
             freed.extend(pool.current.unmap(thin.id, block));
         }
         if pool.leave_out_of_space() {
-            self.event(minor);
+            self.mode_event(minor);
         }
         if policy == DiscardPolicy::PassDown {
             for block in freed {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 
 use super::disk::Disk;
+use super::events::Log;
 use super::pool::Pool;
 use crate::dm::fault::{FaultPlan, Verdict};
 use crate::dm::message::PoolMessage;
@@ -61,6 +62,8 @@ pub struct Device {
     pub handles: u32,
     pub deferred_remove: bool,
     pub event_nr: u32,
+    /// Which of all devices of this boot it is.
+    pub born: u64,
 }
 
 /// A table, with the devices it names looked up.
@@ -97,6 +100,11 @@ pub struct Machine {
     pub pools: BTreeMap<u32, Pool>,
     /// Counts everything that a listener hears of.
     pub events: u64,
+    pub log: Log,
+    /// How often this machine has been switched on.
+    pub boot: u64,
+    /// How many devices there have been on this boot.
+    pub births: u64,
     pub plan: Option<Arc<FaultPlan>>,
     pub halted: bool,
 }
@@ -192,7 +200,8 @@ impl Machine {
         if taken || self.devices.contains_key(&minor) {
             return Err(Errno::EBUSY.into());
         }
-        self.devices.insert(minor, Device { name, uuid, ..Device::default() });
+        self.births += 1;
+        self.devices.insert(minor, Device { name, uuid, born: self.births, ..Device::default() });
         self.events += 1;
         Ok(self.reply(minor, false, ReplyData::None))
     }
@@ -277,16 +286,6 @@ impl Machine {
         Ok(())
     }
 
-    /// An event of a device's own.
-    pub fn event(&mut self, minor: u32) {
-        if let Some(device) = self.devices.get_mut(&minor) {
-            if device.live.is_some() {
-                device.event_nr += 1;
-            }
-        }
-        self.events += 1;
-    }
-
     fn suspend(&mut self, minor: u32) -> Outcome<()> {
         if self.pools.contains_key(&minor) {
             self.commit(minor)?;
@@ -334,10 +333,14 @@ impl Machine {
             }
         }
         let pool = self.pools.get_mut(&minor).ok_or(Errno::EINVAL)?;
-        pool.message(message)?;
+        let answered = pool.message(message);
+        if pool.failed {
+            self.mode_event(minor);
+        }
+        answered?;
         self.commit(minor)?;
         if self.pools.get_mut(&minor).is_some_and(Pool::leave_out_of_space) {
-            self.event(minor);
+            self.mode_event(minor);
         }
         Ok(())
     }
@@ -375,7 +378,7 @@ impl Machine {
             if let Some(pool) = self.pools.get_mut(&minor) {
                 pool.failed = true;
             }
-            self.event(minor);
+            self.mode_event(minor);
             return Ok(());
         }
         let verdict = self.step("pool commit");
@@ -386,7 +389,7 @@ impl Machine {
         let Some(pool) = self.pools.get_mut(&minor) else { return Ok(()) };
         if let Verdict::Fail(_) = verdict {
             pool.abort();
-            self.event(minor);
+            self.mode_event(minor);
             return Ok(());
         }
         for disk in disks {

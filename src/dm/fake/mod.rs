@@ -9,6 +9,7 @@
 //! and nothing is committed by the clock. It knows no udev, no nodes and no file systems.
 
 mod disk;
+mod events;
 mod handle;
 mod io;
 mod machine;
@@ -22,12 +23,13 @@ use std::time::{Duration, Instant};
 pub use handle::{FakeHandle, IoError};
 
 use self::disk::Disk;
+use self::events::FakeLog;
 use self::machine::{Machine, Stop};
 use super::codec;
 use super::fault::FaultPlan;
 use super::reply::Reply;
 use super::request::Request;
-use super::{Error, EventSource, Kernel, Result};
+use super::{Error, EventSource, Kernel, PoolLog, Result};
 use crate::names::DmName;
 use crate::units::{DeviceNumber, Sectors, ThinId};
 
@@ -146,7 +148,7 @@ impl FakeKernel {
             if let Some(minor) = machine.by_name(pool.as_str()) {
                 if let Some(pool) = machine.pools.get_mut(&minor) {
                     pool.failed = true;
-                    machine.event(minor);
+                    machine.mode_event(minor);
                 }
             }
         });
@@ -188,7 +190,12 @@ impl FakeKernel {
             disks
         });
         let kernel = FakeKernel::new();
-        kernel.machine().disks = disks;
+        let boot = self.machine().boot + 1;
+        {
+            let mut machine = kernel.machine();
+            machine.disks = disks;
+            machine.boot = boot;
+        }
         kernel
     }
 }
@@ -213,6 +220,16 @@ impl Kernel for FakeKernel {
 
     fn event_source(&self) -> Result<Box<dyn EventSource>> {
         Ok(Box::new(FakeEvents { seen: self.machine().events, kernel: self.clone() }))
+    }
+
+    fn pool_log(&self) -> Option<Box<dyn PoolLog>> {
+        (!self.machine().log.forbidden).then(|| Box::new(FakeLog { kernel: self.clone(), next: 0 }) as Box<dyn PoolLog>)
+    }
+
+    fn incarnation(&self, device: DeviceNumber) -> String {
+        let machine = self.machine();
+        let born = machine.devices.get(&device.minor).map_or(0, |device| device.born);
+        format!("boot {} {device} {born}", machine.boot)
     }
 }
 

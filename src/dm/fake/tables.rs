@@ -152,6 +152,7 @@ impl Machine {
     /// Puts a loaded table in place and starts the device.
     pub fn resume(&mut self, minor: u32) -> Outcome<()> {
         let device = self.device(minor)?;
+        let reloaded = device.inactive.is_some();
         if let Some(table) = device.inactive.clone() {
             self.swap(minor, table)?;
         }
@@ -163,7 +164,7 @@ impl Machine {
             return Err(Errno::EINVAL.into());
         }
         if self.pools.contains_key(&minor) {
-            self.resume_pool(minor)?;
+            self.resume_pool(minor, reloaded)?;
         }
         if let Some(device) = self.devices.get_mut(&minor) {
             device.suspended = false;
@@ -191,8 +192,9 @@ impl Machine {
         Ok(())
     }
 
-    /// A pool takes up what its table says: features, a longer data or metadata device.
-    fn resume_pool(&mut self, minor: u32) -> Outcome<()> {
+    /// A pool takes up what its table says: features, a longer data or metadata device. One that is full is not so any more
+    /// with another table, until the next write shows that it is; with the table that it had it stays so.
+    fn resume_pool(&mut self, minor: u32, reloaded: bool) -> Outcome<()> {
         let live = self.devices.get(&minor).and_then(|device| device.live.as_ref());
         let Some([Target::ThinPool(table)]) = live.map(|table| table.targets.as_slice()) else {
             return Ok(());
@@ -208,14 +210,24 @@ impl Machine {
         pool.data_device = data_device;
         pool.low_water_triggered = false;
         let writable = !table.features.read_only && !pool.current.needs_check;
-        pool.mode = if writable { PoolMode::ReadWrite } else { PoolMode::ReadOnly };
+        let before = pool.mode;
+        if reloaded || !writable {
+            pool.mode = if writable { PoolMode::ReadWrite } else { PoolMode::ReadOnly };
+        }
+        let changed = pool.mode != before;
         pool.table = table;
         if let Some(size) = metadata_size {
             pool.metadata_blocks = pool.metadata_blocks.max(size.0 / METADATA_BLOCK);
         }
-        if blocks > pool.current.data_blocks && pool.is_writable() {
+        let grows = blocks > pool.current.data_blocks && pool.is_writable();
+        if grows {
             pool.current.data_blocks = blocks;
             pool.changed = true;
+        }
+        if changed {
+            self.mode_event(minor);
+        }
+        if grows {
             self.commit(minor)?;
         }
         Ok(())

@@ -68,6 +68,7 @@ pub fn snapshot(number: u32, kind: Kind, parent: Option<&str>) -> SnapshotRecord
         updated_at: time(2),
         mapped: None,
         inodes: None,
+        made_at: None,
     }
 }
 
