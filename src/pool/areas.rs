@@ -241,15 +241,13 @@ impl Areas {
         self.label.0.epoch
     }
 
-    /// Notes on the data disk at which epoch it is in use.
+    /// Notes on the data disk at which epoch it is in use. What a daemon that was killed has noted may not be on the disk yet.
     pub fn mark(&mut self, backer: &Backer, epoch: u64) -> Result<(), PoolError> {
         let (label, node) = &mut self.label;
-        if label.epoch == Some(epoch) {
-            return Ok(());
-        }
-        label.epoch = Some(epoch);
-        let written = backer.disks().open(node, Access::Write).and_then(|disk| label.write(disk.as_ref()));
-        written.map_err(|source| backer.area("data", node, source))
+        let noted = label.epoch.replace(epoch) == Some(epoch);
+        let disk = backer.disks().open(node, Access::Write);
+        let marked = disk.and_then(|disk| if noted { disk.flush() } else { label.write(disk.as_ref()) });
+        marked.map_err(|source| backer.area("data", node, source))
     }
 }
 
