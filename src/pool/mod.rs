@@ -6,6 +6,7 @@
 //! leave unrecorded thins inside open leases and nowhere else.
 
 mod backing;
+mod company;
 mod contents;
 mod devices;
 mod error;
@@ -29,7 +30,7 @@ use crate::block;
 pub use crate::block::Space;
 use crate::dm::{self, ActivateOptions, Dm, Target, ThinPoolStatus, WorkingPool};
 pub use crate::dm::{DeviceInfo, PoolMode};
-use crate::names::DmName;
+use crate::names::{DevicePrefix, DmName};
 use crate::store::Store;
 use crate::units::{DeviceNumber, Sectors, ThinId};
 use ids::Ids;
@@ -38,7 +39,7 @@ use ids::Ids;
 #[derive(Debug, Clone)]
 pub struct PoolSettings {
     /// Prefix of every device name.
-    pub name: String,
+    pub name: DevicePrefix,
     /// The dm name of a pool that somebody else assembles; `None` when it is ours to assemble.
     pub external: Option<DmName>,
     pub block_size: Sectors,
@@ -329,8 +330,7 @@ impl Pool {
         match status.working() {
             None => Err(PoolError::Failed { pool }),
             Some(status) if must_be_checked(status) => {
-                let metadata = self.backer.metadata_path(&self.names);
-                Err(PoolError::NeedsCheck { pool, metadata, active: true })
+                Err(sick(status, pool, self.backer.metadata_path(&self.names), true))
             }
             Some(_) => Ok(()),
         }
@@ -380,6 +380,15 @@ impl Pool {
 /// The kernel could not write metadata, and refuses every change from then on.
 fn must_be_checked(status: &WorkingPool) -> bool {
     status.needs_check || status.mode == PoolMode::ReadOnly
+}
+
+/// What to say of a pool that [`must_be_checked`]. Where its metadata is merely full, the way out is another one.
+fn sick(status: &WorkingPool, pool: DmName, metadata: PathBuf, active: bool) -> PoolError {
+    if status.metadata.free() > 0 {
+        return PoolError::NeedsCheck { pool, metadata, active };
+    }
+    let total = status.metadata.total * room::METADATA_BLOCK;
+    PoolError::MetadataFull { pool, metadata, total, active, needs_check: status.needs_check }
 }
 
 /// Resumes a device when dropped, so that no way out of a freeze leaves it frozen.
