@@ -17,7 +17,7 @@ use crate::{database, device_mapper, look_at_state_directory, open, own_state_di
 /// What can be looked at without a change to anything: the pool as the kernel has it, if it is assembled, and the database as
 /// a copy in memory. No daemon starts meanwhile.
 struct Stopped {
-    store: Store,
+    store: Arc<Store>,
     pool: Option<Pool>,
     _lock: Option<std::fs::File>,
 }
@@ -30,10 +30,10 @@ impl Stopped {
     }
 
     fn read(config: &Config, dm: Dm, lock: Option<std::fs::File>) -> Result<Stopped, AnyError> {
-        // Of two copies, since the pool takes one of its own.
-        let [store, of_pool] = [(); 2].map(|()| Store::open_copy(&database(&config.root)));
+        let store = Arc::new(Store::open_copy(&database(&config.root))?);
         let (backer, settings) = parts(config);
-        Ok(Stopped { pool: Pool::attach(&settings, dm, Arc::new(of_pool?), backer)?, store: store?, _lock: lock })
+        let pool = Pool::attach(&settings, dm, Arc::clone(&store), backer)?;
+        Ok(Stopped { store, pool, _lock: lock })
     }
 }
 

@@ -42,7 +42,7 @@ pub enum PoolError {
     #[error("the metadata of pool {pool} is full, all {} of it, and the kernel takes no changes, removals among them, until it is larger. {}make {} larger by a quarter or more ('truncate -s' for a file, 'lvextend' for a volume){}, and start the daemon again", ByteSize(*total).display().iec(), sentence(taken_away(*active)), metadata.display(), if *needs_check { format!(", run 'thin_check --clear-needs-check-flag {}'", metadata.display()) } else { String::new() })]
     MetadataFull { pool: DmName, metadata: PathBuf, total: u64, active: bool, needs_check: bool },
     /// Somebody else on this host has devices of our name.
-    #[error("name {name:?} is taken: device {device}, with {}, is {}, {}. Nothing was changed. Give one of the two daemons another 'name' in its configuration; if nothing uses the device any more ('dmsetup info {device}'), remove it ('dmsetup remove {device}'){}", known_by(uuid), if *of_this_program { "of another daemon of this program, or of another database" } else { "somebody else's" }, not_ours(store, ours.as_deref()), if ours.is_none() && *of_this_program { "; if it is this daemon's own pool, its database is lost: put it back" } else { "" })]
+    #[error("name \"{name}\" is taken: device {device} ({}) belongs to {}. Nothing was changed. Choose another 'name' in the configuration. If nobody goes by this one any more, look at the device ('dmsetup info {device}') and remove it ('dmsetup remove {device}'){}", known_by(uuid), owner(*of_this_program, store, ours.as_deref()), if ours.is_none() && *of_this_program { "; if it is of this daemon's own pool, put its database back" } else { "" })]
     Company {
         device: DmName,
         uuid: String,
@@ -105,14 +105,15 @@ fn known_by(uuid: &str) -> String {
     if uuid.is_empty() {
         "no dm uuid".into()
     } else {
-        format!("dm uuid {uuid:?}")
+        format!("dm uuid {uuid}")
     }
 }
 
-fn not_ours(store: &Path, ours: Option<&str>) -> String {
+fn owner(of_this_program: bool, store: &Path, ours: Option<&str>) -> String {
+    let other = if of_this_program { "another daemon of this program" } else { "somebody else" };
     match ours {
-        Some(uuid) => format!("and the devices of the database {} are DMSNAPSHOTTER-{uuid}-...", store.display()),
-        None => format!("and the database {} knows no pool yet", store.display()),
+        Some(uuid) => format!("{other}; those of the database {} have uuids of DMSNAPSHOTTER-{uuid}-", store.display()),
+        None => format!("{other}; the database {} knows no pool yet", store.display()),
     }
 }
 
@@ -142,7 +143,7 @@ impl PoolError {
     /// There is no room, or the kernel answered that there is none.
     pub fn is_full(&self) -> bool {
         match self {
-            PoolError::Full { .. } => true,
+            PoolError::Full { .. } | PoolError::MetadataFull { .. } => true,
             PoolError::Create { source, .. } | PoolError::Activate { source, .. } => {
                 matches!(cause(source), dm::Error::PoolFull { .. })
             }

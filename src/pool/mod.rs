@@ -147,7 +147,8 @@ impl Pool {
                 Ok(()) => return Ok(id),
                 Err(dm::Error::ThinExists { .. }) => self.ids.set_aside(id)?,
                 Err(source) => {
-                    return Err(PoolError::Create { pool: self.device_name.clone(), id: id.get(), origin, source })
+                    let pool = self.device_name.clone();
+                    return Err(self.why_refused(PoolError::Create { pool, id: id.get(), origin, source }));
                 }
             }
         }
@@ -160,7 +161,18 @@ impl Pool {
     pub fn delete(&self, id: ThinId) -> Result<(), PoolError> {
         match self.dm.delete_thin(&self.device_name, id) {
             Ok(()) | Err(dm::Error::NoSuchThin { .. }) => self.must_be_well(&self.status()?),
-            Err(source) => Err(PoolError::Delete { pool: self.device_name.clone(), id, source }),
+            Err(source) => Err(self.why_refused(PoolError::Delete { pool: self.device_name.clone(), id, source })),
+        }
+    }
+
+    /// The pool's state in place of an error of a pool that takes no changes, which tells what to do.
+    fn why_refused(&self, error: PoolError) -> PoolError {
+        match &error {
+            PoolError::Create { source: dm::Error::PoolFailed { .. }, .. }
+            | PoolError::Delete { source: dm::Error::PoolFailed { .. }, .. } => {
+                self.status().and_then(|status| self.must_be_well(&status)).err().unwrap_or(error)
+            }
+            _ => error,
         }
     }
 

@@ -115,7 +115,7 @@ pub enum StoreError {
         known: u32,
     },
     /// The file system that holds the file is full.
-    #[error("no space left for database {path}: make room on its file system")]
+    #[error("no space left for {path}: make room on its file system")]
     DiskFull {
         /// The database file.
         path: PathBuf,
@@ -127,7 +127,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// Anything else that redb reports.
-    #[error("{step} database {path}: {source}")]
+    #[error("{step} {path}: {source}")]
     Database {
         /// What was being done.
         step: &'static str,
