@@ -76,10 +76,7 @@ fn findings(stopped: &Stopped) -> Result<usize, AnyError> {
         println!("{why}. The database alone was checked");
         return Ok(found.len());
     };
-    let thins = match pool.thins(&RealDisks) {
-        Err(PoolError::Metadata { source: MetadataError::Changing, .. }) => None,
-        thins => Some(thins?.into_keys().collect()),
-    };
+    let thins = thins(pool)?.map(|thins| thins.into_keys().collect());
     let found = snapshotter::check(store, pool, thins.as_ref())?;
     found.iter().for_each(|finding| println!("{finding}"));
     match pool.unmapped(&RealDisks) {
@@ -100,6 +97,14 @@ fn findings(stopped: &Stopped) -> Result<usize, AnyError> {
     Ok(found)
 }
 
+/// The thins in the pool with the blocks they map; `None` while it is written to faster than that can be read.
+fn thins(pool: &Pool) -> Result<Option<BTreeMap<ThinId, u64>>, AnyError> {
+    match pool.thins(&RealDisks) {
+        Err(PoolError::Metadata { source: MetadataError::Changing, .. }) => Ok(None),
+        thins => Ok(Some(thins?)),
+    }
+}
+
 /// See [`crate::Command::Ls`]. Changes nothing.
 pub fn list(config: &Config) -> Result<(), AnyError> {
     let Stopped { store, pool, _lock } = Stopped::look(config)?;
@@ -111,10 +116,7 @@ pub fn list(config: &Config) -> Result<(), AnyError> {
         .into());
     };
     let names = DeviceNames::new(&config.name, &record.uuid);
-    let mapped = match &pool {
-        Some(pool) => pool.thins(&RealDisks)?,
-        None => BTreeMap::new(),
-    };
+    let mapped = pool.as_ref().map(thins).transpose()?.flatten().unwrap_or_default();
     let rows = store.read(|r| {
         let mut rows = Vec::new();
         for (_, template) in r.templates()? {
@@ -168,7 +170,14 @@ impl Row {
         let block = pool.map_or(0, |pool| pool.block_size().0 * 512);
         let bytes =
             mapped.get(&self.thin).map_or("-".into(), |blocks| ByteSize(blocks * block).display().iec().to_string());
-        let parent = self.parent.as_ref().map(|parent| format!(" < {parent}")).unwrap_or_default();
-        println!("{:<10} {device:<40} {:>8} {bytes:>11} {}{parent}", self.kind, self.thin.get(), self.key);
+        let key = printable(&self.key);
+        let parent = self.parent.as_ref().map(|parent| format!(" < {}", printable(parent))).unwrap_or_default();
+        println!("{:<10} {device:<40} {:>8} {bytes:>11} {key}{parent}", self.kind, self.thin.get());
     }
+}
+
+/// A key may hold anything; a list has one line for each.
+fn printable(key: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    key.chars().map(escaped).collect()
 }

@@ -41,7 +41,7 @@ struct Flags {
     /// The state directory.
     #[arg(long, env = "DEVMAPPER_SNAPSHOTTER_ROOT")]
     root: Option<PathBuf>,
-    /// What to log: error, warn, info, debug, trace, or a filter such as devmapper_snapshotter::pool=debug.
+    /// What to log: error, warn, info, debug, trace, off, or a filter such as info,devmapper_snapshotter::pool=debug.
     #[arg(long, env = "DEVMAPPER_SNAPSHOTTER_LOG_LEVEL")]
     log_level: Option<String>,
     #[command(subcommand)]
@@ -51,10 +51,10 @@ struct Flags {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Lists, while the daemon is stopped, every snapshot, template and removal under way with its device, its thin and the
-    /// bytes it maps.
+    /// bytes it maps; changes nothing.
     Ls,
-    /// Compares database, pool and devices while the daemon is stopped, and lists every disagreement. Exits with 1 if there
-    /// is any.
+    /// Compares database, pool and devices while the daemon is stopped, and lists every disagreement; changes nothing. Exits
+    /// with 1 if there is any.
     Check {
         /// Then mends what is safe to mend, which is what every start of the daemon does: resumes, removes what no record
         /// wants, deletes unrecorded thins on lease, reclaims. Nothing on record is ever deleted.

@@ -33,6 +33,8 @@ pub enum ServerError {
     NotASocket { path: PathBuf },
     #[error("address {path}: cannot {step}: {source}")]
     Step { path: PathBuf, step: &'static str, source: io::Error },
+    #[error("the socket cannot be waited on: {0}")]
+    Listener(io::Error),
     #[error("serving failed: {0}")]
     Serve(#[from] tonic::transport::Error),
 }
@@ -53,11 +55,14 @@ pub fn listen(path: &Path) -> Result<StdListener, ServerError> {
         .mode(0o700)
         .create(directory)
         .map_err(|e| fail("make its directory", e))?;
-    // The socket is made under a name of its own beside the final one, and renamed when its mode is set. Reached through a
-    // descriptor of their directory, so that it is no longer than a socket's path may be, however long that is.
-    let directory = std::fs::File::open(directory).map_err(|e| fail("open its directory", e))?;
+    // The socket is made under a name of its own beside the final one, and renamed when its mode is set. Where that name would
+    // be too long, it is reached by a shorter path, through a descriptor of their directory.
+    let held = std::fs::File::open(directory).map_err(|e| fail("open its directory", e))?;
     let start: String = name.to_string_lossy().chars().take(16).collect();
-    let unseen = PathBuf::from(format!("/proc/self/fd/{}/.{start}.new", directory.as_raw_fd()));
+    let mut unseen = directory.join(format!(".{start}.new"));
+    if unseen.as_os_str().len() > PATH_MAX {
+        unseen = PathBuf::from(format!("/proc/self/fd/{}/.{start}.new", held.as_raw_fd()));
+    }
     must_be_unused(path)?;
     match std::fs::remove_file(&unseen) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail("take away an old socket", error)),
@@ -88,11 +93,7 @@ fn must_be_unused(path: &Path) -> Result<(), ServerError> {
 
 /// Serves until `stop` is ready; then takes no more calls and lets those under way finish, [`DRAIN`] at the most.
 pub async fn serve(listener: StdListener, service: Service, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
-    let incoming = UnixListener::from_std(listener).map_err(|source| ServerError::Step {
-        path: PathBuf::new(),
-        step: "listen",
-        source,
-    })?;
+    let incoming = UnixListener::from_std(listener).map_err(ServerError::Listener)?;
     let (mut health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("containerd.services.snapshots.v1.Snapshots", tonic_health::ServingStatus::Serving).await;
     let (stopping, stopped) = tokio::sync::oneshot::channel();

@@ -1,7 +1,7 @@
 //! Whether somebody else on this host goes by our name. Asked before anything is recorded or made, so that whoever is
 //! refused can choose another name and is bound to nothing.
 
-use super::devices::{is_of_this_program, role_under};
+use super::devices::{is_of_this_program, role_under, Role};
 use super::{DeviceNames, PoolError, PoolSettings};
 use crate::dm::{Dm, ListedDevice};
 use crate::store::{PoolRecord, Store};
@@ -19,8 +19,16 @@ pub fn must_be_alone(
         (Some(names), Some(uuid)) => names.owns(uuid.as_str()),
         _ => false,
     };
+    // Beside somebody else's pool we make none of our own, so that a volume may be called as ours would be.
+    let is_needed = |device: &ListedDevice| match role_under(&settings.name, device.name.as_str()) {
+        None => false,
+        Some(Role::Pool | Role::Data | Role::Metadata) => {
+            settings.external.is_none() || device.uuid.as_ref().is_some_and(|uuid| is_of_this_program(uuid.as_str()))
+        }
+        Some(_) => true,
+    };
     let devices = dm.list().map_err(PoolError::Kernel)?;
-    let taken = |device: &&ListedDevice| role_under(&settings.name, device.name.as_str()).is_some() && !is_ours(device);
+    let taken = |device: &&ListedDevice| is_needed(device) && !is_ours(device);
     let Some(device) = devices.iter().find(taken) else { return Ok(()) };
     let uuid = device.uuid.as_ref().map_or("", |uuid| uuid.as_str());
     Err(PoolError::Company {
@@ -45,10 +53,15 @@ mod tests {
 
     /// What is said to a daemon named "a" when there is this device.
     fn said(device: &str, uuid: Option<&str>, record: Option<&str>) -> Option<String> {
+        said_of(None, device, uuid, record)
+    }
+
+    fn said_of(external: Option<&str>, device: &str, uuid: Option<&str>, record: Option<&str>) -> Option<String> {
         let dm = Dm::new(Arc::new(FakeKernel::new()), Settings::without_nodes());
         dm.create(&DmName::new(device).unwrap(), uuid.map(|uuid| DmUuid::new(uuid).unwrap()).as_ref()).unwrap();
         let name = DevicePrefix::new("a").unwrap();
-        let settings = PoolSettings { name, external: None, block_size: Sectors(128), min_free_percent: 0 };
+        let external = external.map(|pool| DmName::new(pool).unwrap());
+        let settings = PoolSettings { name, external, block_size: Sectors(128), min_free_percent: 0 };
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("metadata.redb")).unwrap();
         let record = record.map(|uuid| PoolRecord {
@@ -90,5 +103,14 @@ mod tests {
         for other in ["a-snap-pool", "a-snap-snap-1", "a-b-pool", "a", "ab-pool", "a-lvol0"] {
             assert_eq!(said(other, Some("DMSNAPSHOTTER-bb-pool"), None), None, "{other}");
         }
+    }
+
+    #[test]
+    fn beside_a_pool_of_somebody_elses_only_names_that_are_needed_count() {
+        for volume in ["a-pool", "a-data", "a-metadata"] {
+            assert_eq!(said_of(Some("a-pool"), volume, Some("LVM-x"), None), None, "{volume}");
+            assert!(said_of(Some("p"), volume, Some("DMSNAPSHOTTER-bb-x"), None).is_some(), "{volume}");
+        }
+        assert!(said_of(Some("p"), "a-snap-1", None, None).is_some());
     }
 }
