@@ -6,27 +6,56 @@ use std::sync::Arc;
 use bytesize::ByteSize;
 use devmapper_snapshotter::block::RealDisks;
 use devmapper_snapshotter::config::Config;
-use devmapper_snapshotter::pool::{DeviceNames, Pool, Role};
+use devmapper_snapshotter::dm::Dm;
+use devmapper_snapshotter::pool::{DeviceNames, MetadataError, Pool, PoolError, Role};
 use devmapper_snapshotter::snapshotter;
-use devmapper_snapshotter::store::{Kind, ReclaimKind};
+use devmapper_snapshotter::store::{Kind, ReclaimKind, Store};
 use devmapper_snapshotter::units::ThinId;
 
-use crate::{database, open, parts, AnyError, Parts};
+use crate::{database, device_mapper, look_at_state_directory, open, own_state_directory, parts, AnyError};
+
+/// What can be looked at without a change to anything: the pool as the kernel has it, if it is assembled, and the database as
+/// a copy in memory. No daemon starts meanwhile.
+struct Stopped {
+    store: Arc<Store>,
+    pool: Option<Pool>,
+    _lock: Option<std::fs::File>,
+}
+
+impl Stopped {
+    fn look(config: &Config) -> Result<Stopped, AnyError> {
+        let dm = device_mapper()?;
+        let lock = look_at_state_directory(&config.root)?;
+        Stopped::read(config, dm, lock)
+    }
+
+    fn read(config: &Config, dm: Dm, lock: Option<std::fs::File>) -> Result<Stopped, AnyError> {
+        let store = Arc::new(Store::open_copy(&database(&config.root))?);
+        let (backer, settings) = parts(config);
+        let pool = Pool::attach(&settings, dm, Arc::clone(&store), backer)?;
+        Ok(Stopped { store, pool, _lock: lock })
+    }
+}
+
+/// See [`crate::Command::Check`]. Changes nothing.
+pub fn check(config: &Config) -> Result<(), AnyError> {
+    verdict(findings(&Stopped::look(config)?)?)
+}
 
 /// See [`crate::Command::Check`].
-pub fn check(config: &Config, repair: bool) -> Result<(), AnyError> {
-    if !database(config).exists() {
-        return Err(format!("there is no database {}, so there is nothing to check", database(config).display()).into());
-    }
-    let mut left = findings(config)?;
-    if repair {
-        let swept = open(config)?.cleanup()?;
-        println!(
-            "repaired: what a start puts right; {} removals finished, {} still in use",
-            swept.reclaimed, swept.busy
-        );
-        left = findings(config)?;
-    }
+pub fn repair(config: &Config) -> Result<(), AnyError> {
+    let dm = device_mapper()?;
+    // It repairs what is there, and makes nothing where nothing is.
+    drop(look_at_state_directory(&config.root)?);
+    let _lock = own_state_directory(&config.root)?;
+    findings(&Stopped::read(config, dm.clone(), None)?)?;
+    let swept = open(config, dm.clone())?.cleanup()?;
+    let (reclaimed, busy) = (swept.reclaimed, swept.busy);
+    println!("repaired: what a start puts right; {reclaimed} removals finished, {busy} still in use");
+    verdict(findings(&Stopped::read(config, dm, None)?)?)
+}
+
+fn verdict(left: usize) -> Result<(), AnyError> {
     match left {
         0 => Ok(()),
         1 => Err("1 disagreement".into()),
@@ -35,45 +64,59 @@ pub fn check(config: &Config, repair: bool) -> Result<(), AnyError> {
 }
 
 /// Prints every disagreement; returns how many there are.
-fn findings(config: &Config) -> Result<usize, AnyError> {
-    let Parts { dm, store, backer, settings } = parts(config)?;
-    let Some(pool) = Pool::attach(&settings, dm, Arc::clone(&store), backer)? else {
+fn findings(stopped: &Stopped) -> Result<usize, AnyError> {
+    let Stopped { store, pool, .. } = stopped;
+    let Some(pool) = pool else {
         let found = store.read(|r| r.check_indexes())?;
         found.iter().for_each(|what| println!("the database: {what}"));
-        println!(
-            "the pool is not assembled, as after a reboot; the next start assembles it. The database alone was checked"
-        );
+        let why = match store.read(|r| r.pool())? {
+            None => "the database knows no pool yet; the next start makes one",
+            Some(_) => "the pool is not assembled, as after a reboot; the next start assembles it",
+        };
+        println!("{why}. The database alone was checked");
         return Ok(found.len());
     };
-    let thins = pool.thins(&RealDisks)?.into_keys().collect();
-    let found = snapshotter::check(&store, &pool, Some(&thins))?;
+    let thins = thins(pool)?.map(|thins| thins.into_keys().collect());
+    let found = snapshotter::check(store, pool, thins.as_ref())?;
     found.iter().for_each(|finding| println!("{finding}"));
-    let unmapped = pool.unmapped(&RealDisks)?;
-    if unmapped > 0 {
-        println!(
+    match pool.unmapped(&RealDisks) {
+        Ok(0) => {}
+        Ok(unmapped) => println!(
             "note: {unmapped} of the pool's blocks are in use and no thin maps them: dm-thin leaves such blocks behind when the \
              power goes while it fills them, or the disk fails to. They do no harm; thin_repair, run on the metadata of the stopped pool, frees them"
-        );
+        ),
+        Err(error) => println!("note: blocks that are in use and no thin maps were not looked for: {error}"),
     }
-    println!("{} thins in pool {}; {} disagreements", thins.len(), pool.device_name(), found.len());
-    Ok(found.len())
+    let (pool, found) = (pool.device_name(), found.len());
+    match &thins {
+        Some(thins) => println!("{} thins in pool {pool}; {found} disagreements", thins.len()),
+        None => println!(
+            "thins were not compared, since pool {pool} is written to faster than its metadata can be read; {found} disagreements"
+        ),
+    }
+    Ok(found)
 }
 
-/// See [`crate::Command::Ls`].
-pub fn list(config: &Config) -> Result<(), AnyError> {
-    if !database(config).exists() {
-        return Err(format!("there is no database {}, so there is nothing to list", database(config).display()).into());
+/// The thins in the pool with the blocks they map; `None` while it is written to faster than that can be read.
+fn thins(pool: &Pool) -> Result<Option<BTreeMap<ThinId, u64>>, AnyError> {
+    match pool.thins(&RealDisks) {
+        Err(PoolError::Metadata { source: MetadataError::Changing, .. }) => Ok(None),
+        thins => Ok(Some(thins?)),
     }
-    let Parts { dm, store, backer, settings } = parts(config)?;
+}
+
+/// See [`crate::Command::Ls`]. Changes nothing.
+pub fn list(config: &Config) -> Result<(), AnyError> {
+    let Stopped { store, pool, _lock } = Stopped::look(config)?;
     let Some(record) = store.read(|r| r.pool())? else {
-        return Err("the database knows no pool yet".into());
+        return Err(format!(
+            "the database {} knows no pool yet, so there is nothing to list",
+            database(&config.root).display()
+        )
+        .into());
     };
-    let names = DeviceNames::new(&record.name, &record.uuid);
-    let pool = Pool::attach(&settings, dm, Arc::clone(&store), backer)?;
-    let mapped = match &pool {
-        Some(pool) => pool.thins(&RealDisks)?,
-        None => BTreeMap::new(),
-    };
+    let names = DeviceNames::new(&config.name, &record.uuid);
+    let mapped = pool.as_ref().map(thins).transpose()?.flatten().unwrap_or_default();
     let rows = store.read(|r| {
         let mut rows = Vec::new();
         for (_, template) in r.templates()? {
@@ -127,7 +170,14 @@ impl Row {
         let block = pool.map_or(0, |pool| pool.block_size().0 * 512);
         let bytes =
             mapped.get(&self.thin).map_or("-".into(), |blocks| ByteSize(blocks * block).display().iec().to_string());
-        let parent = self.parent.as_ref().map(|parent| format!(" < {parent}")).unwrap_or_default();
-        println!("{:<10} {device:<40} {:>8} {bytes:>11} {}{parent}", self.kind, self.thin.get(), self.key);
+        let key = printable(&self.key);
+        let parent = self.parent.as_ref().map(|parent| format!(" < {}", printable(parent))).unwrap_or_default();
+        println!("{:<10} {device:<40} {:>8} {bytes:>11} {key}{parent}", self.kind, self.thin.get());
     }
+}
+
+/// A key may hold anything; a list has one line for each.
+fn printable(key: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    key.chars().map(escaped).collect()
 }

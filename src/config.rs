@@ -3,6 +3,9 @@
 //! Every key is optional. Flags win over the environment, the environment over the file. A file with problems is refused
 //! as a whole: all of them are reported together, each with its key. This file knows nothing of pools or of gRPC.
 
+mod log_level;
+mod paths;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,6 +13,7 @@ use std::path::{Path, PathBuf};
 use bytesize::ByteSize;
 use toml::{Table, Value};
 
+use crate::names::{DevicePrefix, DmName};
 use crate::units::Sectors;
 
 /// Where the configuration is looked for when no `--config` is given; that file may be missing.
@@ -26,8 +30,6 @@ const METADATA_MIN: u64 = 2 << 20;
 const METADATA_MAX: u64 = 16 << 30;
 const DATA_MIN: u64 = 64 << 20;
 const IMAGE_MIN: u64 = 64 << 20;
-/// Device names end in `-template-16777215` at the longest, and device-mapper allows 127 bytes.
-const NAME_MAX: usize = 100;
 
 /// A checked configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +41,7 @@ pub struct Config {
     /// A `tracing` filter such as `info` or `devmapper_snapshotter=debug`.
     pub log_level: String,
     /// Prefix of every device name of this daemon.
-    pub name: String,
+    pub name: DevicePrefix,
     /// Where the pool's blocks come from.
     pub backing: Backing,
     /// The pool's block size; fixed for its life.
@@ -69,7 +71,7 @@ pub enum Backing {
     /// Block devices given by the operator; without a metadata device both areas are carved out of the one.
     Devices { data: PathBuf, metadata: Option<PathBuf> },
     /// A pool that somebody else assembles, by its device-mapper name.
-    External { pool_name: String },
+    External { pool_name: DmName },
 }
 
 /// What flags and environment say; they replace what the file says.
@@ -83,7 +85,7 @@ pub struct Overrides {
 /// All that is wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("configuration {path}: cannot be read: {source}")]
+    #[error("configuration {path}: cannot be read: {source}{}", if source.kind() == std::io::ErrorKind::PermissionDenied { "; the daemon needs root" } else { "" })]
     Read { path: PathBuf, source: std::io::Error },
     #[error("configuration {path}: not TOML: {source}")]
     Syntax { path: PathBuf, source: Box<toml::de::Error> },
@@ -120,7 +122,7 @@ impl Default for Config {
             root: DEFAULT_ROOT.into(),
             address: DEFAULT_ADDRESS.into(),
             log_level: "info".into(),
-            name: DEFAULT_NAME.into(),
+            name: DevicePrefix::new(DEFAULT_NAME).expect("a plain name"),
             backing: Backing::Embedded { data_size: None },
             block_size: Sectors(BLOCK_STEP / 512),
             metadata_size: None,
@@ -172,13 +174,13 @@ struct Keys {
 impl Keys {
     fn config(&mut self, overrides: &Overrides) -> Config {
         let default = Config::default();
-        let root = self.take("root", absolute_path);
-        let address = self.take("address", absolute_path);
-        let log_level = self.take("log_level", text);
+        let over = overrides.clone();
         Config {
-            root: self.overridden("root", overrides.root.clone(), root, default.root),
-            address: self.overridden("address", overrides.address.clone(), address, default.address),
-            log_level: overrides.log_level.clone().or(log_level).unwrap_or(default.log_level),
+            root: self.overridden("root", over.root, path, paths::state_directory).unwrap_or(default.root),
+            address: self.overridden("address", over.address, path, paths::socket).unwrap_or(default.address),
+            log_level: self
+                .overridden("log_level", over.log_level, text, |level| log_level::checked(&level))
+                .unwrap_or(default.log_level),
             name: self.take("name", device_prefix).unwrap_or(default.name),
             block_size: self.take("block_size", block_size).unwrap_or(default.block_size),
             metadata_size: self.take("metadata_size", |v| size(v, METADATA_MIN, METADATA_MAX)),
@@ -196,8 +198,8 @@ impl Keys {
 
     fn backing(&mut self) -> Backing {
         let data_size = self.take("data_size", |v| size(v, DATA_MIN, u64::MAX));
-        let data = self.take("data_device", absolute_path);
-        let metadata = self.take("metadata_device", absolute_path);
+        let data = self.take("data_device", device);
+        let metadata = self.take("metadata_device", device);
         let pool_name = self.take("pool_name", device_name);
         match (pool_name, data, metadata) {
             (Some(_), Some(_), _) | (Some(_), _, Some(_)) => {
@@ -237,14 +239,23 @@ impl Keys {
         }
     }
 
-    fn overridden(&mut self, key: &str, over: Option<PathBuf>, file: Option<PathBuf>, default: PathBuf) -> PathBuf {
-        match over {
-            Some(path) if path.is_absolute() => path,
-            Some(path) => {
-                self.problem(&format!("--{key}"), &format!("{path:?} is not an absolute path"));
-                default
+    /// The value of a flag or of the environment, else the file's; both are checked. `None` when neither is there, or is good.
+    fn overridden<T>(
+        &mut self,
+        key: &str,
+        over: Option<T>,
+        read: fn(&Value) -> Result<T, String>,
+        check: fn(T) -> Result<T, String>,
+    ) -> Option<T> {
+        let file = self.take(key, |value| check(read(value)?));
+        match over.map(check) {
+            None => file,
+            Some(Ok(value)) => Some(value),
+            Some(Err(what)) => {
+                let (flag, variable) = (key.replace('_', "-"), key.to_uppercase());
+                self.problem(&format!("--{flag} or DEVMAPPER_SNAPSHOTTER_{variable}"), &what);
+                None
             }
-            None => file.unwrap_or(default),
         }
     }
 
@@ -281,8 +292,12 @@ const KNOWN: [&str; 16] = [
 
 fn text(value: &Value) -> Result<String, String> {
     match value {
-        Value::String(text) if !text.is_empty() => Ok(text.clone()),
-        Value::String(_) => Err("is empty".into()),
+        Value::String(text) if text.is_empty() => Err("is empty".into()),
+        // They end a string early, or break lists, logs and the names of files; nothing here needs one.
+        Value::String(text) => match text.chars().find(|c| c.is_control()) {
+            Some(control) => Err(format!("{text:?} holds the control character {control:?}")),
+            None => Ok(text.clone()),
+        },
         other => Err(format!("is {} where a string is needed", kind(other))),
     }
 }
@@ -306,13 +321,12 @@ fn percent(value: &Value) -> Result<u8, String> {
     }
 }
 
-fn absolute_path(value: &Value) -> Result<PathBuf, String> {
-    let path = PathBuf::from(text(value)?);
-    if path.is_absolute() {
-        Ok(path)
-    } else {
-        Err(format!("{path:?} is not an absolute path"))
-    }
+fn path(value: &Value) -> Result<PathBuf, String> {
+    text(value).map(PathBuf::from)
+}
+
+fn device(value: &Value) -> Result<PathBuf, String> {
+    paths::absolute(path(value)?)
 }
 
 fn socket_address(value: &Value) -> Result<SocketAddr, String> {
@@ -320,19 +334,12 @@ fn socket_address(value: &Value) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("{text:?} is not an address and a port such as 127.0.0.1:9653"))
 }
 
-fn device_name(value: &Value) -> Result<String, String> {
-    let name = text(value)?;
-    crate::names::DmName::new(name.as_str()).map_err(|e| e.to_string())?;
-    Ok(name)
+fn device_name(value: &Value) -> Result<DmName, String> {
+    DmName::new(text(value)?).map_err(|e| e.to_string())
 }
 
-fn device_prefix(value: &Value) -> Result<String, String> {
-    let name = device_name(value)?;
-    if name.len() <= NAME_MAX {
-        Ok(name)
-    } else {
-        Err(format!("is {} bytes long; {NAME_MAX} fit", name.len()))
-    }
+fn device_prefix(value: &Value) -> Result<DevicePrefix, String> {
+    DevicePrefix::new(text(value)?).map_err(|e| e.to_string())
 }
 
 fn file_system(value: &Value) -> Result<String, String> {
@@ -461,7 +468,10 @@ mod tests {
             let error = parse(text).unwrap_err();
             assert!(error.contains(&format!("\n  {key}: ")), "{error}");
         }
-        assert_eq!(parse("pool_name = \"p\"").unwrap().backing, Backing::External { pool_name: "p".into() });
+        assert_eq!(
+            parse("pool_name = \"p\"").unwrap().backing,
+            Backing::External { pool_name: DmName::new("p").unwrap() }
+        );
         let carved = Backing::Devices { data: "/dev/a".into(), metadata: None };
         assert_eq!(parse("data_device = \"/dev/a\"").unwrap().backing, carved);
     }
@@ -474,7 +484,10 @@ mod tests {
         assert_eq!((config.root, config.address, config.log_level), ("/r".into(), "/a".into(), "debug".into()));
         let over = Overrides { root: Some("relative".into()), ..Overrides::default() };
         let error = Config::parse("", Path::new("t"), &over).unwrap_err().to_string();
-        assert!(error.contains("--root: \"relative\" is not an absolute path"), "{error}");
+        assert!(
+            error.contains("--root or DEVMAPPER_SNAPSHOTTER_ROOT: \"relative\" is not an absolute path"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 mod commands;
 
 use std::io::IsTerminal;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,6 @@ use devmapper_snapshotter::dm::{Dm, RealKernel};
 use devmapper_snapshotter::fs::{FsSpec, Mkfs};
 use devmapper_snapshotter::grpc::Service;
 use devmapper_snapshotter::metrics::{self, Metrics};
-use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::pool::{Backer, Pool, PoolSettings};
 use devmapper_snapshotter::snapshotter::{Settings, Snapshotter};
 use devmapper_snapshotter::store::Store;
@@ -42,7 +41,7 @@ struct Flags {
     /// The state directory.
     #[arg(long, env = "DEVMAPPER_SNAPSHOTTER_ROOT")]
     root: Option<PathBuf>,
-    /// What to log: error, warn, info, debug, trace, or a filter such as devmapper_snapshotter::pool=debug.
+    /// What to log: error, warn, info, debug, trace, off, or a filter such as info,devmapper_snapshotter::pool=debug.
     #[arg(long, env = "DEVMAPPER_SNAPSHOTTER_LOG_LEVEL")]
     log_level: Option<String>,
     #[command(subcommand)]
@@ -52,10 +51,10 @@ struct Flags {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Lists, while the daemon is stopped, every snapshot, template and removal under way with its device, its thin and the
-    /// bytes it maps.
+    /// bytes it maps; changes nothing.
     Ls,
-    /// Compares database, pool and devices while the daemon is stopped, and lists every disagreement. Exits with 1 if there
-    /// is any.
+    /// Compares database, pool and devices while the daemon is stopped, and lists every disagreement; changes nothing. Exits
+    /// with 1 if there is any.
     Check {
         /// Then mends what is safe to mend, which is what every start of the daemon does: resumes, removes what no record
         /// wants, deletes unrecorded thins on lease, reclaims. Nothing on record is ever deleted.
@@ -80,16 +79,20 @@ fn run(flags: Flags) -> Result<(), AnyError> {
     let filter = EnvFilter::try_new(&config.log_level).map_err(|e| format!("log_level {:?}: {e}", config.log_level))?;
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
-    let _state = own_state_directory(&config.root)?;
     match flags.command {
-        Some(Command::Check { repair }) => return commands::check(&config, repair),
+        Some(Command::Check { repair: false }) => return commands::check(&config),
+        Some(Command::Check { repair: true }) => return commands::repair(&config),
         Some(Command::Ls) => return commands::list(&config),
         None => {}
     }
+    // Before anything is made: without root, or in a container without the right to it, nothing else will work either.
+    let dm = device_mapper()?;
+    dm.require_thin()?;
+    let _state = own_state_directory(&config.root)?;
     // The one that leaves a file behind comes last.
     let metrics = config.metrics_address.map(metrics::listen).transpose()?;
     let sockets = Sockets { calls: server::listen(&config.address)?, metrics };
-    let result = open(&config).and_then(|snapshotter| run_until_stopped(sockets, snapshotter, &config.address));
+    let result = open(&config, dm).and_then(|snapshotter| run_until_stopped(sockets, snapshotter, &config.address));
     // Nobody waits for it: a socket that is left behind is replaced by the next start.
     let _ = std::fs::remove_file(&config.address);
     result
@@ -112,33 +115,70 @@ fn run_until_stopped(sockets: Sockets, snapshotter: Snapshotter, address: &Path)
 /// Makes the state directory and locks it, so that one daemon works on it at a time. The lock goes with the process.
 fn own_state_directory(root: &Path) -> Result<std::fs::File, AnyError> {
     let wrong = |what: &str, e: &dyn std::fmt::Display| format!("state directory {}: {what}: {e}", root.display());
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(|e| wrong("cannot be made", &e))?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(|error| {
+        match (std::fs::symlink_metadata(root), root.exists()) {
+            (Ok(found), false) if found.is_symlink() => wrong("cannot be made", &"a link that leads nowhere is there"),
+            (Ok(_), true) => wrong("cannot be made", &"there is something that is no directory"),
+            _ => wrong("cannot be made", &error),
+        }
+    })?;
     let path = root.join("lock");
-    let lock = std::fs::File::create(&path).map_err(|e| wrong("cannot be written to", &e))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(std::fs::TryLockError::WouldBlock) => Err(wrong(
-            "another daemon works on it",
-            &"stop that one, or give this one another --root (and another 'name' and --address)",
+    let lock = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    let lock = lock.map_err(|e| wrong("cannot be written to", &e))?;
+    locked(root, lock.try_lock())?;
+    Ok(lock)
+}
+
+/// Keeps daemons out of a state directory while it is looked at; nothing is made or changed for it. `None` where no daemon has
+/// left a lock to take.
+fn look_at_state_directory(root: &Path) -> Result<Option<std::fs::File>, AnyError> {
+    let wrong = |what: &dyn std::fmt::Display| {
+        format!(
+            "state directory {}: {what}; is --root, or 'root' in the configuration, what the daemon has?",
+            root.display()
         )
-        .into()),
-        Err(std::fs::TryLockError::Error(e)) => Err(wrong("cannot be locked", &e).into()),
+    };
+    match std::fs::metadata(root) {
+        Ok(found) if found.is_dir() => {}
+        Ok(_) => return Err(wrong(&"it is no directory").into()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(wrong(&"it does not exist").into()),
+        Err(error) => return Err(wrong(&error).into()),
+    }
+    if !database(root).try_exists().map_err(|error| wrong(&error))? {
+        return Err(wrong(&format!("there is no database {}", database(root).display())).into());
+    }
+    match std::fs::File::open(root.join("lock")) {
+        Ok(lock) => {
+            locked(root, lock.try_lock_shared())?;
+            Ok(Some(lock))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(wrong(&format!("its lock cannot be opened: {error}")).into()),
     }
 }
 
-/// What opening a pool takes.
-struct Parts {
-    dm: Dm,
-    store: Arc<Store>,
-    backer: Arc<Backer>,
-    settings: PoolSettings,
+fn locked(root: &Path, result: Result<(), std::fs::TryLockError>) -> Result<(), AnyError> {
+    let root = root.display();
+    match result {
+        Ok(()) => Ok(()),
+        Err(std::fs::TryLockError::WouldBlock) => Err(format!(
+            "state directory {root}: another daemon works on it, or one of the commands check and ls: stop that one, or give \
+             this one another --root (and another 'name' and --address)"
+        )
+        .into()),
+        Err(std::fs::TryLockError::Error(e)) => Err(format!("state directory {root}: cannot be locked: {e}").into()),
+    }
 }
 
-fn parts(config: &Config) -> Result<Parts, AnyError> {
-    let dm = Dm::new(Arc::new(RealKernel::open()?), Default::default());
-    let store = Arc::new(Store::open(&database(config))?);
+/// The kernel's device-mapper, or what is in the way of it.
+fn device_mapper() -> Result<Dm, AnyError> {
+    Ok(Dm::new(Arc::new(RealKernel::open()?), Default::default()))
+}
+
+/// What opening a pool takes besides device-mapper and the database.
+fn parts(config: &Config) -> (Arc<Backer>, PoolSettings) {
     let external = match &config.backing {
-        Backing::External { pool_name } => Some(DmName::new(pool_name.as_str())?),
+        Backing::External { pool_name } => Some(pool_name.clone()),
         _ => None,
     };
     let settings = PoolSettings {
@@ -147,16 +187,16 @@ fn parts(config: &Config) -> Result<Parts, AnyError> {
         block_size: config.block_size,
         min_free_percent: config.min_free_percent,
     };
-    let backer = Arc::new(Backer::new(config, Arc::new(RealDisks)));
-    Ok(Parts { dm, store, backer, settings })
+    (Arc::new(Backer::new(config, Arc::new(RealDisks))), settings)
 }
 
-fn database(config: &Config) -> PathBuf {
-    config.root.join("metadata.redb")
+fn database(root: &Path) -> PathBuf {
+    root.join("metadata.redb")
 }
 
-fn open(config: &Config) -> Result<Snapshotter, AnyError> {
-    let Parts { dm, store, backer, settings } = parts(config)?;
+fn open(config: &Config, dm: Dm) -> Result<Snapshotter, AnyError> {
+    let store = Arc::new(Store::open(&database(&config.root))?);
+    let (backer, settings) = parts(config);
     let pool = Pool::open(&settings, dm, Arc::clone(&store), backer)?;
     let settings = Settings {
         fs: FsSpec { fs_type: config.fs_type.parse()?, options: config.fs_options.clone() },

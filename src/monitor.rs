@@ -16,6 +16,7 @@ pub async fn watch(snapshotter: Arc<Snapshotter>) {
     let (mut short, mut lapses) = (false, 0);
     loop {
         ticks.tick().await;
+        let name = snapshotter.pool().device_name().clone();
         let snapshotter = Arc::clone(&snapshotter);
         let look = tokio::task::spawn_blocking(move || {
             let pool = snapshotter.pool();
@@ -26,13 +27,14 @@ pub async fn watch(snapshotter: Arc<Snapshotter>) {
         let Ok((room, seen)) = look.await else { continue };
         if seen > lapses {
             tracing::error!(
+                pool = %name,
                 "the pool has refused writes; snapshots that were there to be written to are not committed"
             );
         }
         lapses = seen;
         match room {
             Ok(()) if short => {
-                tracing::info!("the pool has room again");
+                tracing::info!(pool = %name, "the pool has room again");
                 short = false;
             }
             Err(error) if !short => {

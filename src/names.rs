@@ -12,6 +12,9 @@ pub const MAX_NAME_BYTES: usize = 127;
 /// Most bytes of a device's uuid: `DM_UUID_LEN` of linux/dm-ioctl.h less the terminating NUL.
 pub const MAX_UUID_BYTES: usize = 128;
 
+/// Most bytes of a [`DevicePrefix`]. It leaves room for whatever is put behind it, `-template-16777215` at the longest.
+pub const MAX_PREFIX_BYTES: usize = 100;
+
 /// Why a string is no name or uuid of a device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
@@ -43,6 +46,16 @@ pub enum NameError {
         text: String,
         /// The first character that is not allowed.
         character: char,
+    },
+    /// A prefix of names with a character that libdevmapper and udev would write as `\\xNN`, or that cannot begin a name.
+    #[error("{text:?} {} {character:?}; a name takes letters of a to z, digits and {PLAIN_MARKS}, and begins with a letter or a digit", if *first { "begins with" } else { "holds" })]
+    NotPlain {
+        /// What was given.
+        text: String,
+        /// The first character that is not allowed.
+        character: char,
+        /// It would be allowed further on.
+        first: bool,
     },
     /// A name that means something else in the node directory: `.`, `..` and `control`. Kernels since
     /// 6.5 refuse it, older ones break on it.
@@ -81,7 +94,46 @@ impl DmName {
     /// `#+-.:=@_`. They write anything else as `\xNN` (libdevmapper: `_is_whitelisted_char`).
     #[must_use]
     pub fn is_plain(&self) -> bool {
-        self.0.bytes().all(|b| b.is_ascii_alphanumeric() || b"#+-.:=@_".contains(&b))
+        self.0.chars().all(is_plain)
+    }
+}
+
+/// What is plain besides letters and digits.
+const PLAIN_MARKS: &str = "#+-.:=@_";
+
+fn is_plain(character: char) -> bool {
+    character.is_ascii_alphanumeric() || PLAIN_MARKS.contains(character)
+}
+
+/// What the names of one daemon's devices begin with: 1 to 100 bytes, plain in the sense of [`DmName::is_plain`], a letter
+/// or a digit first.
+///
+/// `dmsetup` and udev write other characters as `\xNN`, and `dmsetup ls` ends with an error as soon as one device of the
+/// machine has such a name. A first `-` would be taken for an option, and a first `.` is hidden from `ls`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DevicePrefix(String);
+
+impl DevicePrefix {
+    /// Checks a prefix.
+    ///
+    /// # Errors
+    /// [`NameError::Empty`], [`NameError::TooLong`], [`NameError::NotPlain`].
+    pub fn new(text: impl Into<String>) -> Result<DevicePrefix, NameError> {
+        let text = text.into();
+        check("name", &text, MAX_PREFIX_BYTES, |_| false)?;
+        if let Some(character) = text.chars().find(|c| !is_plain(*c)) {
+            return Err(NameError::NotPlain { text, character, first: false });
+        }
+        match text.chars().next().filter(|c| !c.is_ascii_alphanumeric()) {
+            Some(character) => Err(NameError::NotPlain { text, character, first: true }),
+            None => Ok(DevicePrefix(text)),
+        }
+    }
+
+    /// The prefix as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 
@@ -161,6 +213,7 @@ macro_rules! text_type {
 
 text_type!(DmName);
 text_type!(DmUuid);
+text_type!(DevicePrefix);
 
 #[cfg(test)]
 mod tests {
@@ -190,6 +243,25 @@ mod tests {
         }
         assert!(DmUuid::new("CRYPT/1").is_ok());
         assert!(DmUuid::new("a\0b").is_err());
+    }
+
+    #[test]
+    fn a_prefix_is_what_dmsetup_and_udev_write_as_it_is_and_take_for_nothing_else() {
+        for good in ["a", "7", "devmapper-snapshotter", "a#+-.:=@_", "control", "A-snap-1", &"x".repeat(100)] {
+            let prefix = DevicePrefix::new(good).unwrap();
+            assert!(DmName::new(format!("{prefix}-template-16777215")).unwrap().is_plain(), "{good}");
+        }
+        let holds = ["a b", "näme", "a/b", "a\\x20b", "a\nb", "a\0b", "a\u{200b}b", "a%b", "a,b", "名", " a", "a\t"];
+        for bad in holds {
+            let error = DevicePrefix::new(bad).unwrap_err().to_string();
+            assert!(error.contains("holds") && error.contains("letters of a to z, digits and #+-.:=@_"), "{error}");
+        }
+        for bad in ["-a", ".", "..", ".a", "_a", "@a", "--help"] {
+            let error = DevicePrefix::new(bad).unwrap_err().to_string();
+            assert!(error.contains("begins with"), "{error}");
+        }
+        assert!(matches!(DevicePrefix::new(""), Err(NameError::Empty { .. })));
+        assert!(matches!(DevicePrefix::new("x".repeat(101)), Err(NameError::TooLong { limit: 100, .. })));
     }
 
     #[test]

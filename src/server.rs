@@ -4,6 +4,7 @@
 
 use std::future::Future;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -28,10 +29,12 @@ pub enum ServerError {
     TooLong { path: PathBuf, length: usize },
     #[error("address {path}: another process is serving on it; stop that one, or give this one another --address")]
     InUse { path: PathBuf },
-    #[error("address {path}: there is a file that is no socket; move it away, or choose another --address")]
+    #[error("address {path}: there is a {} that is no socket; move it away, or choose another --address", if path.is_dir() { "directory" } else { "file" })]
     NotASocket { path: PathBuf },
     #[error("address {path}: cannot {step}: {source}")]
     Step { path: PathBuf, step: &'static str, source: io::Error },
+    #[error("the socket cannot be waited on: {0}")]
+    Listener(io::Error),
     #[error("serving failed: {0}")]
     Serve(#[from] tonic::transport::Error),
 }
@@ -40,18 +43,25 @@ pub enum ServerError {
 /// one mode 0600 before it can be seen.
 pub fn listen(path: &Path) -> Result<StdListener, ServerError> {
     let fail = |step, source| ServerError::Step { path: path.into(), step, source };
-    // The socket is made under a name of its own beside the final one, and renamed when its mode is set.
-    let unseen = path.with_extension("new");
-    let length = path.as_os_str().len().max(unseen.as_os_str().len());
+    let length = path.as_os_str().len();
     if length > PATH_MAX {
-        return Err(ServerError::TooLong { path: path.into(), length: path.as_os_str().len() });
+        return Err(ServerError::TooLong { path: path.into(), length });
     }
-    if let Some(directory) = path.parent() {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(|e| fail("make its directory", e))?;
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(ServerError::NotASocket { path: path.into() });
+    };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|e| fail("make its directory", e))?;
+    // The socket is made under a name of its own beside the final one, and renamed when its mode is set. Where that name would
+    // be too long, it is reached by a shorter path, through a descriptor of their directory.
+    let held = std::fs::File::open(directory).map_err(|e| fail("open its directory", e))?;
+    let start: String = name.to_string_lossy().chars().take(16).collect();
+    let mut unseen = directory.join(format!(".{start}.new"));
+    if unseen.as_os_str().len() > PATH_MAX {
+        unseen = PathBuf::from(format!("/proc/self/fd/{}/.{start}.new", held.as_raw_fd()));
     }
     must_be_unused(path)?;
     match std::fs::remove_file(&unseen) {
@@ -83,11 +93,7 @@ fn must_be_unused(path: &Path) -> Result<(), ServerError> {
 
 /// Serves until `stop` is ready; then takes no more calls and lets those under way finish, [`DRAIN`] at the most.
 pub async fn serve(listener: StdListener, service: Service, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
-    let incoming = UnixListener::from_std(listener).map_err(|source| ServerError::Step {
-        path: PathBuf::new(),
-        step: "listen",
-        source,
-    })?;
+    let incoming = UnixListener::from_std(listener).map_err(ServerError::Listener)?;
     let (mut health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("containerd.services.snapshots.v1.Snapshots", tonic_health::ServingStatus::Serving).await;
     let (stopping, stopped) = tokio::sync::oneshot::channel();
@@ -109,5 +115,45 @@ pub async fn serve(listener: StdListener, service: Service, stop: impl Future<Ou
             tracing::warn!("calls were still under way {} s after the stop; they end with the daemon", DRAIN.as_secs());
             Ok(())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_too_long_when_no_client_could_connect_to_it_and_not_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |length: usize| {
+            let start = format!("{}/", directory.path().display());
+            PathBuf::from(format!("{start}{}", "s".repeat(length - start.len())))
+        };
+        for fits in [90, 103, 104, 105, PATH_MAX] {
+            let _listener = listen(&path(fits)).unwrap();
+            UnixStream::connect(path(fits)).unwrap();
+            assert_eq!(std::fs::metadata(path(fits)).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        for long in [PATH_MAX + 1, 200] {
+            let error = listen(&path(long)).unwrap_err().to_string();
+            assert!(error.contains(&format!("{long} bytes are too long")) && error.contains("107 fit"), "{error}");
+        }
+        let names = std::fs::read_dir(directory.path()).unwrap().count();
+        assert_eq!(names, 5, "something is left beside the sockets");
+    }
+
+    #[test]
+    fn nobodys_file_is_replaced_but_a_socket_that_nobody_serves() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("d.new");
+        drop(listen(&path).unwrap());
+        std::fs::write(directory.path().join("d"), "precious").unwrap();
+        let _listener = listen(&path).unwrap();
+        assert!(matches!(listen(&path), Err(ServerError::InUse { .. })));
+        let error = listen(&directory.path().join("d")).unwrap_err().to_string();
+        assert!(error.contains("a file that is no socket"), "{error}");
+        let error = listen(directory.path()).unwrap_err().to_string();
+        assert!(error.contains("a directory that is no socket"), "{error}");
+        assert_eq!(std::fs::read(directory.path().join("d")).unwrap(), b"precious");
     }
 }

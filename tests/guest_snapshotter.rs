@@ -56,7 +56,7 @@ impl Place {
         let directory = tempfile::tempdir().unwrap();
         let config = Config {
             root: directory.path().into(),
-            name: name.into(),
+            name: devmapper_snapshotter::names::DevicePrefix::new(name).unwrap(),
             backing: Backing::Embedded { data_size: Some(Sectors((1 << 30) / 512)) },
             ..Config::default()
         };

@@ -33,7 +33,10 @@ pub enum Error {
         errno: Errno,
     },
     /// The control node is missing and could not be made, or cannot be opened.
-    #[error("cannot make or open the device-mapper's control node {path}: {errno}")]
+    #[error(
+        "cannot make or open device-mapper's control node {path}: {errno}. It is made by root; a container must be privileged, \
+         with the host's /dev"
+    )]
     NoControlNode {
         /// The node.
         path: PathBuf,
@@ -41,7 +44,10 @@ pub enum Error {
         errno: Errno,
     },
     /// EACCES or EPERM: device-mapper wants root (`CAP_SYS_ADMIN`).
-    #[error("no permission for device-mapper's {what}: it needs root, or CAP_SYS_ADMIN ({errno})")]
+    #[error(
+        "no permission for device-mapper's {what}: it needs root, or CAP_SYS_ADMIN ({errno}). Start it as root; a container \
+         must be privileged, with the host's /dev"
+    )]
     NoPermission {
         /// The node or the request.
         what: String,
@@ -49,7 +55,7 @@ pub enum Error {
         errno: Errno,
     },
     /// The kernel's interface is older than what is needed.
-    #[error("the kernel's device-mapper interface is version {found}, {needed} is needed")]
+    #[error("the kernel's device-mapper interface is version {found}, {needed} is needed: run a newer kernel (4.14 or later)")]
     DriverTooOld {
         /// The kernel's.
         found: DriverVersion,
@@ -144,7 +150,7 @@ pub enum Error {
         wanted: u64,
     },
     /// EBUSY on `reserve_metadata_snap`: there is one.
-    #[error("pool {pool} holds a metadata snapshot already")]
+    #[error("pool {pool} holds a metadata snapshot already, of another program; it goes with 'dmsetup message {pool} 0 release_metadata_snap'")]
     MetadataSnapHeld {
         /// The pool's name.
         pool: String,
@@ -186,7 +192,7 @@ pub enum Error {
         pool: String,
     },
     /// A table that reaches past the end of the device below.
-    #[error("load of {device}: the table needs {needed} of {below}, which has {size}")]
+    #[error("load of {device}: the table needs {needed} of the device below, {below}, which has {size}")]
     TableTooLong {
         /// The device whose table it is.
         device: String,
@@ -196,6 +202,38 @@ pub enum Error {
         needed: Sectors,
         /// How much there is.
         size: Sectors,
+    },
+    /// A table that ends or begins within a sector of the device below (EINVAL).
+    #[error("load of {device}: the table's {what} of {value} is no multiple of the {block}-byte sectors of the device below, {below}; use a size that is")]
+    TableNotAligned {
+        /// The device whose table it is.
+        device: String,
+        /// "length", "start" or "offset".
+        what: &'static str,
+        /// What it is.
+        value: Sectors,
+        /// The device below.
+        below: DeviceNumber,
+        /// The size of its sectors in bytes.
+        block: u32,
+    },
+    /// A pool whose data and metadata are one device (EINVAL).
+    #[error("load of {device}: {below} is named both for data and for metadata; they need a device each")]
+    OneDeviceTwice {
+        /// The device whose table it is.
+        device: String,
+        /// The device below.
+        below: DeviceNumber,
+    },
+    /// A device below is in use by something else (EBUSY), or may not be written to (EACCES, EPERM, EROFS).
+    #[error("load of {device}: a device that its table names {}: {table}", if *errno == Errno::EBUSY { "is in use by something else (mounted, or below another device); release it first" } else { "cannot be opened for writing; is it read-only?" })]
+    BackingDeviceRefused {
+        /// The device whose table it is.
+        device: String,
+        /// The table.
+        table: String,
+        /// What the kernel said.
+        errno: Errno,
     },
     /// A device below is not there (ENODEV, ENXIO, ENOENT).
     #[error("load of {device}: a device that its table names is not there ({errno}): {table}")]
@@ -208,7 +246,7 @@ pub enum Error {
         errno: Errno,
     },
     /// EINVAL: the kernel does not take the table. Its log says why.
-    #[error("load of {device}: the kernel refuses the table ({errno}; its log says why): {table}")]
+    #[error("load of {device}: the kernel refuses the table ({errno}; the kernel's log, `dmesg`, says why): {table}")]
     TableRefused {
         /// The device whose table it is.
         device: String,
@@ -332,6 +370,7 @@ impl Error {
             | Error::NoControlNode { errno, .. }
             | Error::NoPermission { errno, .. }
             | Error::BackingDeviceMissing { errno, .. }
+            | Error::BackingDeviceRefused { errno, .. }
             | Error::TableRefused { errno, .. }
             | Error::Node { errno, .. }
             | Error::Cookie { errno, .. }
@@ -350,6 +389,8 @@ impl Error {
             | Error::WrongPool { .. }
             | Error::PoolSuspended { .. }
             | Error::TableTooLong { .. }
+            | Error::TableNotAligned { .. }
+            | Error::OneDeviceTwice { .. }
             | Error::TargetMissing { .. }
             | Error::MessageRefused { .. } => Errno::EINVAL,
             Error::PoolFailed { .. } => Errno::EOPNOTSUPP,

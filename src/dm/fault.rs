@@ -161,6 +161,10 @@ impl Kernel for FaultyKernel {
         self.inner.device_size(device)
     }
 
+    fn logical_block_size(&self, device: DeviceNumber) -> Option<u32> {
+        self.inner.logical_block_size(device)
+    }
+
     fn event_source(&self) -> Result<Box<dyn EventSource>> {
         self.inner.event_source()
     }

@@ -120,6 +120,13 @@ pub trait Kernel: Send + Sync + Debug {
     /// The size of a block device; `None` when it is not known. Used to explain why a table was refused.
     fn device_size(&self, device: DeviceNumber) -> Option<Sectors>;
 
+    /// The size in bytes of the sectors that a block device reads and writes whole (512, or 4096 on a "4Kn" disk); `None`
+    /// when it is not known. Used for the same.
+    fn logical_block_size(&self, device: DeviceNumber) -> Option<u32> {
+        let _ = device;
+        None
+    }
+
     /// A new listener for events, not armed yet.
     ///
     /// # Errors

@@ -215,6 +215,14 @@ impl Kernel for RealKernel {
         size.trim().parse().ok().map(Sectors)
     }
 
+    fn logical_block_size(&self, device: DeviceNumber) -> Option<u32> {
+        // A partition has no queue of its own; it lies in its disk's folder.
+        ["queue", "../queue"].iter().find_map(|queue| {
+            let size = fs::read_to_string(format!("/sys/dev/block/{device}/{queue}/logical_block_size")).ok()?;
+            size.trim().parse().ok()
+        })
+    }
+
     fn event_source(&self) -> Result<Box<dyn EventSource>> {
         let control = open_node(&self.path)?;
         Ok(Box::new(RealEvents { control, path: self.path.clone() }))

@@ -214,7 +214,7 @@ impl Backer {
                     None => Ok(Places::One(data)),
                 }
             }
-            Backing::External { pool_name } => Err(PoolError::NoAreas { pool: pool_name.clone() }),
+            Backing::External { pool_name } => Err(PoolError::NoAreas { pool: pool_name.to_string() }),
         }
     }
 

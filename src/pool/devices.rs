@@ -3,7 +3,7 @@
 //! A name says what a device is for an operator; the uuid carries the pool's own UUID, so that a device is known to be
 //! ours by more than its name. Knows nothing of what is in the pool.
 
-use crate::names::{DmName, DmUuid};
+use crate::names::{DevicePrefix, DmName, DmUuid};
 use crate::units::ThinId;
 
 /// What a device of ours is for.
@@ -27,19 +27,19 @@ pub enum Role {
 /// Forms and reads the names of one pool's devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceNames {
-    prefix: String,
+    prefix: DevicePrefix,
     uuid: String,
 }
 
 impl DeviceNames {
-    /// `prefix` has been checked by the configuration (at most 100 bytes); `uuid` is the pool's, 32 hexadecimal digits.
-    pub fn new(prefix: &str, uuid: &str) -> Self {
-        DeviceNames { prefix: prefix.into(), uuid: uuid.into() }
+    /// `uuid` is the pool's, 32 hexadecimal digits.
+    pub fn new(prefix: &DevicePrefix, uuid: &str) -> Self {
+        DeviceNames { prefix: prefix.clone(), uuid: uuid.into() }
     }
 
     /// The start that all names of this pool share.
     pub fn prefix(&self) -> &str {
-        &self.prefix
+        self.prefix.as_str()
     }
 
     pub fn name(&self, role: Role) -> DmName {
@@ -52,7 +52,7 @@ impl DeviceNames {
 
     /// What a device of this name is for; `None` when the name is not one of ours.
     pub fn role(&self, name: &str) -> Option<Role> {
-        parse(name.strip_prefix(&self.prefix)?.strip_prefix('-')?)
+        role_under(&self.prefix, name)
     }
 
     /// Whether a device with this uuid belongs to this pool.
@@ -61,9 +61,22 @@ impl DeviceNames {
     }
 
     fn uuid_start(&self) -> String {
-        format!("DMSNAPSHOTTER-{}-", self.uuid)
+        format!("{UUID_START}{}-", self.uuid)
     }
 }
+
+/// What a device of this name is for to a daemon of this prefix, whatever pool it belongs to. A name is read under one prefix
+/// at the most: no role ends in another one behind a `-`.
+pub fn role_under(prefix: &DevicePrefix, name: &str) -> Option<Role> {
+    parse(name.strip_prefix(prefix.as_str())?.strip_prefix('-')?)
+}
+
+/// Whether some pool of this program, ours or another's, has a device of this uuid.
+pub fn is_of_this_program(uuid: &str) -> bool {
+    uuid.starts_with(UUID_START)
+}
+
+const UUID_START: &str = "DMSNAPSHOTTER-";
 
 fn suffix(role: Role) -> String {
     match role {
@@ -119,15 +132,29 @@ mod tests {
     proptest! {
         #[test]
         fn a_name_is_read_back_as_what_it_was_formed_from(role in roles(), prefix in "[a-z][a-z0-9-]{0,99}") {
-            let names = DeviceNames::new(&prefix, "00112233445566778899aabbccddeeff");
+            let names = DeviceNames::new(&DevicePrefix::new(prefix).unwrap(), "00112233445566778899aabbccddeeff");
             prop_assert_eq!(names.role(names.name(role).as_str()), Some(role));
             prop_assert!(names.owns(names.uuid(role).as_str()));
+        }
+
+        /// One daemon's name may begin with another's, or look like one of its devices.
+        #[test]
+        fn no_device_of_one_daemon_has_a_role_for_another(
+            role in roles(),
+            short in "[a-z][a-z0-9-]{0,9}",
+            more in "(-snap|-view|-pool|-data|-metadata|-template|-reclaim|-[0-9]{1,3}|[a-z0-9-]{1,4}){1,3}",
+        ) {
+            let [one, other] = [short.clone(), format!("{short}{more}")].map(|name| DevicePrefix::new(name).unwrap());
+            for (one, other) in [(&one, &other), (&other, &one)] {
+                let device = DeviceNames::new(other, "aa").name(role);
+                prop_assert_eq!(role_under(one, device.as_str()), None, "{} has {}", one, device);
+            }
         }
     }
 
     #[test]
     fn names_of_others_are_nobodys_role() {
-        let names = DeviceNames::new("pool", "aa");
+        let names = DeviceNames::new(&DevicePrefix::new("pool").unwrap(), "aa");
         for name in [
             "pool",
             "pool-",

@@ -1,13 +1,13 @@
 //! What can go wrong with a pool, named after the step that failed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
 
 use super::MetadataError;
 use crate::block::BlockError;
 use crate::dm;
-use crate::names::DmName;
+use crate::names::{DevicePrefix, DmName};
 use crate::store::StoreError;
 use crate::units::{Sectors, ThinId};
 
@@ -20,7 +20,7 @@ pub enum PoolError {
     Delete { pool: DmName, id: ThinId, source: dm::Error },
     #[error("device {device} cannot be activated on thin {id}: {source}")]
     Activate { device: DmName, id: ThinId, source: dm::Error },
-    #[error("device {device} exists and does not belong to this daemon's pool, or is half made ({source}); look at it with 'dmsetup info {device}' and remove or rename it")]
+    #[error("device {device} exists and is not of this daemon's pool, or is half made ({source}); look at it with 'dmsetup info {device}', and remove it ('dmsetup remove {device}') or rename it")]
     NameTaken { device: DmName, source: dm::Error },
     #[error("device {device} cannot be removed: {source}")]
     Deactivate { device: DmName, source: dm::Error },
@@ -32,13 +32,26 @@ pub enum PoolError {
     Freeze { device: DmName, source: dm::Error },
     #[error("device {device} cannot be thawed and stays suspended: {source}")]
     Thaw { device: DmName, source: dm::Error },
-    #[error("pool {pool} is short of room: {} of {} of {what} free, less than the {percent} % that min_free_percent keeps; remove images or containers, or give it more room", ByteSize(*free).display().iec(), ByteSize(*total).display().iec())]
+    #[error("pool {pool} is short of room: {}; remove images or containers, or give it more room", shortage(what, *free, *total, *percent))]
     Full { pool: DmName, what: &'static str, free: u64, total: u64, percent: u8 },
-    #[error("pool {pool} has failed: the kernel takes no more changes to it; stop what uses it, run thin_check on its metadata and assemble it again")]
+    #[error("pool {pool} has failed: the kernel reads and writes nothing of it any more; stop what uses it, take its devices away ('dmsetup remove', or a reboot), run thin_check on its metadata, and start the daemon again")]
     Failed { pool: DmName },
-    #[error("pool {pool} must be checked: the kernel could not write its metadata (a disk that failed or was full) and takes no changes since. Once the disk is well, {}run 'thin_check --clear-needs-check-flag {}' and start the daemon again", if *active { "stop what uses the pool, remove its devices and then itself ('dmsetup remove', or a reboot), " } else { "" }, metadata.display())]
+    #[error("pool {pool} must be checked: the kernel could not write its metadata (a disk that failed or was full) and takes no changes since. Once the disk is well, {}run 'thin_check --clear-needs-check-flag {}' and start the daemon again", taken_away(*active), metadata.display())]
     NeedsCheck { pool: DmName, metadata: PathBuf, active: bool },
-    #[error("no thin id is left below 2^24 in this pool")]
+    /// The disk is well and nothing is damaged: the metadata area has no block left.
+    #[error("the metadata of pool {pool} is full, all {} of it, and the kernel takes no changes, removals among them, until it is larger. {}make {} larger by a quarter or more ('truncate -s' for a file, 'lvextend' for a volume){}, and start the daemon again", ByteSize(*total).display().iec(), sentence(taken_away(*active)), metadata.display(), if *needs_check { format!(", run 'thin_check --clear-needs-check-flag {}'", metadata.display()) } else { String::new() })]
+    MetadataFull { pool: DmName, metadata: PathBuf, total: u64, active: bool, needs_check: bool },
+    /// Somebody else on this host has devices of our name.
+    #[error("name \"{name}\" is taken: device {device} ({}) belongs to {}. Nothing was changed. Choose another 'name' in the configuration. If nobody goes by this one any more, look at the device ('dmsetup info {device}') and remove it ('dmsetup remove {device}'){}", known_by(uuid), owner(*of_this_program, store, ours.as_deref()), if ours.is_none() && *of_this_program { "; if it is of this daemon's own pool, put its database back" } else { "" })]
+    Company {
+        device: DmName,
+        uuid: String,
+        of_this_program: bool,
+        name: DevicePrefix,
+        store: PathBuf,
+        ours: Option<String>,
+    },
+    #[error("no thin id is left below 2^24 in this pool: start with an empty state directory and a new pool")]
     NoIds,
     #[error("{0}")]
     Kernel(#[source] dm::Error),
@@ -48,7 +61,7 @@ pub enum PoolError {
     Assemble { pool: DmName, source: dm::Error },
     #[error("pool {pool} is not the one that the database {store} belongs to: {what}")]
     Foreign { pool: DmName, store: PathBuf, what: String },
-    #[error("the devices of the database {} are named {has:?}, the configuration's name is {wanted:?}; set name back, or start with an empty state directory", store.display())]
+    #[error("the devices of the database {} are named {has:?}, the configuration's name is {wanted:?}; set 'name' back, or choose another 'root' for a pool of that name", store.display())]
     Name { store: PathBuf, has: String, wanted: String },
     #[error("block_size is fixed for a pool's life: pool {pool} has {} KiB, the configuration says {} KiB; set it back, or start with an empty state directory and empty devices", has.0 / 2, wanted.0 / 2)]
     BlockSize { pool: DmName, has: Sectors, wanted: Sectors },
@@ -80,6 +93,46 @@ pub enum PoolError {
     Store(#[from] StoreError),
 }
 
+fn shortage(what: &str, free: u64, total: u64, percent: u8) -> String {
+    let [free_size, total] = [free, total].map(|bytes| ByteSize(bytes).display().iec());
+    if free == 0 {
+        return format!("nothing of {total} of {what} is free");
+    }
+    format!("{free_size} of {total} of {what} free, less than the {percent} % that min_free_percent keeps")
+}
+
+fn taken_away(active: bool) -> &'static str {
+    if active {
+        "stop what uses the pool, remove its devices and then itself ('dmsetup remove', or a reboot), "
+    } else {
+        ""
+    }
+}
+
+/// With a capital letter.
+fn sentence(text: &str) -> String {
+    match text.chars().next() {
+        Some(first) => format!("{}{}", first.to_uppercase(), &text[first.len_utf8()..]),
+        None => "Now ".into(),
+    }
+}
+
+fn known_by(uuid: &str) -> String {
+    if uuid.is_empty() {
+        "no dm uuid".into()
+    } else {
+        format!("dm uuid {uuid}")
+    }
+}
+
+fn owner(of_this_program: bool, store: &Path, ours: Option<&str>) -> String {
+    let other = if of_this_program { "another daemon of this program" } else { "somebody else" };
+    match ours {
+        Some(uuid) => format!("{other}; those of the database {} have uuids of DMSNAPSHOTTER-{uuid}-", store.display()),
+        None => format!("{other}; the database {} knows no pool yet", store.display()),
+    }
+}
+
 /// What went wrong first, where undoing it went wrong as well.
 fn cause(error: &dm::Error) -> &dm::Error {
     match error {
@@ -106,7 +159,7 @@ impl PoolError {
     /// There is no room, or the kernel answered that there is none.
     pub fn is_full(&self) -> bool {
         match self {
-            PoolError::Full { .. } => true,
+            PoolError::Full { .. } | PoolError::MetadataFull { .. } => true,
             PoolError::Create { source, .. } | PoolError::Activate { source, .. } => {
                 matches!(cause(source), dm::Error::PoolFull { .. })
             }
@@ -123,5 +176,49 @@ impl PoolError {
             }
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool() -> DmName {
+        DmName::new("p-pool").unwrap()
+    }
+
+    #[test]
+    fn a_pool_without_any_room_is_not_told_of_a_percentage() {
+        let full =
+            |free, percent| PoolError::Full { pool: pool(), what: "data", free, total: 1 << 30, percent }.to_string();
+        assert!(full(0, 0).contains("short of room: nothing of 1.0 GiB of data is free"), "{}", full(0, 0));
+        assert!(!full(0, 5).contains('%'), "{}", full(0, 5));
+        assert!(
+            full(1 << 20, 5).contains("1.0 MiB of 1.0 GiB of data free, less than the 5 %"),
+            "{}",
+            full(1 << 20, 5)
+        );
+    }
+
+    #[test]
+    fn metadata_that_is_full_is_told_from_metadata_that_must_be_checked() {
+        let full = |active, needs_check| {
+            let metadata = "/s/metadata.img".into();
+            PoolError::MetadataFull { pool: pool(), metadata, total: 2 << 20, active, needs_check }.to_string()
+        };
+        assert!(
+            full(true, false).contains("full, all 2.0 MiB") && full(true, false).contains("Stop what uses"),
+            "{}",
+            full(true, false)
+        );
+        assert!(!full(true, false).contains("thin_check"), "{}", full(true, false));
+        assert!(full(false, true).contains("Now make /s/metadata.img larger"), "{}", full(false, true));
+        assert!(
+            full(false, true).contains("thin_check --clear-needs-check-flag /s/metadata.img"),
+            "{}",
+            full(false, true)
+        );
+        let sick = PoolError::NeedsCheck { pool: pool(), metadata: "/m".into(), active: false }.to_string();
+        assert!(sick.contains("must be checked") && !sick.contains("is full, "), "{sick}");
     }
 }

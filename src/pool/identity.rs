@@ -7,7 +7,7 @@
 use uuid::Uuid;
 
 use super::areas::{Areas, Finder};
-use super::{table, Backer, DeviceNames, PoolError, PoolSettings, Role};
+use super::{company, table, Backer, DeviceNames, PoolError, PoolSettings, Role};
 use crate::dm::{ActivateOptions, Dm, PoolMode, Target, WorkingPool};
 use crate::names::DmName;
 use crate::store::{ExternalPool, PoolRecord, Store};
@@ -25,15 +25,15 @@ pub struct Opened {
 pub fn open(settings: &PoolSettings, dm: &Dm, store: &Store, backer: &Backer) -> Result<Opened, PoolError> {
     dm.require_thin().map_err(PoolError::Kernel)?;
     let record = store.read(|r| r.pool())?;
+    let made = record.as_ref().filter(|record| record.formatted);
+    must_be_named_so(settings, store, made)?;
+    company::must_be_alone(settings, dm, store, record.as_ref())?;
     // What a first start claimed that was cut short carries its uuid: it is gone on with, as the configuration is now.
     let record = match record {
         Some(record) if record.formatted => record,
-        Some(record) => PoolRecord { name: settings.name.clone(), block_size: settings.block_size, ..record },
+        Some(record) => PoolRecord { name: settings.name.to_string(), block_size: settings.block_size, ..record },
         None => new_record(settings),
     };
-    if record.name != settings.name {
-        return Err(PoolError::Name { store: store.path().into(), has: record.name, wanted: settings.name.clone() });
-    }
     let names = DeviceNames::new(&settings.name, &record.uuid);
     let opening = Opening { settings, dm, store, backer, names: &names };
     let (device_name, device, block_size) = match &settings.external {
@@ -79,7 +79,8 @@ fn known(record: &PoolRecord, found: u64, what: &str) -> Result<(), String> {
 /// pool on record, or when it is not assembled now.
 pub fn attach(settings: &PoolSettings, dm: &Dm, store: &Store) -> Result<Option<Opened>, PoolError> {
     let Some(record) = store.read(|r| r.pool())? else { return Ok(None) };
-    let names = DeviceNames::new(&record.name, &record.uuid);
+    must_be_named_so(settings, store, Some(&record))?;
+    let names = DeviceNames::new(&settings.name, &record.uuid);
     let device_name = settings.external.clone().unwrap_or_else(|| names.name(Role::Pool));
     let info = dm.info(&device_name).map_err(|source| PoolError::Look { device: device_name.clone(), source })?;
     let Some(info) = info.filter(|info| info.live_table) else { return Ok(None) };
@@ -94,13 +95,23 @@ pub fn attach(settings: &PoolSettings, dm: &Dm, store: &Store) -> Result<Option<
     Ok(Some(Opened { names, device_name, device: info.device, block_size: record.block_size, backed: true }))
 }
 
+/// A pool's devices keep the name that they were made under.
+fn must_be_named_so(settings: &PoolSettings, store: &Store, record: Option<&PoolRecord>) -> Result<(), PoolError> {
+    match record.filter(|record| record.name != settings.name.as_str()) {
+        Some(PoolRecord { name, .. }) => {
+            Err(PoolError::Name { store: store.path().into(), has: name.clone(), wanted: settings.name.to_string() })
+        }
+        None => Ok(()),
+    }
+}
+
 /// The transaction id of a new pool starts somewhere a foreign pool's hardly ever is, with room to count up.
 fn new_record(settings: &PoolSettings) -> PoolRecord {
     let uuid = Uuid::new_v4();
     PoolRecord {
         uuid: uuid.simple().to_string(),
         external: None,
-        name: settings.name.clone(),
+        name: settings.name.to_string(),
         block_size: settings.block_size,
         formatted: false,
         epoch: (uuid.as_u64_pair().1 >> 2) & 0x00ff_ffff_ffff_0000,
@@ -275,11 +286,12 @@ impl Opening<'_> {
 
     /// Refuses a pool that wants thin_check; one that was assembled just now is taken apart again, so that it can be checked.
     fn must_take_changes(&self, name: &DmName, assembled: bool) -> Result<(), PoolError> {
-        if !super::must_be_checked(&self.working(name)?) {
+        let status = self.working(name)?;
+        if !super::must_be_checked(&status) {
             return Ok(());
         }
         let active = !assembled || self.dm.remove(name).is_err();
-        Err(PoolError::NeedsCheck { pool: name.clone(), metadata: self.backer.metadata_path(self.names), active })
+        Err(super::sick(&status, name.clone(), self.backer.metadata_path(self.names), active))
     }
 
     fn working(&self, name: &DmName) -> Result<WorkingPool, PoolError> {

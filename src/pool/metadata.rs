@@ -1,5 +1,9 @@
-//! Which thins a pool holds and which blocks they map, which no ioctl tells: read from a snapshot of the pool's metadata while
-//! it goes on working.
+//! Which thins a pool holds and which blocks they map, which no ioctl tells: read from the pool's metadata while it goes on
+//! working.
+//!
+//! Nothing is written for that, as it is for a snapshot of the metadata. dm-thin writes the superblock last in each commit,
+//! and never writes to a block of the commit before until the next is whole (drivers/md/persistent-data/dm-space-map-disk.c
+//! takes blocks that are free in both). So what hangs below a superblock is whole as long as that superblock is the one on disk.
 //!
 //! Sources of the format: drivers/md/dm-thin-metadata.c (`thin_disk_superblock`, `disk_device_details`, `pack_block_time`) and
 //! drivers/md/persistent-data/dm-btree-internal.h (`node_header`). All numbers are little-endian, blocks are 4 KiB.
@@ -20,8 +24,11 @@ const TIME_BITS: u32 = 24;
 mod superblock {
     pub const MAGIC: usize = 32;
     pub const TRANSACTION_ID: usize = 48;
-    /// In the root of the data's space map (`disk_sm_root`).
+    /// The superblock of a metadata snapshot that is held; 0 for none.
+    pub const HELD_ROOT: usize = 56;
+    /// In the root of the data's space map (`struct disk_sm_root` of dm-space-map-common.h), as is the next.
     pub const DATA_BLOCKS: usize = 64;
+    pub const DATA_BLOCKS_USED: usize = 72;
     pub const DATA_MAPPING_ROOT: usize = 320;
     pub const DEVICE_DETAILS_ROOT: usize = 328;
     pub const DATA_BLOCK_SIZE: usize = 336;
@@ -45,6 +52,28 @@ pub enum MetadataError {
     Block(#[from] BlockError),
     #[error("metadata block {block}: {what}")]
     Format { block: u64, what: String },
+    #[error("it changes faster than it can be read; try again while less is written to the pool")]
+    Changing,
+}
+
+/// How often metadata that changes meanwhile is read anew. dm-thin commits once a second at the most unless it is told to.
+const TRIES: u32 = 20;
+
+/// Reads something below the superblock on `disk` that no commit comes in between of.
+pub fn of_one_commit<T>(
+    disk: &dyn Disk,
+    read: impl Fn(&dyn Disk) -> Result<T, MetadataError>,
+) -> Result<T, MetadataError> {
+    for _ in 0..TRIES {
+        disk.forget_cached()?;
+        let before = Block::read(disk, 0)?;
+        let found = read(disk);
+        disk.forget_cached()?;
+        if Block::read(disk, 0)?.bytes == before.bytes {
+            return found;
+        }
+    }
+    Err(MetadataError::Changing)
 }
 
 /// The thins whose details hang below the superblock at `root`, each with the number of data blocks it maps.
@@ -58,15 +87,26 @@ pub fn thins(disk: &dyn Disk, root: u64) -> Result<BTreeMap<ThinId, u64>, Metada
     Ok(found)
 }
 
-/// How many of the pool's `total` data blocks the thins below the superblock at `root` map, each counted once. Reads every
-/// mapping, which is 16 bytes or more for each block in use.
-pub fn mapped(disk: &dyn Disk, root: u64, total: u64) -> Result<u64, MetadataError> {
+/// How many of the pool's `total` data blocks are in use that no thin maps, nor a snapshot of the metadata that is held. Reads
+/// every mapping, which is 16 bytes or more for each block in use.
+pub fn unmapped(disk: &dyn Disk, total: u64) -> Result<u64, MetadataError> {
+    let superblock = superblock(disk, 0)?;
+    let used = superblock.u64(superblock::DATA_BLOCKS_USED)?;
+    let held = superblock.u64(superblock::HELD_ROOT)?;
+    let roots = if held == 0 { vec![0] } else { vec![0, held] };
+    Ok(used.saturating_sub(mapped(disk, &roots, total)?))
+}
+
+/// How many of the pool's `total` data blocks the thins below the superblocks at `roots` map, each counted once.
+fn mapped(disk: &dyn Disk, roots: &[u64], total: u64) -> Result<u64, MetadataError> {
     let mut devices = Vec::new();
     let mut trees = Trees::new(disk);
-    trees.walk(superblock(disk, root)?.u64(superblock::DATA_MAPPING_ROOT)?, &mut |_, _, tree| {
-        devices.push(tree);
-        Ok(())
-    })?;
+    for root in roots {
+        trees.walk_once(superblock(disk, *root)?.u64(superblock::DATA_MAPPING_ROOT)?, &mut |_, _, tree| {
+            devices.push(tree);
+            Ok(())
+        })?;
+    }
     let mut blocks = Bits { words: vec![0; total.div_ceil(64) as usize], total, count: 0 };
     for tree in devices {
         trees.walk_once(tree, &mut |leaf, _, value| {
@@ -296,14 +336,51 @@ mod tests {
 
     #[test]
     fn blocks_that_several_thins_map_are_counted_once() {
-        assert_eq!(mapped(&disk(&mappings()), 0, 100_001).unwrap(), 4);
+        assert_eq!(mapped(&disk(&mappings()), &[0], 100_001).unwrap(), 4);
+    }
+
+    #[test]
+    fn blocks_in_use_that_nothing_maps_are_counted_and_those_of_a_held_snapshot_are_not() {
+        let mut image = mappings();
+        image[superblock::DATA_BLOCKS_USED..][..8].copy_from_slice(&6u64.to_le_bytes());
+        assert_eq!(unmapped(&disk(&image), 100_001).unwrap(), 2);
+        // A held snapshot with a thin whose leaf, of its own, maps one block more.
+        image.resize(BLOCK * 13, 0);
+        let superblock = image[..BLOCK].to_vec();
+        image[9 * BLOCK..][..BLOCK].copy_from_slice(&superblock);
+        image[9 * BLOCK + superblock::DATA_MAPPING_ROOT..][..8].copy_from_slice(&10u64.to_le_bytes());
+        put_node(&mut image, 10, node::LEAF, 8, &[(0, 11)]);
+        put_node(&mut image, 11, node::INTERNAL, 8, &[(0, 6), (9, 12)]);
+        put_node(&mut image, 12, node::LEAF, 8, &[(9, 50 << TIME_BITS)]);
+        image[superblock::HELD_ROOT..][..8].copy_from_slice(&9u64.to_le_bytes());
+        assert_eq!(unmapped(&disk(&image), 100_001).unwrap(), 1);
+    }
+
+    #[test]
+    fn what_is_read_while_a_commit_comes_is_read_again() {
+        let disk = disk(&image(&[&[(1, 2)]]));
+        let commits = std::cell::Cell::new(0u8);
+        let read = |disk: &dyn Disk| {
+            commits.set(commits.get() + 1);
+            if commits.get() < 3 {
+                disk.write_at(&[commits.get()], 48)?;
+                return Err(MetadataError::Format { block: 9, what: "half of two commits".into() });
+            }
+            thins(disk, 0)
+        };
+        assert_eq!(of_one_commit(&disk, read).unwrap().len(), 1);
+        let never = |disk: &dyn Disk| {
+            commits.set(commits.get() + 1);
+            Ok(disk.write_at(&[commits.get()], 48)?)
+        };
+        assert!(matches!(of_one_commit(&disk, never), Err(MetadataError::Changing)));
     }
 
     #[test]
     fn a_mapping_beyond_the_pool_is_named() {
         let mut image = mappings();
         put_node(&mut image, 7, node::LEAF, 8, &[(9, u64::MAX)]);
-        let error = mapped(&disk(&image), 0, 100_001).unwrap_err().to_string();
+        let error = mapped(&disk(&image), &[0], 100_001).unwrap_err().to_string();
         assert!(error.contains("metadata block 7: data block"), "{error}");
     }
 
@@ -348,7 +425,7 @@ mod tests {
                 image[at] = byte;
             }
             let _ = thins(&disk(&image), 0);
-            let _ = mapped(&disk(&image), 0, 100_001);
+            let _ = mapped(&disk(&image), &[0], 100_001);
         }
     }
 }

@@ -7,6 +7,7 @@
 
 mod areas;
 mod backing;
+mod company;
 mod contents;
 mod devices;
 mod error;
@@ -35,7 +36,7 @@ use crate::block;
 pub use crate::block::Space;
 use crate::dm::{self, ActivateOptions, Dm, Target, ThinPoolStatus, WorkingPool};
 pub use crate::dm::{DeviceInfo, PoolMode};
-use crate::names::DmName;
+use crate::names::{DevicePrefix, DmName};
 use crate::store::{Moment, Store};
 use crate::units::{DeviceNumber, Sectors, ThinId};
 use ids::Ids;
@@ -45,7 +46,7 @@ use lapses::Lapses;
 #[derive(Debug, Clone)]
 pub struct PoolSettings {
     /// Prefix of every device name.
-    pub name: String,
+    pub name: DevicePrefix,
     /// The dm name of a pool that somebody else assembles; `None` when it is ours to assemble.
     pub external: Option<DmName>,
     pub block_size: Sectors,
@@ -175,7 +176,8 @@ impl Pool {
                 Ok(event) => return Ok((id, Moment { assembly: self.assembly, event })),
                 Err(dm::Error::ThinExists { .. }) => self.ids.set_aside(id)?,
                 Err(source) => {
-                    return Err(PoolError::Create { pool: self.device_name.clone(), id: id.get(), origin, source })
+                    let pool = self.device_name.clone();
+                    return Err(self.why_refused(PoolError::Create { pool, id: id.get(), origin, source }));
                 }
             }
         }
@@ -188,7 +190,18 @@ impl Pool {
     pub fn delete(&self, id: ThinId) -> Result<(), PoolError> {
         match self.dm.delete_thin(&self.device_name, id) {
             Ok(()) | Err(dm::Error::NoSuchThin { .. }) => self.must_be_well(&self.status()?),
-            Err(source) => Err(PoolError::Delete { pool: self.device_name.clone(), id, source }),
+            Err(source) => Err(self.why_refused(PoolError::Delete { pool: self.device_name.clone(), id, source })),
+        }
+    }
+
+    /// The pool's state in place of an error of a pool that takes no changes, which tells what to do.
+    fn why_refused(&self, error: PoolError) -> PoolError {
+        match &error {
+            PoolError::Create { source: dm::Error::PoolFailed { .. }, .. }
+            | PoolError::Delete { source: dm::Error::PoolFailed { .. }, .. } => {
+                self.status().and_then(|status| self.must_be_well(&status)).err().unwrap_or(error)
+            }
+            _ => error,
         }
     }
 
@@ -358,8 +371,7 @@ impl Pool {
         match status.working() {
             None => Err(PoolError::Failed { pool }),
             Some(status) if must_be_checked(status) => {
-                let metadata = self.backer.metadata_path(&self.names);
-                Err(PoolError::NeedsCheck { pool, metadata, active: true })
+                Err(sick(status, pool, self.backer.metadata_path(&self.names), true))
             }
             Some(_) => Ok(()),
         }
@@ -455,6 +467,15 @@ impl Pool {
 /// The kernel could not write metadata, and refuses every change from then on.
 fn must_be_checked(status: &WorkingPool) -> bool {
     status.needs_check || status.mode == PoolMode::ReadOnly
+}
+
+/// What to say of a pool that [`must_be_checked`]. Where its metadata is merely full, the way out is another one.
+fn sick(status: &WorkingPool, pool: DmName, metadata: PathBuf, active: bool) -> PoolError {
+    if status.metadata.free() > 0 {
+        return PoolError::NeedsCheck { pool, metadata, active };
+    }
+    let total = status.metadata.total * room::METADATA_BLOCK;
+    PoolError::MetadataFull { pool, metadata, total, active, needs_check: status.needs_check }
 }
 
 /// Resumes a device when dropped, so that no way out of a freeze leaves it frozen.

@@ -5,7 +5,7 @@ use crate::dm::{ThinPoolStatus, Usage};
 use crate::units::Sectors;
 
 /// dm-thin counts its metadata in blocks of 4 KiB.
-const METADATA_BLOCK: u64 = 4096;
+pub(super) const METADATA_BLOCK: u64 = 4096;
 
 /// How full the pool was when it was last looked at.
 #[derive(Debug, Clone)]

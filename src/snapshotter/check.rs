@@ -8,7 +8,7 @@ use std::fmt;
 
 use super::error::During;
 use super::Error;
-use crate::pool::{DeviceInfo, Pool, Role};
+use crate::pool::{DeviceInfo, Pool, PoolMode, Role};
 use crate::store::{IdRange, Kind, Owner, ReclaimKind, SnapshotRecord, Store};
 use crate::units::{Sectors, ThinId};
 
@@ -46,21 +46,30 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Finding::Index(what) => write!(f, "the database: {what}"),
-            Finding::ThinMissing { thin, owner } => write!(f, "thin {thin} of {owner} is not in the pool"),
+            Finding::ThinMissing { thin, owner } => {
+                write!(f, "thin {thin} of {owner} is not in the pool, so what was in it is lost")
+            }
             Finding::ThinUnrecorded { thin, leased: true } => {
                 write!(f, "thin {thin} is on no record; its id is on lease, so the next start deletes it")
             }
-            Finding::ThinUnrecorded { thin, leased: false } => write!(f, "thin {thin} is on no record and on no lease"),
+            Finding::ThinUnrecorded { thin, leased: false } => {
+                write!(f, "thin {thin} is on no record and on no lease, so it is not this daemon's and is left alone")
+            }
             Finding::PoolSick { what } => write!(f, "the pool {what}"),
-            Finding::HalfMade { device } => write!(f, "device {device} has no table"),
-            Finding::Suspended { device } => write!(f, "device {device} is suspended"),
+            Finding::HalfMade { device } => write!(f, "device {device} has no table; the next start removes it"),
+            Finding::Suspended { device } => {
+                write!(f, "device {device} is suspended, and whoever uses it waits; the next start resumes it")
+            }
             Finding::Leaving { device } => {
                 write!(
                     f,
                     "device {device} is wanted, and goes as soon as nobody has it open; the next start takes that back"
                 )
             }
-            Finding::NotOurs { device } => write!(f, "device {device} has one of our names and is not of this pool"),
+            Finding::NotOurs { device } => write!(
+                f,
+                "device {device} has one of our names and is not of this pool; look at it with 'dmsetup info {device}'"
+            ),
             Finding::Unwanted { device, open } => {
                 write!(f, "device {device} is wanted by nothing (opened {open} times)")
             }
@@ -112,9 +121,12 @@ fn check_thins(store: &Store, thins: &BTreeSet<ThinId>) -> Result<Vec<Finding>, 
 fn check_pool(pool: &Pool) -> Result<Option<Finding>, Error> {
     let room = pool.look().map_err(Error::start)?;
     let what = match room.status.working() {
-        None => "has failed",
-        Some(status) if status.needs_check => "wants thin_check",
-        Some(status) if status.mode == crate::pool::PoolMode::ReadOnly => "is read-only",
+        None => "has failed: nothing of it is read or written any more",
+        Some(status) if status.mode == PoolMode::ReadOnly && status.metadata.free() == 0 => {
+            "takes no changes: its metadata is full; the next start says what to do"
+        }
+        Some(status) if status.needs_check => "wants thin_check; the next start says how to run it",
+        Some(status) if status.mode == PoolMode::ReadOnly => "is read-only: it takes no changes",
         Some(_) => return Ok(None),
     };
     Ok(Some(Finding::PoolSick { what }))

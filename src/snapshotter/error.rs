@@ -1,9 +1,43 @@
 //! Why a call on a snapshot was refused or failed; the gRPC room turns each into a status, once.
 
+use std::fmt;
+
 use crate::block::BlockError;
 use crate::fs::FsError;
 use crate::pool::PoolError;
 use crate::store::StoreError;
+
+/// What a failed step was about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    Snapshot(String),
+    /// The template that is being made; the error around this one says which.
+    Template,
+    /// A device, by its device-mapper name.
+    Device(String),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::Snapshot(key) => write!(f, "snapshot {key:?}"),
+            Subject::Template => write!(f, "it"),
+            Subject::Device(name) => write!(f, "device {name}"),
+        }
+    }
+}
+
+impl From<&str> for Subject {
+    fn from(key: &str) -> Self {
+        Subject::Snapshot(key.into())
+    }
+}
+
+impl From<&String> for Subject {
+    fn from(key: &String) -> Self {
+        Subject::Snapshot(key.clone())
+    }
+}
 
 /// What a caller gets in place of an answer.
 #[derive(Debug, thiserror::Error)]
@@ -24,24 +58,25 @@ pub enum Error {
     Incomplete { key: String, pool: String },
     #[error("{what} is not allowed: {why}")]
     Invalid { what: String, why: String },
-    #[error("snapshot {key:?} {step}: {source}")]
-    Pool { key: String, step: &'static str, source: Box<PoolError> },
-    #[error("snapshot {key:?} {step}: {source}")]
-    Fs { key: String, step: &'static str, source: Box<FsError> },
-    #[error("snapshot {key:?} {step}: {source}")]
-    Block { key: String, step: &'static str, source: Box<BlockError> },
-    #[error("template for {what} cannot be made: {source}")]
+    #[error("{key} {step}: {source}")]
+    Pool { key: Subject, step: &'static str, source: Box<PoolError> },
+    #[error("{key} {step}: {source}")]
+    Fs { key: Subject, step: &'static str, source: Box<FsError> },
+    #[error("{key} {step}: {source}")]
+    Block { key: Subject, step: &'static str, source: Box<BlockError> },
+    #[error("the template for {what}, which snapshots without a parent are made from, cannot be made: {source}")]
     Template { what: String, source: Box<Error> },
     #[error("{source}; and undoing it failed as well: {undo}")]
     Undo { source: Box<Error>, undo: Box<Error> },
-    #[error("the daemon cannot start on this pool: {0}")]
+    /// About the pool or a device of it, which the message names, and about no snapshot: at a start, a check, a scrape.
+    #[error("{0}")]
     Start(#[source] Box<PoolError>),
     #[error("the snapshot database: {0}")]
     Store(StoreError),
 }
 
 impl Error {
-    /// The pool is not fit to start on.
+    /// An error that is about no snapshot.
     pub fn start(source: PoolError) -> Self {
         Error::Start(Box::new(source))
     }
@@ -80,6 +115,7 @@ impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::NotFound { key } => Error::NotFound { key },
+            StoreError::NoParent { key } => Error::ParentNotFound { parent: key },
             StoreError::AlreadyExists { key } => Error::AlreadyExists { key },
             StoreError::NotCommitted { key, .. } => Error::ParentNotCommitted { parent: key },
             StoreError::HasChildren { key, child } => Error::HasChildren { key, child },
@@ -88,25 +124,57 @@ impl From<StoreError> for Error {
     }
 }
 
-/// Names the snapshot and the step that a lower room's error belongs to.
+/// Names the snapshot, or the other thing, and the step that a lower room's error belongs to.
 pub trait During<T> {
-    fn during(self, key: &str, step: &'static str) -> Result<T, Error>;
+    fn during(self, subject: impl Into<Subject>, step: &'static str) -> Result<T, Error>;
 }
 
 impl<T> During<T> for Result<T, PoolError> {
-    fn during(self, key: &str, step: &'static str) -> Result<T, Error> {
-        self.map_err(|source| Error::Pool { key: key.into(), step, source: Box::new(source) })
+    fn during(self, subject: impl Into<Subject>, step: &'static str) -> Result<T, Error> {
+        self.map_err(|source| Error::Pool { key: subject.into(), step, source: Box::new(source) })
     }
 }
 
 impl<T> During<T> for Result<T, FsError> {
-    fn during(self, key: &str, step: &'static str) -> Result<T, Error> {
-        self.map_err(|source| Error::Fs { key: key.into(), step, source: Box::new(source) })
+    fn during(self, subject: impl Into<Subject>, step: &'static str) -> Result<T, Error> {
+        self.map_err(|source| Error::Fs { key: subject.into(), step, source: Box::new(source) })
     }
 }
 
 impl<T> During<T> for Result<T, BlockError> {
-    fn during(self, key: &str, step: &'static str) -> Result<T, Error> {
-        self.map_err(|source| Error::Block { key: key.into(), step, source: Box::new(source) })
+    fn during(self, subject: impl Into<Subject>, step: &'static str) -> Result<T, Error> {
+        self.map_err(|source| Error::Block { key: subject.into(), step, source: Box::new(source) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_parent_is_told_in_one_text_whoever_found_out() {
+        let by_look = Error::ParentNotFound { parent: "p".into() }.to_string();
+        assert_eq!(Error::from(StoreError::NoParent { key: "p".into() }).to_string(), by_look);
+        assert_eq!(by_look, "parent snapshot \"p\" does not exist");
+    }
+
+    #[test]
+    fn an_error_names_what_it_is_about() {
+        let step = |subject: Subject| {
+            let failed: Result<(), _> = Err(PoolError::NoIds);
+            failed.during(subject, "cannot be formatted").unwrap_err()
+        };
+        assert!(step("a".into()).to_string().starts_with("snapshot \"a\" cannot be formatted: "));
+        assert!(step(Subject::Device("p-snap-1".into())).to_string().starts_with("device p-snap-1 cannot"));
+        let template = Error::Template { what: "ext4 of 10.0 GiB".into(), source: Box::new(step(Subject::Template)) };
+        let said = template.to_string();
+        assert!(
+            said.contains("ext4 of 10.0 GiB")
+                && said.contains("made: it cannot be formatted: ")
+                && !said.contains("snapshot \""),
+            "{said}"
+        );
+        // Whatever looks at the pool may fail: a scrape, a check, a cleanup, and not a start alone.
+        assert_eq!(Error::start(PoolError::NoIds).to_string(), PoolError::NoIds.to_string());
     }
 }

@@ -24,7 +24,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use check::{check, Finding};
-pub use error::Error;
+pub use error::{Error, Subject};
 pub use info::{FieldUpdate, Info, Usage};
 pub use labels::Labels;
 pub use overview::{Overview, PoolView, Stuck};

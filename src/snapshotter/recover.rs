@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
-use super::error::During;
+use super::error::{During, Subject};
 use super::{Error, Shared};
 use crate::block::Access;
 use crate::pool::{DeviceInfo, PoolError, Role};
@@ -119,10 +119,10 @@ fn shows_its_thin(shared: &Shared, role: Role, record: &SnapshotRecord) -> Resul
 
 /// A commit that was cut short leaves an active snapshot's device read-only; one that was not deactivated is made so.
 fn set_read_only(shared: &Shared, role: Role, read_only: bool) -> Result<(), Error> {
-    let name = shared.pool.names().name(role);
-    let disk = shared.disks.open(&shared.pool.node(role), Access::Read).during(name.as_str(), "cannot be opened")?;
-    if disk.is_read_only().during(name.as_str(), "cannot be looked at")? != read_only {
-        disk.set_read_only(read_only).during(name.as_str(), "cannot change between writable and read-only")?;
+    let device = || Subject::Device(shared.pool.names().name(role).to_string());
+    let disk = shared.disks.open(&shared.pool.node(role), Access::Read).during(device(), "cannot be opened")?;
+    if disk.is_read_only().during(device(), "cannot be looked at")? != read_only {
+        disk.set_read_only(read_only).during(device(), "cannot change between writable and read-only")?;
     }
     Ok(())
 }

@@ -2,8 +2,10 @@
 //!
 //! A template is made on an unrecorded thin and recorded when it is whole and on disk, so a crash leaves nothing half made.
 
+use bytesize::ByteSize;
+
 use super::create::undone;
-use super::error::During;
+use super::error::{During, Subject};
 use super::{Error, Shared};
 use crate::block::Access;
 use crate::pool::{IdGuard, Role};
@@ -24,10 +26,9 @@ pub fn template(shared: &Shared) -> Result<TemplateRecord, Error> {
 }
 
 fn make(shared: &Shared, key: &TemplateKey) -> Result<TemplateRecord, Error> {
-    let what = format!("{} of {}", key.fs, key.size);
+    let what = format!("{} of {}", key.fs, ByteSize(key.size.0.saturating_mul(512)).display().iec());
     let started = std::time::Instant::now();
-    let record =
-        format(shared, &what).map_err(|source| Error::Template { what: what.clone(), source: Box::new(source) })?;
+    let record = format(shared).map_err(|source| Error::Template { what: what.clone(), source: Box::new(source) })?;
     let (thin, record) = record;
     if let Err(error) = shared.store.commit(|c| c.put_template(key, &record)) {
         // It may be on record all the same; the next start knows.
@@ -39,21 +40,22 @@ fn make(shared: &Shared, key: &TemplateKey) -> Result<TemplateRecord, Error> {
     Ok(record)
 }
 
-fn format<'a>(shared: &'a Shared, what: &str) -> Result<(IdGuard<'a>, TemplateRecord), Error> {
+fn format(shared: &Shared) -> Result<(IdGuard<'_>, TemplateRecord), Error> {
+    const IT: Subject = Subject::Template;
     let size = shared.settings.base_image_size;
-    let (thin, _) = shared.pool.create(None).during(what, "has no thin")?;
+    let (thin, _) = shared.pool.create(None).during(IT, "has no thin")?;
     let role = Role::Template(thin.get());
-    let made = shared.pool.activate(role, thin.get(), size, false).during(what, "has no device").and_then(|node| {
-        shared.formatter.format(&node, &shared.settings.fs, size).during(what, "cannot be formatted")?;
-        shared.disks.open(&node, Access::Read).and_then(|disk| disk.flush()).during(what, "cannot be flushed")?;
-        let state = shared.formatter.inspect(&node, shared.settings.fs.fs_type).during(what, "cannot be measured")?;
-        Ok((shared.pool.mapped(role).during(what, "cannot be measured")?, state.used_inodes))
+    let made = shared.pool.activate(role, thin.get(), size, false).during(IT, "has no device").and_then(|node| {
+        shared.formatter.format(&node, &shared.settings.fs, size).during(IT, "cannot be formatted")?;
+        shared.disks.open(&node, Access::Read).and_then(|disk| disk.flush()).during(IT, "cannot be flushed")?;
+        let state = shared.formatter.inspect(&node, shared.settings.fs.fs_type).during(IT, "cannot be measured")?;
+        Ok((shared.pool.mapped(role).during(IT, "cannot be measured")?, state.used_inodes))
     });
-    let gone = shared.pool.deactivate(role).during(what, "keeps its device");
+    let gone = shared.pool.deactivate(role).during(IT, "keeps its device");
     let (mapped, inodes) = match (made, gone) {
         (Ok(measured), Ok(())) => measured,
         (Err(error), _) | (_, Err(error)) => {
-            return Err(undone(error, shared.pool.take_back(thin).during(what, "left its thin behind")));
+            return Err(undone(error, shared.pool.take_back(thin).during(IT, "left its thin behind")));
         }
     };
     let record = TemplateRecord {

@@ -56,7 +56,7 @@ impl<'a> Changes<'a> {
     /// Adds a snapshot.
     ///
     /// # Errors
-    /// [`StoreError::AlreadyExists`]; for its parent [`StoreError::NotFound`] or
+    /// [`StoreError::AlreadyExists`]; for its parent [`StoreError::NoParent`] or
     /// [`StoreError::NotCommitted`]; [`StoreError::ThinOwned`] and [`StoreError::NumberOwned`] where
     /// another record has them; [`StoreError::EmptyKey`].
     pub fn insert_snapshot(&mut self, key: &str, record: &SnapshotRecord) -> Result<(), StoreError> {
@@ -214,9 +214,10 @@ impl<'a> Changes<'a> {
     }
 
     fn check_parent(&self, parent: &str) -> Result<(), StoreError> {
-        match self.snapshot(parent)?.kind {
-            Kind::Committed => Ok(()),
-            kind => Err(StoreError::NotCommitted { key: parent.to_owned(), kind }),
+        match self.find_snapshot(parent)?.map(|record| record.kind) {
+            None => Err(StoreError::NoParent { key: parent.to_owned() }),
+            Some(Kind::Committed) => Ok(()),
+            Some(kind) => Err(StoreError::NotCommitted { key: parent.to_owned(), kind }),
         }
     }
 

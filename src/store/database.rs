@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use redb::backends::FileBackend;
+use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{Builder, ReadTransaction, ReadableDatabase, StorageBackend, TableDefinition};
 
 use super::backend::{Watch, Watched};
@@ -59,6 +59,19 @@ impl Database {
             open_checked(Watched::in_file(backend, watch, &name), &name)
         };
         Self::with_opener(Box::new(opener), path)
+    }
+
+    /// Opens a copy in memory of a file that nobody has open. redb opens a file that was not closed cleanly, and checks the
+    /// sums of any, only for writing.
+    pub(super) fn open_copy(path: &Path) -> Result<Self, StoreError> {
+        let bytes = file::read_unused(path)?;
+        let backend = move || {
+            let memory = InMemoryBackend::new();
+            memory.set_len(bytes.len() as u64)?;
+            memory.write(0, &bytes)?;
+            Ok(memory)
+        };
+        Self::with_backends(backend, path)
     }
 
     /// Opens what lies on the backend that `backend` gives; `path` is what messages call it.

@@ -13,6 +13,18 @@ use super::records::{Kind, Owner};
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
+    /// There is no file.
+    #[error("there is no database {path}")]
+    Missing {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// The snapshot that was to be a parent is not on record.
+    #[error("parent {key:?} does not exist")]
+    NoParent {
+        /// The parent asked for.
+        key: String,
+    },
     /// No record has this key.
     #[error("{key:?} does not exist")]
     NotFound {
@@ -79,13 +91,13 @@ pub enum StoreError {
         end: u32,
     },
     /// Another process has the file open.
-    #[error("{path} is in use by another process")]
+    #[error("database {path} is in use by another process: stop the daemon that has it open")]
     InUse {
         /// The database file.
         path: PathBuf,
     },
     /// The file is not a database, or a damaged one.
-    #[error("{path} is damaged or no database of this program: {reason}")]
+    #[error("{path} is damaged, or no database of this program: {reason}. It was left as it is: put back a copy of the last stop, if there is one")]
     Corrupted {
         /// The database file.
         path: PathBuf,
@@ -93,7 +105,7 @@ pub enum StoreError {
         reason: String,
     },
     /// The file was written by a newer program.
-    #[error("{path} has schema version {found}, this program knows versions up to {known}")]
+    #[error("database {path} has schema version {found}, this program knows versions up to {known}: run the newer program that wrote it")]
     NewerSchema {
         /// The database file.
         path: PathBuf,
@@ -103,13 +115,13 @@ pub enum StoreError {
         known: u32,
     },
     /// The file system that holds the file is full.
-    #[error("no space left for {path}")]
+    #[error("no space left for {path}: make room on its file system")]
     DiskFull {
         /// The database file.
         path: PathBuf,
     },
     /// A sync has failed, so that nothing says any more what is on disk and what is not.
-    #[error("a sync of {path} has failed: restart, once the disk is well")]
+    #[error("a sync of database {path} has failed, so what is on disk must be read anew: start the daemon again once the disk is well")]
     SyncFailed {
         /// The database file.
         path: PathBuf,
@@ -125,7 +137,7 @@ pub enum StoreError {
         source: Arc<redb::Error>,
     },
     /// A commit ended in a panic; whether it is on disk shows when the file is opened again.
-    #[error("committing to {path} panicked")]
+    #[error("committing to database {path} panicked: start the daemon again")]
     CommitPanicked {
         /// The database file.
         path: PathBuf,

@@ -4,9 +4,13 @@
 //! never leaves half a database under the name that counts.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read, Seek};
 use std::os::unix::fs::OpenOptionsExt;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
+
+use redb::backends::FileBackend;
+use redb::Builder;
 
 use super::database::Database;
 use super::error::StoreError;
@@ -14,6 +18,29 @@ use super::error::StoreError;
 /// Opens a file that exists, for reading and writing.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(path)
+}
+
+/// The whole of a file that no process has open for writing. Nothing about it is changed.
+pub(super) fn read_unused(path: &Path) -> Result<Vec<u8>, StoreError> {
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => StoreError::Missing { path: path.to_owned() },
+        _ => StoreError::from_redb("reading", path, redb::Error::Io(error)),
+    };
+    let mut file = File::open(path).map_err(failed)?;
+    // redb's own lock, which tells of whoever writes; what else it finds wrong is found again in the copy, and mended there.
+    let backend = file.try_clone().map_err(redb::Error::Io).and_then(|file| Ok(FileBackend::new(file)?));
+    let backend = backend.map_err(|error| StoreError::from_redb("reading", path, error))?;
+    let opened = catch_unwind(AssertUnwindSafe(|| Builder::new().open_read_only_with_backend(backend)));
+    if let Ok(Err(redb::DatabaseError::DatabaseAlreadyOpen)) = opened {
+        return Err(StoreError::InUse { path: path.to_owned() });
+    }
+    let mut bytes = Vec::new();
+    file.rewind().map_err(failed)?;
+    file.read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.is_empty() {
+        return Err(StoreError::Corrupted { path: path.to_owned(), reason: "it is empty".to_owned() });
+    }
+    Ok(bytes)
 }
 
 /// Makes a complete, empty database under `path`, unless something is there already.

@@ -101,6 +101,16 @@ impl Store {
         Ok(Self::on(Database::open(path)?))
     }
 
+    /// Opens a copy, in memory, of a database file that nobody has open. The file is read and nothing else: not made, not
+    /// repaired after a crash, not brought up to a newer schema, all of which happens to the copy. What is committed to the
+    /// copy is lost.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] where there is no file, and those of [`Store::open`].
+    pub fn open_copy(path: &Path) -> Result<Self, StoreError> {
+        Ok(Self::on(Database::open_copy(path)?))
+    }
+
     /// Opens the database on a storage of one's own, such as one that fails on purpose.
     pub fn with_backend(backend: impl StorageBackend) -> Result<Self, StoreError> {
         let backend = Mutex::new(Some(backend));

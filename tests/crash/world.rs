@@ -7,7 +7,7 @@ use std::sync::Arc;
 use devmapper_snapshotter::dm::fake::{FakeKernel, Unflushed};
 use devmapper_snapshotter::dm::{Dm, FaultPlan, Settings as DmSettings};
 use devmapper_snapshotter::fs::{FsSpec, FsType};
-use devmapper_snapshotter::names::DmName;
+use devmapper_snapshotter::names::{DevicePrefix, DmName};
 use devmapper_snapshotter::pool::{Pool, PoolSettings};
 use devmapper_snapshotter::snapshotter::{Error, FieldUpdate, Labels, Reclaiming, Settings, Snapshotter};
 use devmapper_snapshotter::store::{Kind, Store};
@@ -116,7 +116,12 @@ impl World {
         let store = Store::with_backends(move || Ok(storage.clone())).map_err(|e| format!("the store: {e}"))?;
         let store = Arc::new(store);
         let dm = Dm::new(machine.clone(), DmSettings::without_nodes());
-        let settings = PoolSettings { name: POOL.into(), external: None, block_size: BLOCK, min_free_percent: 5 };
+        let settings = PoolSettings {
+            name: DevicePrefix::new(POOL).unwrap(),
+            external: None,
+            block_size: BLOCK,
+            min_free_percent: 5,
+        };
         let pool = Pool::open(&settings, dm, store.clone(), Arc::new(machine.backer()))
             .map_err(|e| format!("the pool: {e}"))?;
         let settings = Settings {

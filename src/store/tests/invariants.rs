@@ -43,11 +43,11 @@ fn a_key_in_use_is_refused() {
 fn a_parent_must_exist_and_be_committed() {
     let fixture = family();
     let error = refused(&fixture.store, |c| c.insert_snapshot("x", &active(9, Some("nobody"))));
-    assert!(matches!(&error, StoreError::NotFound { key } if key == "nobody"), "{error}");
+    assert!(matches!(&error, StoreError::NoParent { key } if key == "nobody"), "{error}");
     let error = refused(&fixture.store, |c| c.insert_snapshot("x", &active(9, Some("box"))));
     assert_eq!(error.to_string(), "parent \"box\" is active, not committed");
     let error = refused(&fixture.store, |c| c.insert_snapshot("x", &active(9, Some("x"))));
-    assert!(matches!(&error, StoreError::NotFound { key } if key == "x"), "{error}");
+    assert!(matches!(&error, StoreError::NoParent { key } if key == "x"), "{error}");
 }
 
 #[test]

@@ -208,7 +208,7 @@ fn a_full_disk_is_named_as_such_and_once_there_is_room_the_store_goes_on() {
     for _ in 0..3 {
         let error = refused(&store, |c| c.insert_snapshot("during", &active(2, None)));
         assert!(matches!(error, StoreError::DiskFull { .. }), "{error}");
-        assert_eq!(error.to_string(), "no space left for (backend)");
+        assert_eq!(error.to_string(), "no space left for (backend): make room on its file system");
     }
     full.store(false, Ordering::SeqCst);
     assert_eq!(store.read(|r| r.page(None, 9)).unwrap().len(), 1);
@@ -259,4 +259,40 @@ fn a_record_of_the_first_schema_still_reads() {
     let beyond = br#"{"start":0,"end":1,"unknown":true}"#;
     let range = serde_json::from_slice::<IdRange>(beyond).unwrap();
     assert_eq!((range.start, range.end), (0, 1));
+}
+
+/// As whoever lists a directory sees a file, and what is in it.
+fn seen(path: &Path) -> (Vec<u8>, std::time::SystemTime, Vec<std::ffi::OsString>) {
+    let directory = std::fs::read_dir(path.parent().unwrap()).unwrap();
+    let names = directory.map(|entry| entry.unwrap().file_name()).collect();
+    (std::fs::read(path).unwrap(), std::fs::metadata(path).unwrap().modified().unwrap(), names)
+}
+
+#[test]
+fn a_copy_is_read_and_mended_without_a_change_to_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("metadata.redb");
+    let store = Store::open(&path).unwrap();
+    commit(&store, |c| c.insert_snapshot("a", &active(1, None)));
+    let error = Store::open_copy(&path).unwrap_err();
+    assert!(matches!(error, StoreError::InUse { .. }), "{error}");
+    // As a crash leaves it, which a database is not closed by.
+    let crashed = directory.path().join("crashed.redb");
+    std::fs::copy(&path, &crashed).unwrap();
+    drop(store);
+    for path in [&path, &crashed] {
+        let before = seen(path);
+        let copy = Store::open_copy(path).unwrap();
+        assert!(copy.read(|r| r.find_snapshot("a")).unwrap().is_some());
+        commit(&copy, |c| c.insert_snapshot("b", &active(2, None)));
+        drop(copy);
+        assert!(seen(path) == before, "{} was changed", path.display());
+    }
+    let missing = directory.path().join("missing.redb");
+    assert!(matches!(Store::open_copy(&missing), Err(StoreError::Missing { .. })));
+    assert!(!missing.exists());
+    std::fs::write(&missing, "").unwrap();
+    assert!(matches!(Store::open_copy(&missing), Err(StoreError::Corrupted { .. })));
+    std::fs::write(&missing, [7; 8192]).unwrap();
+    assert!(matches!(Store::open_copy(&missing), Err(StoreError::Corrupted { .. })));
 }
