@@ -98,7 +98,6 @@ mod raw {
     nix::ioctl_write_ptr_bad!(loop_configure, 0x4C0A, LoopConfig);
     nix::ioctl_none_bad!(loop_ctl_get_free, 0x4C82);
 
-    nix::ioctl_write_ptr!(ext4_resize_fs, b'f', 16, u64);
     nix::ioctl_write_ptr!(xfs_grow_data, b'X', 110, XfsGrowData);
 }
 
@@ -195,12 +194,6 @@ pub(super) fn loop_set_block_size(device: BorrowedFd<'_>, bytes: u32) -> Result<
     let bytes = c_int::try_from(bytes).map_err(|_| Errno::EINVAL)?;
     // SAFETY: the argument is a number by value; no memory of this process is touched.
     unsafe { raw::loop_set_block_size(device.as_raw_fd(), bytes) }.map(drop)
-}
-
-/// Grows a mounted ext4 to `blocks` of its own blocks (EXT4_IOC_RESIZE_FS on any descriptor inside it).
-pub(super) fn ext4_resize(inside: BorrowedFd<'_>, blocks: u64) -> Result<()> {
-    // SAFETY: EXT4_IOC_RESIZE_FS reads one u64 through the pointer, which is to a live u64.
-    unsafe { raw::ext4_resize_fs(inside.as_raw_fd(), &blocks) }.map(drop)
 }
 
 /// Grows a mounted xfs to `blocks` of its own blocks (XFS_IOC_FSGROWFSDATA on any descriptor inside it).
