@@ -23,7 +23,7 @@ const INODE_TABLE_ZEROED: u16 = 4;
 ///
 /// # Errors
 /// [`FsError::Superblock`], [`FsError::Block`].
-pub(super) fn zeroed_ranges(disk: &dyn Disk) -> Result<Vec<Range<u64>>, FsError> {
+pub fn zeroed_ranges(disk: &dyn Disk) -> Result<Vec<Range<u64>>, FsError> {
     let superblock = Superblock::read(disk)?;
     let groups = Groups::new(disk, &superblock);
     let bytes = |block: u64| block.saturating_mul(groups.block_size);
@@ -48,7 +48,7 @@ pub(super) fn zeroed_ranges(disk: &dyn Disk) -> Result<Vec<Range<u64>>, FsError>
 ///
 /// # Errors
 /// [`FsError::Superblock`], [`FsError::Block`].
-pub(super) fn note_zeros_behind(disk: &dyn Disk, old_blocks: u64) -> Result<u64, FsError> {
+pub fn note_zeros_behind(disk: &dyn Disk, old_blocks: u64) -> Result<u64, FsError> {
     let superblock = Superblock::read(disk)?;
     let groups = Groups::new(disk, &superblock);
     let Some(seed) = superblock.layout.checksum_seed else {

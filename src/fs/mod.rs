@@ -24,6 +24,7 @@ mod xfs_log;
 mod zeros;
 
 pub use error::FsError;
+pub use ext4_groups::{note_zeros_behind, zeroed_ranges};
 pub use inspect::inspect;
 pub use mkfs::{Formatter, Mkfs};
 pub use mounting::MountOptions;
