@@ -54,6 +54,8 @@ pub struct Config {
     pub fs_type: String,
     /// More arguments for mkfs, behind the built-in ones.
     pub fs_options: Vec<String>,
+    /// Whether this host may mount an xfs that others may have written, to replay its log or to grow it.
+    pub mount_untrusted: bool,
     /// Whether removed snapshots are discarded; `None` means yes on the embedded pool only.
     pub discard: Option<bool>,
     /// New writable snapshots are refused when less than this share of the pool (or of the file system under the
@@ -129,6 +131,7 @@ impl Default for Config {
             base_image_size: Sectors((10 << 30) / 512),
             fs_type: "ext4".into(),
             fs_options: Vec::new(),
+            mount_untrusted: true,
             discard: None,
             min_free_percent: 5,
             metrics_address: None,
@@ -189,6 +192,7 @@ impl Keys {
                 .unwrap_or(default.base_image_size),
             fs_type: self.take("fs_type", file_system).unwrap_or(default.fs_type),
             fs_options: self.take("fs_options", texts).unwrap_or_default(),
+            mount_untrusted: self.take("mount_untrusted", boolean).unwrap_or(default.mount_untrusted),
             discard: self.take("discard", boolean),
             min_free_percent: self.take("min_free_percent", percent).unwrap_or(default.min_free_percent),
             metrics_address: self.take("metrics_address", socket_address),
@@ -271,7 +275,7 @@ impl Keys {
 }
 
 /// Every key there is; a test holds `config/config.toml` and the reader to it.
-const KNOWN: [&str; 16] = [
+const KNOWN: [&str; 17] = [
     "root",
     "address",
     "log_level",
@@ -285,6 +289,7 @@ const KNOWN: [&str; 16] = [
     "base_image_size",
     "fs_type",
     "fs_options",
+    "mount_untrusted",
     "discard",
     "min_free_percent",
     "metrics_address",

@@ -203,7 +203,8 @@ fn open(config: &Config, dm: Dm) -> Result<Snapshotter, AnyError> {
         base_image_size: config.base_image_size,
         discard: config.discard.unwrap_or(false) && !matches!(config.backing, Backing::Embedded { .. }),
     };
-    Ok(Snapshotter::start(settings, pool, store, Arc::new(RealDisks), Arc::new(Mkfs::new()))?)
+    let formatter = Arc::new(Mkfs::new().mounting_untrusted(config.mount_untrusted));
+    Ok(Snapshotter::start(settings, pool, store, Arc::new(RealDisks), formatter)?)
 }
 
 async fn serve(sockets: Sockets, snapshotter: Arc<Snapshotter>, address: &Path) -> Result<(), AnyError> {

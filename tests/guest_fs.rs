@@ -11,7 +11,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use devmapper_snapshotter::block::{Access, BlockError, Disks, RealDisks};
-use devmapper_snapshotter::fs::{Formatter, FsError, FsSpec, FsType, Mkfs};
+use devmapper_snapshotter::fs::{Formatter, FsError, FsSpec, FsType, Mkfs, MountOptions, Writer};
 use dm_common::{run, thin_id, MIB};
 use fs_common::{assert_sound, names_in, sectors, spec, text, unmount, Lab, GIB, LAZY};
 
@@ -76,12 +76,12 @@ fn ext4_grows_tenfold_and_beyond_the_room_reserved_for_it_without_filling_the_po
         let device = lab.open(id, size);
         let before = lab.mapped(id);
         let began = Instant::now();
-        mkfs.grow(&device, FsType::Ext4, sectors(size)).unwrap();
+        mkfs.grow(&device, FsType::Ext4, sectors(size), Writer::Anybody).unwrap();
         let (took, mapped) = (began.elapsed(), lab.mapped(id));
         println!("ext4 from 10 to {} GiB: {before} to {mapped} blocks in {} ms", size / GIB, took.as_millis());
         assert_eq!(mkfs.inspect(&device, FsType::Ext4).unwrap().size, sectors(size));
         assert_sound(&device, FsType::Ext4);
-        mkfs.grow(&device, FsType::Ext4, sectors(10 * GIB)).unwrap();
+        mkfs.grow(&device, FsType::Ext4, sectors(10 * GIB), Writer::Anybody).unwrap();
         assert_eq!(
             mkfs.inspect(&device, FsType::Ext4).unwrap().size,
             sectors(size),
@@ -106,7 +106,7 @@ fn ext4_grows_while_somebody_has_it_mounted() {
     let mkfs = Mkfs::new();
     mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(GIB)).unwrap();
     let place = lab.mount(&device, "ext4", "noatime");
-    mkfs.grow(&device, FsType::Ext4, sectors(2 * GIB)).unwrap();
+    mkfs.grow(&device, FsType::Ext4, sectors(2 * GIB), Writer::Anybody).unwrap();
     let blocks = run("stat", &["-f", "-c", "%b", text(&place)]).trim().parse::<u64>().unwrap();
     assert!(blocks * 4096 > GIB + GIB / 2, "still {blocks} blocks");
     unmount(&place);
@@ -164,12 +164,12 @@ fn a_new_xfs_maps_few_blocks_grows_and_two_snapshots_mount_side_by_side() {
             lab.snapshot(1, id);
             let device = lab.open(id, gib * GIB);
             let began = Instant::now();
-            mkfs.grow(&device, FsType::Xfs, sectors(gib * GIB)).unwrap();
+            mkfs.grow(&device, FsType::Xfs, sectors(gib * GIB), Writer::Anybody).unwrap();
             println!("xfs grown from 10 to {gib} GiB: {} blocks in {} ms", lab.mapped(id), began.elapsed().as_millis());
             let grown = mkfs.inspect(&device, FsType::Xfs).unwrap();
             assert_eq!((grown.size, grown.clean), (sectors(gib * GIB), true));
             assert_sound(&device, FsType::Xfs);
-            (lab.mount(&device, "xfs", &FsType::Xfs.mount_options().join(",")), device)
+            (lab.mount(&device, "xfs", &MountOptions::of(FsType::Xfs).data()), device)
         })
         .into();
     for (place, device) in &places {
@@ -190,7 +190,7 @@ fn a_file_system_that_was_not_unmounted_is_seen_and_made_clean() {
         let device = lab.open(1, GIB);
         let mkfs = Mkfs::new();
         mkfs.format(&device, &FsSpec::plain(fs_type), sectors(GIB)).unwrap();
-        let options = fs_type.mount_options().join(",");
+        let options = MountOptions::of(fs_type).data();
         let place = lab.mount(&device, fs_type.name(), &format!("defaults,{options}"));
         std::fs::create_dir(place.join("directory")).unwrap();
         std::fs::write(place.join("directory/file"), "content").unwrap();
@@ -323,7 +323,7 @@ fn a_device_with_something_on_it_or_mounted_or_too_small_is_left_alone() {
     let small = lab.open(2, 64 * MIB);
     let error = mkfs.format(&small, &FsSpec::plain(FsType::Ext4), sectors(GIB)).unwrap_err();
     assert!(matches!(error, FsError::DeviceTooSmall { .. }), "{error}");
-    let error = mkfs.grow(&device, FsType::Xfs, sectors(2 * GIB)).unwrap_err();
+    let error = mkfs.grow(&device, FsType::Xfs, sectors(2 * GIB), Writer::Anybody).unwrap_err();
     assert!(matches!(error, FsError::DeviceTooSmall { .. }), "{error}");
     assert_eq!(lab.mapped(2), 0);
 }
@@ -336,7 +336,7 @@ fn an_ext4_smaller_than_its_device_stays_so() {
     mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(64 * MIB)).unwrap();
     assert_eq!(mkfs.inspect(&device, FsType::Ext4).unwrap().size, sectors(64 * MIB));
     assert_sound(&device, FsType::Ext4);
-    mkfs.grow(&device, FsType::Ext4, sectors(10 * GIB)).unwrap();
+    mkfs.grow(&device, FsType::Ext4, sectors(10 * GIB), Writer::Anybody).unwrap();
     assert_eq!(mkfs.inspect(&device, FsType::Ext4).unwrap().size, sectors(10 * GIB));
     assert_sound(&device, FsType::Ext4);
     let status = Command::new("mount").args(["-t", "ext4", "-o", "ro"]).arg(&device).arg(lab.directory.path()).status();
@@ -356,7 +356,7 @@ fn an_ext4_of_any_size_can_be_made_and_grown() {
         assert!(made.size <= sectors(size) && made.size > sectors(size - MIB), "{size} bytes: {made:?}");
         assert_sound(&device, FsType::Ext4);
         let mapped = lab.mapped(id);
-        mkfs.grow(&device, FsType::Ext4, sectors(4 * GIB)).unwrap();
+        mkfs.grow(&device, FsType::Ext4, sectors(4 * GIB), Writer::Anybody).unwrap();
         let grown = mkfs.inspect(&device, FsType::Ext4).unwrap();
         assert!(grown.size > sectors(4 * GIB - 128 * MIB), "{size} bytes: {grown:?}");
         println!("ext4 of {} MiB: {mapped} blocks, {} when grown to {:?}", size / MIB, lab.mapped(id), grown.size);

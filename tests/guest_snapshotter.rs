@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use devmapper_snapshotter::block::RealDisks;
 use devmapper_snapshotter::config::{Backing, Config};
 use devmapper_snapshotter::dm::{CountingKernel, Dm, RealKernel, Verb};
-use devmapper_snapshotter::fs::{Formatter, FsError, FsSpec, FsState, FsType, Mkfs};
+use devmapper_snapshotter::fs::{Formatter, FsError, FsSpec, FsState, FsType, Mkfs, Writer};
 use devmapper_snapshotter::pool::{Backer, Pool, PoolSettings};
 use devmapper_snapshotter::snapshotter::{Error, Settings, Snapshotter};
 use devmapper_snapshotter::store::Store;
@@ -24,9 +24,9 @@ impl Formatter for CountingFormatter {
         self.1.fetch_add(1, Ordering::SeqCst);
         self.0.format(device, spec, size)
     }
-    fn grow(&self, device: &Path, fs_type: FsType, size: Sectors) -> Result<(), FsError> {
+    fn grow(&self, device: &Path, fs_type: FsType, size: Sectors, writer: Writer) -> Result<(), FsError> {
         self.1.fetch_add(1, Ordering::SeqCst);
-        self.0.grow(device, fs_type, size)
+        self.0.grow(device, fs_type, size, writer)
     }
     fn inspect(&self, device: &Path, fs_type: FsType) -> Result<FsState, FsError> {
         self.0.inspect(device, fs_type)

@@ -10,17 +10,6 @@ use nix::errno::Errno;
 use super::error::BlockError;
 use super::ioctl;
 
-/// Grows the ext4 mounted at `mounted` to `blocks` of its own blocks (EXT4_IOC_RESIZE_FS, fs/ext4/resize.c).
-///
-/// The device must be that large already. A file system of that size or more is left as it is.
-///
-/// # Errors
-/// [`BlockError::Grow`].
-pub fn resize_ext4(mounted: &Path, blocks: u64) -> Result<(), BlockError> {
-    let directory = open(mounted)?;
-    ioctl::ext4_resize(directory.as_fd(), blocks).map_err(|e| failed(mounted, blocks, e))
-}
-
 /// Grows the xfs mounted at `mounted` to `blocks` of its own blocks (XFS_IOC_FSGROWFSDATA, fs/xfs/xfs_fsops.c).
 ///
 /// `inode_percent` is the superblock's limit for inodes (`sb_imax_pct`), which the call sets anew.

@@ -1,7 +1,7 @@
 //! Every ioctl of this room, each wrapped in one safe function. The only file here with `unsafe` in it.
 //!
-//! Numbers and layouts are from the kernel's headers: linux/fs.h (BLK*), linux/loop.h (LOOP_*),
-//! linux/fs.h (FS_IOC_SETFLAGS), fs/ext4/ext4.h (EXT4_IOC_RESIZE_FS) and fs/xfs/libxfs/xfs_fs.h (XFS_IOC_FSGROWFSDATA). All of them are part of
+//! Numbers and layouts are from the kernel's headers: linux/fs.h (BLK*, FS_IOC_*), linux/loop.h (LOOP_*)
+//! and fs/xfs/libxfs/xfs_fs.h (XFS_IOC_FSGROWFSDATA). All of them are part of
 //! the kernel's stable interface. Must not know what a call is good for: that is the callers' matter.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -100,7 +100,6 @@ mod raw {
 
     nix::ioctl_read!(fs_get_flags, b'f', 1, nix::libc::c_long);
     nix::ioctl_write_ptr!(fs_set_flags, b'f', 2, nix::libc::c_long);
-    nix::ioctl_write_ptr!(ext4_resize_fs, b'f', 16, u64);
     nix::ioctl_write_ptr!(xfs_grow_data, b'X', 110, XfsGrowData);
 }
 
@@ -211,12 +210,6 @@ pub(super) fn set_no_copy_on_write(file: BorrowedFd<'_>) -> Result<()> {
     let flags = flags | FS_NOCOW;
     // SAFETY: FS_IOC_SETFLAGS reads at most one long (in fact an int) through the pointer, which is to a live long.
     unsafe { raw::fs_set_flags(file.as_raw_fd(), &flags) }.map(drop)
-}
-
-/// Grows a mounted ext4 to `blocks` of its own blocks (EXT4_IOC_RESIZE_FS on any descriptor inside it).
-pub(super) fn ext4_resize(inside: BorrowedFd<'_>, blocks: u64) -> Result<()> {
-    // SAFETY: EXT4_IOC_RESIZE_FS reads one u64 through the pointer, which is to a live u64.
-    unsafe { raw::ext4_resize_fs(inside.as_raw_fd(), &blocks) }.map(drop)
 }
 
 /// Grows a mounted xfs to `blocks` of its own blocks (XFS_IOC_FSGROWFSDATA on any descriptor inside it).

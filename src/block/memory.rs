@@ -8,20 +8,21 @@ use crate::units::Sectors;
 
 use super::{BlockError, Disk};
 
+/// Takes memory only up to the last byte that was written, so that it can claim to be large.
 #[derive(Debug)]
 pub(crate) struct MemoryDisk {
+    size: Sectors,
     bytes: Mutex<Vec<u8>>,
     read_only: Mutex<bool>,
 }
 
 impl MemoryDisk {
     pub(crate) fn new(size: Sectors) -> Self {
-        let bytes = vec![0; size.bytes().unwrap() as usize];
-        MemoryDisk { bytes: Mutex::new(bytes), read_only: Mutex::new(false) }
+        MemoryDisk { size, bytes: Mutex::default(), read_only: Mutex::new(false) }
     }
 
     fn range(&self, step: &'static str, offset: u64, length: usize) -> Result<std::ops::Range<usize>, BlockError> {
-        let end = self.bytes.lock().unwrap().len();
+        let end = self.size.bytes().unwrap() as usize;
         let start = offset as usize;
         match start.checked_add(length) {
             Some(stop) if stop <= end => Ok(start..stop),
@@ -42,7 +43,7 @@ impl Disk for MemoryDisk {
     }
 
     fn size(&self) -> Result<Sectors, BlockError> {
-        Ok(Sectors::from_bytes_down(self.bytes.lock().unwrap().len() as u64))
+        Ok(self.size)
     }
 
     fn flush(&self) -> Result<(), BlockError> {
@@ -51,7 +52,9 @@ impl Disk for MemoryDisk {
 
     fn discard(&self, offset: Sectors, length: Sectors) -> Result<(), BlockError> {
         let range = self.range("discard", offset.bytes().unwrap(), length.bytes().unwrap() as usize)?;
-        self.bytes.lock().unwrap()[range].fill(0);
+        let mut bytes = self.bytes.lock().unwrap();
+        let end = range.end.min(bytes.len());
+        bytes[range.start.min(end)..end].fill(0);
         Ok(())
     }
 
@@ -66,13 +69,20 @@ impl Disk for MemoryDisk {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), BlockError> {
         let range = self.range("read", offset, buffer.len())?;
-        buffer.copy_from_slice(&self.bytes.lock().unwrap()[range]);
+        let bytes = self.bytes.lock().unwrap();
+        let written = bytes.get(range.start..range.end.min(bytes.len())).unwrap_or_default();
+        buffer[..written.len()].copy_from_slice(written);
+        buffer[written.len()..].fill(0);
         Ok(())
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> Result<(), BlockError> {
         let range = self.range("write", offset, data.len())?;
-        self.bytes.lock().unwrap()[range].copy_from_slice(data);
+        let mut bytes = self.bytes.lock().unwrap();
+        if bytes.len() < range.end {
+            bytes.resize(range.end, 0);
+        }
+        bytes[range].copy_from_slice(data);
         Ok(())
     }
 }

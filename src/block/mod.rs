@@ -21,7 +21,7 @@ mod sparse;
 pub use blank::{find_content, Found};
 pub use disk::{discard_all, Access, Disk, Disks, RealDisks, DISCARD_STEP};
 pub use error::BlockError;
-pub use growth::{resize_ext4, resize_xfs};
+pub use growth::resize_xfs;
 pub use holders::{holders, Hold, Holder};
 pub use loops::{LoopDevice, LoopOptions, Loops};
 pub use mounts::{with_private_mount, PrivateMount};

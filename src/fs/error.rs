@@ -19,7 +19,7 @@ pub enum FsError {
         /// What was given.
         name: String,
     },
-    /// The program that makes this kind of file system is not installed.
+    /// A program for this kind of file system is not installed.
     #[error("{program} is not installed: install the package {package} (looked in {searched})")]
     MkfsMissing {
         /// The program.
@@ -46,7 +46,7 @@ pub enum FsError {
         device: PathBuf,
         /// How it ended.
         status: ExitStatus,
-        /// What it wrote to standard error, without its usage text.
+        /// What it wrote, without its usage text.
         stderr: String,
     },
     /// The program did not end in time and was killed, with all that it had started.
@@ -58,7 +58,7 @@ pub enum FsError {
         device: PathBuf,
         /// The time it was given.
         limit: Duration,
-        /// What it had written to standard error.
+        /// What it had written.
         stderr: String,
     },
     /// A user's mkfs option that stands for nothing.
@@ -101,13 +101,37 @@ pub enum FsError {
         /// The kernel's answer.
         source: io::Error,
     },
-    /// Mounting and unmounting did not make it clean: it has noted errors of its own.
-    #[error("the {fs_type} on {} is damaged: it is not clean after mounting and unmounting it; check it with fsck (the kernel log may say more)", device.display())]
+    /// Replaying its journal did not make it clean: it is damaged, or it has no journal.
+    #[error("the {fs_type} on {} is damaged: it was not unmounted, and replaying its journal did not make it clean; check it with fsck (the kernel log may say more){}", device.display(), said(program_said))]
     NotClean {
         /// The device.
         device: PathBuf,
         /// What it is.
         fs_type: FsType,
+        /// What the program that replayed it said.
+        program_said: String,
+    },
+    /// It would have to be mounted on this host, which the configuration forbids for what others have written to.
+    #[error("the {fs_type} on {} would have to be mounted on this host to {what}, and mount_untrusted = false forbids that, since others may have written to it: {instead}, or set mount_untrusted = true", device.display())]
+    MountForbidden {
+        /// The device.
+        device: PathBuf,
+        /// What it is.
+        fs_type: FsType,
+        /// What it would have been mounted for.
+        what: &'static str,
+        /// What can be done without.
+        instead: &'static str,
+    },
+    /// Any damage in it would end this host's kernel.
+    #[error("the {fs_type} on {} is not mounted: fs.xfs.panic_mask is {mask}, so that damage that somebody wrote there would end this host's kernel; set it to 0", device.display())]
+    PanicMask {
+        /// The device.
+        device: PathBuf,
+        /// What it is.
+        fs_type: FsType,
+        /// The mask, as the kernel shows it.
+        mask: String,
     },
     /// A step on the device below failed.
     #[error(transparent)]
@@ -119,6 +143,18 @@ impl FsError {
     #[must_use]
     pub fn is_no_space(&self) -> bool {
         matches!(self, FsError::Block(source) if source.is_no_space())
+    }
+
+    /// What was written to it is lost or damaged, for all that can be known.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, FsError::NotClean { .. })
+    }
+
+    /// It was not tried, by a rule of the operator's or for the host's safety.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, FsError::MountForbidden { .. } | FsError::PanicMask { .. })
     }
 }
 

@@ -9,7 +9,7 @@ use crate::block::Disk;
 
 use super::bytes::Fields;
 use super::error::FsError;
-use super::ext4::{crc32c, Layout, Superblock};
+use super::ext4_super::{crc32c, Layout, Superblock};
 
 /// Where a descriptor has its checksum, and its flags.
 const CHECKSUM: usize = 30;
@@ -23,7 +23,7 @@ const INODE_TABLE_ZEROED: u16 = 4;
 ///
 /// # Errors
 /// [`FsError::Superblock`], [`FsError::Block`].
-pub(super) fn zeroed_ranges(disk: &dyn Disk) -> Result<Vec<Range<u64>>, FsError> {
+pub fn zeroed_ranges(disk: &dyn Disk) -> Result<Vec<Range<u64>>, FsError> {
     let superblock = Superblock::read(disk)?;
     let groups = Groups::new(disk, &superblock);
     let bytes = |block: u64| block.saturating_mul(groups.block_size);
@@ -48,7 +48,7 @@ pub(super) fn zeroed_ranges(disk: &dyn Disk) -> Result<Vec<Range<u64>>, FsError>
 ///
 /// # Errors
 /// [`FsError::Superblock`], [`FsError::Block`].
-pub(super) fn note_zeros_behind(disk: &dyn Disk, old_blocks: u64) -> Result<u64, FsError> {
+pub fn note_zeros_behind(disk: &dyn Disk, old_blocks: u64) -> Result<u64, FsError> {
     let superblock = Superblock::read(disk)?;
     let groups = Groups::new(disk, &superblock);
     let Some(seed) = superblock.layout.checksum_seed else {
@@ -85,10 +85,8 @@ struct Groups<'a> {
 
 impl<'a> Groups<'a> {
     fn new(disk: &'a dyn Disk, superblock: &'a Superblock) -> Self {
-        let layout = &superblock.layout;
-        let data_blocks = superblock.blocks.saturating_sub(u64::from(layout.first_block));
-        let count = data_blocks.div_ceil(u64::from(layout.blocks_per_group));
-        Groups { disk, layout, block_size: u64::from(superblock.block_size), count }
+        let (layout, block_size) = (&superblock.layout, u64::from(superblock.block_size));
+        Groups { disk, layout, block_size, count: superblock.groups() }
     }
 
     /// The inode tables of these groups in blocks; `None` when the place of a descriptor is unknown.
@@ -156,7 +154,7 @@ fn checksum(seed: u32, group: u64, descriptor: &[u8]) -> u16 {
 }
 
 /// The journal in blocks, if its map is the root of an extent tree that has no further level.
-fn journal_extents(map: Fields<'_>) -> Option<Vec<Range<u64>>> {
+pub(super) fn journal_extents(map: Fields<'_>) -> Option<Vec<Range<u64>>> {
     const EXTENT_MAGIC: u16 = 0xF30A;
     let (magic, entries, depth) = (map.le16(0)?, map.le16(2)?, map.le16(6)?);
     if magic != EXTENT_MAGIC || depth != 0 || entries > 4 {
@@ -248,15 +246,16 @@ mod tests {
 
     /// A disk with a superblock for `groups` groups and their descriptors, none noted as zeroed.
     fn grown(groups: u32) -> MemoryDisk {
-        let disk = MemoryDisk::new(Sectors(64));
+        let disk = MemoryDisk::new(Sectors(u64::from(groups) * 32_768 * 8));
         let mut superblock = vec![0; 1024];
         let mut put = |offset: usize, value: &[u8]| superblock[offset..offset + value.len()].copy_from_slice(value);
-        put(0, &1000_u32.to_le_bytes());
+        put(0, &(groups * 8192).to_le_bytes());
         put(4, &(groups * 32_768).to_le_bytes());
         put(24, &[2]);
         put(32, &32_768_u32.to_le_bytes());
         put(40, &8192_u32.to_le_bytes());
         put(56, &[0x53, 0xEF, 1]);
+        put(76, &[1]);
         put(88, &256_u16.to_le_bytes());
         put(96, &0x2080_u32.to_le_bytes());
         put(100, &0x401_u32.to_le_bytes());
@@ -320,7 +319,7 @@ mod tests {
             for (offset, value) in noise {
                 disk.write_at(&[value], 1024 + offset).unwrap();
             }
-            // Absurd layouts lie behind the disk's end; then reading them fails, in good order.
+            // Absurd layouts are refused, or lie behind the disk's end; then reading them fails, in good order.
             let _ = zeroed_ranges(&disk);
             let _ = note_zeros_behind(&disk, 1);
         }

@@ -1,4 +1,4 @@
-//! The trait that makes, grows and inspects file systems, and the real one, by mke2fs and mkfs.xfs.
+//! The trait that makes, grows and inspects file systems, and the real one, by the programs of e2fsprogs and xfsprogs.
 
 use std::ffi::OsString;
 use std::fmt::Debug;
@@ -7,21 +7,20 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::block::{
-    find_content, resize_ext4, resize_xfs, with_private_mount, Access, BlockError, Disk, Disks, PrivateMount, RealDisks,
+    find_content, resize_xfs, with_private_mount, Access, BlockError, Disk, Disks, PrivateMount, RealDisks,
 };
 use crate::units::Sectors;
 
 use super::error::FsError;
+use super::mounting::MountOptions;
 use super::options;
-use super::program::{self, Ended, Outcome};
-use super::types::{FsSpec, FsState, FsType};
-use super::{ext4, ext4_groups, xfs, zeros};
+use super::program::Ended;
+use super::tools::{Tool, Tools};
+use super::types::{FsSpec, FsState, FsType, Writer};
+use super::{ext4, ext4_groups, ext4_super, xfs, zeros};
 
-/// How long a mkfs may take unless told otherwise.
-const TIME_LIMIT: Duration = Duration::from_secs(300);
-
-/// Where programs of this kind are besides PATH, which in a daemon may be short.
-const MORE_DIRECTORIES: [&str; 2] = ["/usr/sbin", "/sbin"];
+/// Where the kernel shows which kinds of damage in an xfs are to end it; there is none before xfs is loaded.
+const XFS_PANIC_MASK: &str = "/proc/sys/fs/xfs/panic_mask";
 
 /// What the layers' file systems are made and kept by.
 pub trait Formatter: Send + Sync + Debug {
@@ -34,12 +33,13 @@ pub trait Formatter: Send + Sync + Debug {
     fn format(&self, device: &Path, spec: &FsSpec, size: Sectors) -> Result<(), FsError>;
 
     /// Grows the file system on a device that has become larger to `size`, and leaves one that reaches there already
-    /// as it is. What the device has beyond the old size must read as zeros, as it does on a thin that never was
-    /// larger. It may be mounted elsewhere at the time; then it takes more of the pool.
+    /// as it is. `writer` says who may have written what is there. What the device has beyond the old size must read as
+    /// zeros, as it does on a thin that never was larger. It may be mounted elsewhere at the time; then it takes more of
+    /// the pool.
     ///
     /// # Errors
-    /// [`FsError`].
-    fn grow(&self, device: &Path, fs_type: FsType, size: Sectors) -> Result<(), FsError>;
+    /// [`FsError::MountForbidden`]; [`FsError`].
+    fn grow(&self, device: &Path, fs_type: FsType, size: Sectors, writer: Writer) -> Result<(), FsError>;
 
     /// Reads the file system's superblock. The device should not be mounted: see [`FsState`].
     ///
@@ -47,18 +47,19 @@ pub trait Formatter: Send + Sync + Debug {
     /// [`FsError::Superblock`], [`FsError::Block`].
     fn inspect(&self, device: &Path, fs_type: FsType) -> Result<FsState, FsError>;
 
-    /// Makes a file system clean that was not unmounted: mounts it for a moment, whereby the kernel replays its journal.
+    /// Makes a file system clean that was not unmounted and that anybody may have written, by replaying its journal. One that
+    /// has noted errors ([`FsState::errors`]) may stay as it is.
     ///
     /// # Errors
-    /// [`FsError::NotClean`] for one that is damaged; [`FsError`].
+    /// [`FsError::NotClean`] for one that is damaged or has no journal; [`FsError::MountForbidden`]; [`FsError`].
     fn replay(&self, device: &Path, fs_type: FsType) -> Result<(), FsError>;
 }
 
-/// Makes file systems by the programs that come with them, and does the rest itself.
+/// Makes and keeps file systems by the programs that come with them, and does the rest itself.
 #[derive(Debug)]
 pub struct Mkfs {
-    directories: Vec<PathBuf>,
-    time_limit: Duration,
+    tools: Tools,
+    mount_untrusted: bool,
     /// Whether mke2fs knows that storage may be zero already; unknown until asked.
     prezeroed: Mutex<Option<bool>>,
 }
@@ -73,65 +74,38 @@ impl Mkfs {
     /// Looks for programs on PATH and in the directories for administrators; gives each five minutes.
     #[must_use]
     pub fn new() -> Self {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let directories = std::env::split_paths(&path).chain(MORE_DIRECTORIES.map(PathBuf::from)).collect();
-        Mkfs { directories, time_limit: TIME_LIMIT, prezeroed: Mutex::new(None) }
+        Mkfs { tools: Tools::new(), mount_untrusted: true, prezeroed: Mutex::new(None) }
     }
 
     /// Looks for programs in these directories only.
     #[must_use]
     pub fn with_directories(mut self, directories: Vec<PathBuf>) -> Self {
-        self.directories = directories;
+        self.tools.directories = directories;
         self
     }
 
     /// Kills a program that takes longer than this.
     #[must_use]
     pub fn with_time_limit(mut self, limit: Duration) -> Self {
-        self.time_limit = limit;
+        self.tools.time_limit = limit;
         self
     }
 
-    fn find(&self, fs_type: FsType) -> Result<PathBuf, FsError> {
-        let (program, package) = match fs_type {
-            FsType::Ext4 => ("mke2fs", "e2fsprogs"),
-            FsType::Xfs => ("mkfs.xfs", "xfsprogs"),
-        };
-        program::find(program, &self.directories).ok_or_else(|| FsError::MkfsMissing {
-            program,
-            package,
-            searched: self.directories.iter().map(|path| path.to_string_lossy()).collect::<Vec<_>>().join(":"),
-        })
-    }
-
-    /// Runs a program on a device; gives how it ended, whether well or not.
-    fn run(&self, program: &Path, arguments: &[OsString], device: &Path) -> Result<Ended, FsError> {
-        tracing::debug!(program = %program.display(), ?arguments, "running");
-        match program::run(program, arguments, self.time_limit)? {
-            Outcome::Ended(ended) => Ok(ended),
-            Outcome::TimedOut { stderr } => Err(FsError::MkfsTimedOut {
-                program: program.to_owned(),
-                device: device.to_owned(),
-                limit: self.time_limit,
-                stderr,
-            }),
-        }
-    }
-
-    fn run_well(&self, program: &Path, arguments: &[OsString], device: &Path) -> Result<(), FsError> {
-        let Ended { status, stderr } = self.run(program, arguments, device)?;
-        if status.success() {
-            return Ok(());
-        }
-        Err(FsError::MkfsFailed { program: program.to_owned(), device: device.to_owned(), status, stderr })
+    /// Whether a file system may be mounted on this host that others than this program may have written (default: yes).
+    #[must_use]
+    pub fn mounting_untrusted(mut self, allowed: bool) -> Self {
+        self.mount_untrusted = allowed;
+        self
     }
 
     fn format_ext4(&self, device: &Path, spec: &FsSpec, size: Sectors) -> Result<(), FsError> {
-        let program = self.find(FsType::Ext4)?;
+        let program = self.tools.find(Tool::Mke2fs)?;
         let prezeroed = self.knows_prezeroed(&program, device, size)?;
-        let mut arguments = options::arguments(ext4::SYNTAX, &ext4::own_options(size, prezeroed), &spec.options)?;
+        let mut arguments =
+            options::arguments(ext4::SYNTAX, &ext4::own_options(size, prezeroed, &spec.options), &spec.options)?;
         arguments.extend(ext4_place(device, size));
-        self.run_well(&program, &arguments, device)?;
+        self.tools.run_well(&program, &arguments, device)?;
+        ext4_super::note_lost_writes(RealDisks.open(device, Access::WriteExclusive)?.as_ref())?;
         remove_lost_and_found(device)?;
         if !prezeroed {
             let disk = RealDisks.open(device, Access::Write)?;
@@ -151,20 +125,98 @@ impl Mkfs {
             let fixed = ["-n", "-q", "-t", "ext4"].iter().chain(more).map(OsString::from);
             fixed.chain(ext4_place(device, size)).collect()
         };
-        let knows = self.run(program, &dry(&["-E", ext4::PREZEROED]), device)?.status.success();
+        let knows = self.tools.run(program, &dry(&["-E", ext4::PREZEROED]), device)?.status.success();
         if !knows {
             // Was it the option? Without it the same must work.
-            self.run_well(program, &dry(&[]), device)?;
+            self.tools.run_well(program, &dry(&[]), device)?;
         }
         *known = Some(knows);
         Ok(knows)
     }
 
+    /// By e2fsck, so that the kernel never mounts it. `journal_only` replays the journal and works off the list of files that
+    /// were deleted while open, and mends nothing else; what it leaves is what mounting and unmounting leaves. One that is not clean
+    /// afterwards is damaged.
+    fn replay_ext4(&self, device: &Path) -> Result<(), FsError> {
+        let program = self.tools.find(Tool::E2fsck)?;
+        let disk = RealDisks.open(device, Access::Read)?;
+        ext4_super::Superblock::read(disk.as_ref())?.must_be_known(disk.as_ref())?;
+        drop(disk);
+        let arguments = ["-p", "-E", "journal_only"].map(OsString::from).into_iter().chain([device.into()]);
+        let Ended { status, stderr } = self.tools.run(&program, &arguments.collect::<Vec<_>>(), device)?;
+        // Exit codes of e2fsck(8): 1, 2 and 4 stand for damage, mended or not. A journal that is none is made anew, for one; the next
+        // Commit must not take what is left for a whole layer.
+        if status.code().is_some_and(|code| code & 7 != 0) {
+            ext4_super::note_error(RealDisks.open(device, Access::WriteExclusive)?.as_ref())?;
+            let (device, fs_type) = (device.to_owned(), FsType::Ext4);
+            return Err(FsError::NotClean { device, fs_type, program_said: stderr });
+        }
+        if !status.success() {
+            return Err(FsError::MkfsFailed { program, device: device.to_owned(), status, stderr });
+        }
+        Ok(RealDisks.open(device, Access::Read)?.flush()?)
+    }
+
+    /// By resize2fs, so that the kernel does not mount what others may have written.
+    fn grow_ext4(&self, device: &Path, size: Sectors) -> Result<(), FsError> {
+        let disk = RealDisks.open(device, Access::Read)?;
+        let superblock = ext4_super::Superblock::read(disk.as_ref())?;
+        if superblock.blocks >= size.0 / u64::from(superblock.block_size / 512) {
+            return Ok(());
+        }
+        superblock.must_be_known(disk.as_ref())?;
+        drop(disk);
+        let program = self.tools.find(Tool::Resize2fs)?;
+        // It is clean, and -f says that this is known: without it resize2fs wants a full check first.
+        let arguments = [OsString::from("-f"), device.into(), format!("{}s", size.0).into()];
+        self.tools.run_well(&program, &arguments, device)?;
+        match RealDisks.open(device, Access::WriteExclusive) {
+            Ok(disk) => ext4_groups::note_zeros_behind(disk.as_ref(), superblock.blocks).map(drop),
+            // Mounted elsewhere: the kernel will clear the new inode tables by and by.
+            Err(BlockError::Busy { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn grow_xfs(&self, device: &Path, size: Sectors, writer: Writer) -> Result<(), FsError> {
+        let superblock = xfs::Superblock::read(RealDisks.open(device, Access::Read)?.as_ref())?;
+        let blocks = size.0 / u64::from(superblock.block_size / 512);
+        if superblock.blocks >= blocks {
+            return Ok(());
+        }
+        let instead =
+            "ask for no more than its parent's size (the label containerd.io/snapshot/max-size, base_image_size)";
+        self.may_mount(device, FsType::Xfs, writer, "grow it", instead)?;
+        mounted(device, FsType::Xfs, |directory| Ok(resize_xfs(directory, blocks, superblock.inode_percent)?))
+    }
+
+    /// Whether a device may be mounted on this host whose content `writer` wrote.
+    fn may_mount(
+        &self,
+        device: &Path,
+        fs_type: FsType,
+        writer: Writer,
+        what: &'static str,
+        instead: &'static str,
+    ) -> Result<(), FsError> {
+        if writer == Writer::Us {
+            return Ok(());
+        }
+        let device = device.to_owned();
+        if !self.mount_untrusted {
+            return Err(FsError::MountForbidden { device, fs_type, what, instead });
+        }
+        match std::fs::read_to_string(XFS_PANIC_MASK).ok().map(|mask| mask.trim().to_owned()) {
+            Some(mask) if fs_type == FsType::Xfs && mask != "0" => Err(FsError::PanicMask { device, fs_type, mask }),
+            _ => Ok(()),
+        }
+    }
+
     fn format_xfs(&self, device: &Path, spec: &FsSpec, size: Sectors) -> Result<(), FsError> {
-        let program = self.find(FsType::Xfs)?;
+        let program = self.tools.find(Tool::MkfsXfs)?;
         let mut arguments = options::arguments(xfs::SYNTAX, &xfs::own_options(size), &spec.options)?;
         arguments.push(device.into());
-        self.run_well(&program, &arguments, device)?;
+        self.tools.run_well(&program, &arguments, device)?;
         // The log is written with zeros, and this is nearly all that is mapped.
         let disk = RealDisks.open(device, Access::Write)?;
         let log = xfs::Superblock::read(disk.as_ref())?.log();
@@ -181,34 +233,38 @@ impl Formatter for Mkfs {
             FsType::Xfs => self.format_xfs(device, spec, size)?,
         }
         if !self.inspect(device, spec.fs_type)?.clean {
-            return Err(FsError::NotClean { device: device.to_owned(), fs_type: spec.fs_type });
+            let device = device.to_owned();
+            return Err(FsError::NotClean { device, fs_type: spec.fs_type, program_said: String::new() });
         }
         Ok(RealDisks.open(device, Access::Write)?.flush()?)
     }
 
-    fn grow(&self, device: &Path, fs_type: FsType, size: Sectors) -> Result<(), FsError> {
+    fn grow(&self, device: &Path, fs_type: FsType, size: Sectors, writer: Writer) -> Result<(), FsError> {
         refuse_if_small(RealDisks.open(device, Access::Read)?.as_ref(), size)?;
         match fs_type {
-            FsType::Ext4 => grow_ext4(device, size)?,
-            FsType::Xfs => grow_xfs(device, size)?,
+            FsType::Ext4 => self.grow_ext4(device, size),
+            FsType::Xfs => self.grow_xfs(device, size, writer),
         }
-        Ok(())
     }
 
     fn inspect(&self, device: &Path, fs_type: FsType) -> Result<FsState, FsError> {
-        let disk = RealDisks.open(device, Access::Read)?;
-        match fs_type {
-            FsType::Ext4 => Ok(ext4::Superblock::read(disk.as_ref())?.state()),
-            FsType::Xfs => xfs::Superblock::read(disk.as_ref())?.state(disk.as_ref()),
-        }
+        super::inspect(RealDisks.open(device, Access::Read)?.as_ref(), fs_type)
     }
 
     fn replay(&self, device: &Path, fs_type: FsType) -> Result<(), FsError> {
-        mounted(device, fs_type, |_| Ok(()))?;
-        if self.inspect(device, fs_type)?.clean {
+        match fs_type {
+            FsType::Ext4 => self.replay_ext4(device)?,
+            FsType::Xfs => {
+                let instead = "have whoever mounts it (the virtual machine) unmount it before it is committed";
+                self.may_mount(device, fs_type, Writer::Anybody, "replay its log", instead)?;
+                mounted(device, fs_type, |_| Ok(()))?;
+            }
+        }
+        let state = self.inspect(device, fs_type)?;
+        if state.clean || state.errors.is_some() {
             Ok(())
         } else {
-            Err(FsError::NotClean { device: device.to_owned(), fs_type })
+            Err(FsError::NotClean { device: device.to_owned(), fs_type, program_said: String::new() })
         }
     }
 }
@@ -242,7 +298,7 @@ fn mounted(
     fs_type: FsType,
     work: impl FnOnce(&Path) -> Result<(), FsError> + Send,
 ) -> Result<(), FsError> {
-    let options = fs_type.mount_options().join(",");
+    let options = MountOptions::of(fs_type).data();
     let mount = PrivateMount { device, fs_type: fs_type.name(), read_only: false, options: &options };
     with_private_mount(&mount, work)?;
     Ok(RealDisks.open(device, Access::Read)?.flush()?)
@@ -255,28 +311,4 @@ fn remove_lost_and_found(device: &Path) -> Result<(), FsError> {
         }
         _ => Ok(()),
     })
-}
-
-fn grow_ext4(device: &Path, size: Sectors) -> Result<(), FsError> {
-    let superblock = ext4::Superblock::read(RealDisks.open(device, Access::Read)?.as_ref())?;
-    let blocks = size.0 / u64::from(superblock.block_size / 512);
-    if superblock.blocks >= blocks {
-        return Ok(());
-    }
-    mounted(device, FsType::Ext4, |directory| Ok(resize_ext4(directory, blocks)?))?;
-    match RealDisks.open(device, Access::WriteExclusive) {
-        Ok(disk) => ext4_groups::note_zeros_behind(disk.as_ref(), superblock.blocks).map(drop),
-        // Mounted elsewhere: the kernel will clear the new inode tables by and by.
-        Err(BlockError::Busy { .. }) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn grow_xfs(device: &Path, size: Sectors) -> Result<(), FsError> {
-    let superblock = xfs::Superblock::read(RealDisks.open(device, Access::Read)?.as_ref())?;
-    let blocks = size.0 / u64::from(superblock.block_size / 512);
-    if superblock.blocks >= blocks {
-        return Ok(());
-    }
-    mounted(device, FsType::Xfs, |directory| Ok(resize_xfs(directory, blocks, superblock.inode_percent)?))
 }

@@ -1,7 +1,7 @@
-//! Running one program with a time limit and keeping what it says on standard error.
+//! Running one program with a time limit and keeping what it says.
 
 use std::ffi::OsString;
-use std::io::Read;
+use std::io::{PipeReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::failpoint;
 
 use super::error::FsError;
 
-/// The most that is kept of a program's standard error, in bytes.
+/// The most that is kept of what a program says, in bytes.
 const STDERR_LIMIT: usize = 4096;
 
 /// How often a program is looked at, apart from when it closes its standard error.
@@ -47,8 +47,8 @@ pub(super) fn find(program: &str, directories: &[PathBuf]) -> Option<PathBuf> {
     directories.iter().map(|directory| directory.join(program)).find(executable)
 }
 
-/// Runs a program, without a shell, in a process group of its own and in the C locale. Standard input is empty,
-/// standard output is dropped. At the time limit the whole group is killed.
+/// Runs a program, without a shell, in a process group of its own and in the C locale. Standard input is empty, standard
+/// output and standard error are one (e2fsck complains on the former). At the time limit the whole group is killed.
 ///
 /// # Errors
 /// [`FsError::MkfsStart`].
@@ -56,16 +56,19 @@ pub(super) fn run(program: &Path, arguments: &[OsString], limit: Duration) -> Re
     let start_error = |source| FsError::MkfsStart { program: program.to_owned(), source };
     let deadline = Instant::now() + limit;
     failpoint::reach(|| "before a program".into());
+    let (said, says) = std::io::pipe().map_err(start_error)?;
+    let says_as_well = says.try_clone().map_err(start_error)?;
+    // The command goes at the end of the statement, and with it our ends of what the program writes to.
     let mut child = Command::new(program)
         .args(arguments)
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
+        .stdout(says_as_well)
+        .stderr(says)
         .process_group(0)
         .spawn()
         .map_err(start_error)?;
-    let stderr = collect_stderr(&mut child);
+    let stderr = collect(said);
     match wait_until(&mut child, &stderr, deadline).map_err(start_error)? {
         Some(status) => {
             failpoint::reach(|| "after a program".into());
@@ -78,32 +81,30 @@ pub(super) fn run(program: &Path, arguments: &[OsString], limit: Duration) -> Re
     }
 }
 
-/// A program's standard error, read on a thread of its own so that a full pipe never stops the program.
-struct Stderr {
+/// What a program says, read on a thread of its own so that a full pipe never stops the program.
+struct Said {
     kept: Arc<Mutex<Vec<u8>>>,
     /// Nothing is ever sent; it disconnects when the last holder of the pipe's other end has closed it.
     closed: Receiver<()>,
 }
 
-fn collect_stderr(child: &mut Child) -> Stderr {
+fn collect(mut pipe: PipeReader) -> Said {
     let kept = Arc::new(Mutex::new(Vec::new()));
     let (open, closed) = mpsc::channel();
-    if let Some(mut pipe) = child.stderr.take() {
-        let kept = Arc::clone(&kept);
-        thread::spawn(move || {
-            let mut buffer = [0; 1024];
-            while let Ok(length @ 1..) = pipe.read(&mut buffer) {
-                let mut kept = lock(&kept);
-                let room = STDERR_LIMIT - kept.len();
-                kept.extend_from_slice(&buffer[..length.min(room)]);
-            }
-            drop(open);
-        });
-    }
-    Stderr { kept, closed }
+    let keep = Arc::clone(&kept);
+    thread::spawn(move || {
+        let mut buffer = [0; 1024];
+        while let Ok(length @ 1..) = pipe.read(&mut buffer) {
+            let mut kept = lock(&keep);
+            let room = STDERR_LIMIT - kept.len();
+            kept.extend_from_slice(&buffer[..length.min(room)]);
+        }
+        drop(open);
+    });
+    Said { kept, closed }
 }
 
-impl Stderr {
+impl Said {
     /// All of it, once the program has ended. Others of its group that still hold the pipe are killed.
     fn finish(&self, group: u32) -> String {
         if self.closed.recv_timeout(POLL) == Err(RecvTimeoutError::Timeout) {
@@ -125,7 +126,7 @@ fn lock(bytes: &Mutex<Vec<u8>>) -> MutexGuard<'_, Vec<u8>> {
 }
 
 /// Waits for the program; `None` at the deadline.
-fn wait_until(child: &mut Child, stderr: &Stderr, deadline: Instant) -> std::io::Result<Option<ExitStatus>> {
+fn wait_until(child: &mut Child, stderr: &Said, deadline: Instant) -> std::io::Result<Option<ExitStatus>> {
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));

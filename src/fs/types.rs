@@ -9,10 +9,6 @@ use crate::units::Sectors;
 
 use super::error::FsError;
 
-/// Goes up when the options that this crate itself gives to mkfs change, so that no template made by other options is
-/// taken for one of these.
-const RECIPE: u32 = 1;
-
 /// A file system type that layers can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FsType {
@@ -26,22 +22,20 @@ impl FsType {
     /// All of them.
     pub const ALL: [FsType; 2] = [FsType::Ext4, FsType::Xfs];
 
+    /// Goes up when what this crate itself does at mkfs changes, so that no template made otherwise is taken for one of these.
+    const fn recipe(self) -> u32 {
+        match self {
+            FsType::Ext4 => 2,
+            FsType::Xfs => 1,
+        }
+    }
+
     /// The kernel's name of it, which is also containerd's mount type.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             FsType::Ext4 => "ext4",
             FsType::Xfs => "xfs",
-        }
-    }
-
-    /// The mount options that every mount of it needs: snapshots of one template share a UUID, and xfs refuses the
-    /// second mount of a UUID without `nouuid`.
-    #[must_use]
-    pub const fn mount_options(self) -> &'static [&'static str] {
-        match self {
-            FsType::Ext4 => &[],
-            FsType::Xfs => &["nouuid"],
         }
     }
 }
@@ -82,7 +76,7 @@ impl FsSpec {
     #[must_use]
     pub fn digest(&self) -> String {
         let mut hash = Fnv::new();
-        hash.add(&RECIPE.to_le_bytes());
+        hash.add(&self.fs_type.recipe().to_le_bytes());
         for option in &self.options {
             // The length first, so that ["a", "b"] and ["ab"] differ.
             hash.add(&(option.len() as u64).to_le_bytes());
@@ -125,6 +119,60 @@ pub struct FsState {
     pub clean: bool,
     /// Its UUID; snapshots share it.
     pub uuid: Uuid,
+    /// The errors that it has noted, if any. Then a write may be lost or its content damaged, also where it is clean otherwise.
+    pub errors: Option<NotedErrors>,
+}
+
+/// What an ext4 has noted of the errors that it met while it was mounted: in its superblock (`s_state`, `s_error_count` and
+/// what follows) and in that of its journal (`s_errno`). xfs keeps no such record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NotedErrors {
+    /// How many errors; 0 where only the state or the journal tells of one.
+    pub count: u32,
+    /// When the first of them was, in seconds since 1970.
+    pub first: u32,
+    /// When the last of them was, in seconds since 1970.
+    pub last: u32,
+    /// The kernel's function that found the first one, padded with zeros.
+    pub function: [u8; 32],
+    /// The errno that ended the journal; 0 for none.
+    pub journal: i32,
+}
+
+impl fmt::Display for NotedErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Written by whoever wrote the superblock: no more than what a function's name can have.
+        let name: String = self
+            .function
+            .iter()
+            .map(|byte| char::from(*byte))
+            .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
+            .collect();
+        match self.count {
+            0 => f.write_str("errors noted")?,
+            count => {
+                let plural = if count == 1 { "error" } else { "errors" };
+                write!(f, "{count} {plural} noted")?;
+                if !name.is_empty() {
+                    write!(f, ", the first by {name}")?;
+                }
+                write!(f, " at {} (seconds since 1970), the last at {}", self.first, self.last)?;
+            }
+        }
+        match self.journal {
+            0 => Ok(()),
+            errno => write!(f, "; its journal ended on {}", std::io::Error::from_raw_os_error(errno)),
+        }
+    }
+}
+
+/// Who may have written what is on a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writer {
+    /// This program alone: a template, or a snapshot of one that was handed to nobody yet.
+    Us,
+    /// Whoever had it: a container, a guest's kernel.
+    Anybody,
 }
 
 #[cfg(test)]
@@ -146,8 +194,20 @@ mod tests {
 
     #[test]
     fn a_digest_stays_what_it_was_in_earlier_releases() {
-        assert_eq!(FsSpec::plain(FsType::Ext4).digest(), "ext4-ad2aca7747985764");
+        assert_eq!(FsSpec::plain(FsType::Ext4).digest(), "ext4-8d1ace904a398d17");
         assert_eq!(spec(FsType::Xfs, &["-i", "size=1024"]).digest(), "xfs-5d0db9489966ae38");
+    }
+
+    #[test]
+    fn noted_errors_say_what_is_known_and_nothing_that_a_guest_wrote_there() {
+        assert_eq!(NotedErrors::default().to_string(), "errors noted");
+        let mut function = [0; 32];
+        function[..20].copy_from_slice(b"ext4_put_super\x1b[2J\n\n");
+        let noted = NotedErrors { count: 2, first: 7, last: 9, function, journal: 5 };
+        assert_eq!(
+            noted.to_string(),
+            "2 errors noted, the first by ext4_put_super at 7 (seconds since 1970), the last at 9; its journal ended on Input/output error (os error 5)"
+        );
     }
 
     #[test]

@@ -18,7 +18,9 @@ fn code(error: &Error) -> Code {
         // containerd's own snapshotters answer so for a parent that is not committed.
         Error::ParentNotCommitted { .. } | Error::Invalid { .. } => Code::InvalidArgument,
         Error::NotActive { .. } | Error::HasChildren { .. } => Code::FailedPrecondition,
-        Error::Incomplete { .. } => Code::DataLoss,
+        Error::Incomplete { .. } | Error::ErrorsNoted { .. } => Code::DataLoss,
+        Error::Fs { source, .. } if source.is_damage() => Code::DataLoss,
+        Error::Fs { source, .. } if source.is_refusal() => Code::FailedPrecondition,
         Error::Undo { source, .. } => code(source),
         Error::Pool { .. }
         | Error::Fs { .. }
@@ -32,6 +34,7 @@ fn code(error: &Error) -> Code {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fs::{FsError, FsType, NotedErrors};
 
     #[test]
     fn each_refusal_has_the_code_that_containerd_looks_for_and_names_the_snapshot() {
@@ -43,6 +46,15 @@ mod tests {
             (Error::ParentNotCommitted { parent: key() }, Code::InvalidArgument),
             (Error::NotActive { key: key(), kind: "a view", what: "" }, Code::FailedPrecondition),
             (Error::Incomplete { key: key(), pool: "p".into() }, Code::DataLoss),
+            (Error::ErrorsNoted { key: key(), pool: "p".into(), errors: NotedErrors::default() }, Code::DataLoss),
+            (
+                Error::Fs {
+                    key: key().as_str().into(),
+                    step: "cannot be committed",
+                    source: Box::new(FsError::PanicMask { device: "d".into(), fs_type: FsType::Xfs, mask: "1".into() }),
+                },
+                Code::FailedPrecondition,
+            ),
             (Error::HasChildren { key: key(), child: "b".into() }, Code::FailedPrecondition),
         ];
         for (error, expected) in cases {

@@ -11,7 +11,7 @@ use super::error::During;
 use super::labels::{check_key, check_labels};
 use super::{fs_type, role, Error, Labels, Shared, Snapshotter};
 use crate::block::{Access, Disk};
-use crate::fs::FsState;
+use crate::fs::{FsState, FsType};
 use crate::pool::Role;
 use crate::store::{Kind, SnapshotRecord};
 use crate::units::ThinId;
@@ -171,16 +171,28 @@ impl Shared {
         Ok(info.is_some_and(|info| info.open_count > ours))
     }
 
-    /// The state of the file system on `node`; one that was not unmounted (power went) is made clean first.
+    /// The state of the file system on `node`; one that was not unmounted (power went) is made clean first. One that has noted
+    /// errors is refused before anything could make it look clean, and again behind the replay, which may bring such a note.
     fn clean(&self, key: &str, record: &SnapshotRecord, node: &Path) -> Result<FsState, Error> {
         let fs = fs_type(&record.fs)?;
-        let state = self.formatter.inspect(node, fs).during(key, STEP)?;
+        let state = self.without_errors(key, node, fs)?;
         if state.clean {
             return Ok(state);
         }
         tracing::info!(key, "its file system was not unmounted; its journal is replayed");
         self.formatter.replay(node, fs).during(key, STEP)?;
-        self.formatter.inspect(node, fs).during(key, STEP)
+        self.without_errors(key, node, fs)
+    }
+
+    fn without_errors(&self, key: &str, node: &Path, fs: FsType) -> Result<FsState, Error> {
+        let state = self.formatter.inspect(node, fs).during(key, STEP)?;
+        match state.errors {
+            None => Ok(state),
+            Some(errors) => {
+                let pool = self.pool.device_name().to_string();
+                Err(Error::ErrorsNoted { key: key.into(), pool, errors })
+            }
+        }
     }
 
     /// Makes the copy's file system clean, and takes its device away again.

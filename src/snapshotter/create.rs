@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use super::error::During;
 use super::labels::{check_key, check_labels, wanted_size};
 use super::{templates, Error, Labels, Mount, Shared, Snapshotter};
-use crate::fs::FsType;
+use crate::fs::{FsType, Writer};
 use crate::pool::{IdGuard, Role};
 use crate::store::{Kind, ReclaimKind, ReclaimRecord, SnapshotRecord};
 use crate::units::{Sectors, ThinId};
@@ -108,7 +108,9 @@ impl Shared {
         let fs: FsType = super::fs_type(&record.fs)?;
         self.activate(key, record)?;
         let node = self.pool.node(super::role(record));
-        self.formatter.grow(&node, fs, record.size).during(key, "cannot be grown")
+        // A template was mounted by nobody else.
+        let writer = if record.parent.is_none() { Writer::Us } else { Writer::Anybody };
+        self.formatter.grow(&node, fs, record.size, writer).during(key, "cannot be grown")
     }
 
     /// Takes away a thin that did not get on record, and the device on it.

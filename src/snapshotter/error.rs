@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::block::BlockError;
-use crate::fs::FsError;
+use crate::fs::{FsError, NotedErrors};
 use crate::pool::PoolError;
 use crate::store::StoreError;
 
@@ -56,6 +56,8 @@ pub enum Error {
     HasChildren { key: String, child: String },
     #[error("snapshot {key:?} cannot be committed: since it was made, pool {pool} has refused writes, or may have (it was full, on a full file system, or had failed), and whoever writes hears of that only if they sync. It may not hold all that was written to it: remove it, and make it again once there is room")]
     Incomplete { key: String, pool: String },
+    #[error("snapshot {key:?} cannot be committed: its file system met errors while it was mounted ({errors}), so that something written to it may be lost or damaged, as on a failing disk. Nothing was changed; the kernel's log tells more. Look after the disks below pool {pool}, remove the snapshot and make it again")]
+    ErrorsNoted { key: String, pool: String, errors: NotedErrors },
     #[error("{what} is not allowed: {why}")]
     Invalid { what: String, why: String },
     #[error("{key} {step}: {source}")]

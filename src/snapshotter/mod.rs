@@ -31,7 +31,7 @@ pub use overview::{Overview, PoolView, Stuck};
 pub use reclaim::{Reclaiming, Swept};
 
 use crate::block::Disks;
-use crate::fs::{Formatter, FsSpec, FsType};
+use crate::fs::{Formatter, FsSpec, FsType, MountOptions};
 use crate::pool::{Pool, Role};
 use crate::store::{Kind, SnapshotRecord, Store};
 use crate::units::{Sectors, ThinId};
@@ -185,8 +185,7 @@ impl Shared {
 
 /// How to mount a snapshot whose device is `node`.
 fn mounts(record: &SnapshotRecord, node: &Path) -> Result<Vec<Mount>, Error> {
-    let mut options: Vec<String> = if record.kind == Kind::View { vec!["ro".into()] } else { Vec::new() };
-    options.extend(fs_type(&record.fs)?.mount_options().iter().map(ToString::to_string));
+    let options = MountOptions::of(fs_type(&record.fs)?).read_only(record.kind == Kind::View).list();
     Ok(vec![Mount { fs_type: record.fs.clone(), source: node.to_string_lossy().into_owned(), options }])
 }
 

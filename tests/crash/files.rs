@@ -5,7 +5,7 @@ use std::path::Path;
 use devmapper_snapshotter::block::{Access, BlockError, Disk, Disks};
 use devmapper_snapshotter::dm::fake::{FakeHandle, IoError};
 use devmapper_snapshotter::dm::Verdict;
-use devmapper_snapshotter::fs::{Formatter, FsError, FsSpec, FsState, FsType};
+use devmapper_snapshotter::fs::{Formatter, FsError, FsSpec, FsState, FsType, Writer};
 use devmapper_snapshotter::units::Sectors;
 
 use super::machine::{Machine, Steps, BLOCK};
@@ -98,7 +98,7 @@ impl Formatter for Machine {
         Ok(disk.flush()?)
     }
 
-    fn grow(&self, device: &Path, _: FsType, size: Sectors) -> Result<(), FsError> {
+    fn grow(&self, device: &Path, _: FsType, size: Sectors, _: Writer) -> Result<(), FsError> {
         self.formatter_step("grow", device)?;
         self.change(device, Access::Write, |superblock| superblock.size = superblock.size.max(size))
     }
@@ -107,7 +107,15 @@ impl Formatter for Machine {
         self.formatter_step("inspect", device)?;
         let superblock = Machine::superblock(self.open(device, Access::Read)?.as_ref(), fs_type)?;
         let Superblock { clean, inodes, size } = superblock;
-        Ok(FsState { fs_type, size, block_size: 4096, used_inodes: inodes, clean, uuid: uuid::Uuid::nil() })
+        Ok(FsState {
+            fs_type,
+            size,
+            block_size: 4096,
+            used_inodes: inodes,
+            clean,
+            uuid: uuid::Uuid::nil(),
+            errors: None,
+        })
     }
 
     fn replay(&self, device: &Path, _: FsType) -> Result<(), FsError> {
