@@ -41,7 +41,7 @@ fn make(shared: &Shared, key: &TemplateKey) -> Result<TemplateRecord, Error> {
 
 fn format<'a>(shared: &'a Shared, what: &str) -> Result<(IdGuard<'a>, TemplateRecord), Error> {
     let size = shared.settings.base_image_size;
-    let (thin, _) = shared.pool.create(None).during(what, "has no thin")?;
+    let thin = shared.pool.create(None).during(what, "has no thin")?;
     let role = Role::Template(thin.get());
     let made = shared.pool.activate(role, thin.get(), size, false).during(what, "has no device").and_then(|node| {
         shared.formatter.format(&node, &shared.settings.fs, size).during(what, "cannot be formatted")?;
