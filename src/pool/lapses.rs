@@ -62,6 +62,11 @@ struct Look {
 }
 
 impl Look {
+    /// How many events were no line in the log.
+    fn unexplained(&self, before: &LapsesRecord) -> usize {
+        (self.events.saturating_sub(before.seen.event) as usize).saturating_sub(self.noticed.notices.len())
+    }
+
     /// What is known after it, from what was known before.
     fn after(&self, before: &LapsesRecord) -> LapsesRecord {
         let new = self.events.saturating_sub(before.seen.event) as usize;
@@ -86,8 +91,7 @@ impl Look {
             // The mode changes before the event, so where there is no new event this one is still to come.
             until = Some(if new == 0 { self.events + 1 } else { self.events });
         }
-        let unexplained = new.saturating_sub(notices.len());
-        if !self.noticed.complete && !self.refuses && unexplained >= self.fewest {
+        if !self.noticed.complete && !self.refuses && self.unexplained(before) >= self.fewest {
             until = Some(self.events);
         }
         let assembly = before.seen.assembly;
@@ -123,10 +127,14 @@ impl Lapses {
         let device = dm.kernel().incarnation(pool);
         let first = recorded.device != device || events < recorded.seen.event;
         let known = if first { another_assembly(recorded, device) } else { recorded };
-        if !first {
-            tracing::debug!(?known, "the pool's events are known from the last run");
+        let log = dm.kernel().pool_log();
+        if log.is_none() {
+            tracing::warn!(
+                "the kernel's log (/dev/kmsg) cannot be read, so two low water marks of the pool close together look like a lapse; \
+                 give the daemon /dev/kmsg and CAP_SYSLOG"
+            );
         }
-        Lapses { pool, log: dm.kernel().pool_log(), known, manner: None, first, own_events: 0, count: 0 }
+        Lapses { pool, log, known, manner: None, first, own_events: 0, count: 0 }
     }
 
     /// Whether what was made at `moment` may lack some of what was written to it, by all looks so far.
@@ -172,6 +180,10 @@ impl Lapses {
         self.manner = manner;
         let look = Look { events, refuses: refuses(&status), noticed, fewest, first: self.first };
         let after = look.after(&self.known);
+        let unexplained = look.unexplained(&self.known);
+        if unexplained > 0 && !look.noticed.complete {
+            tracing::info!(pool = %name, unexplained, "the kernel's log does not say what some events of the pool were");
+        }
         self.first = false;
         let begins = after.refusing && !self.known.refusing;
         let hid = after.refused_until > self.known.refused_until && !self.known.refusing;

@@ -92,7 +92,10 @@ impl Pool {
     /// epoch on. Leaves the leases of the last run for [`Pool::unrecorded`].
     pub fn open(settings: &PoolSettings, dm: Dm, store: Arc<Store>, backer: Arc<Backer>) -> Result<Pool, PoolError> {
         let opened = identity::open(settings, &dm, &store, &backer)?;
-        Pool::of(opened, settings, dm, store, backer, true)
+        let pool = Pool::of(opened, settings, dm, store, backer, true)?;
+        // Before anything else: what a start does fills the kernel's log, which says what happened while no daemon ran.
+        pool.look()?;
+        Ok(pool)
     }
 
     /// The pool as it is, to look at; `None` when it is not assembled. Changes nothing, whatever state it is in.
@@ -165,11 +168,15 @@ impl Pool {
         self.ids.settle()
     }
 
-    /// Makes a new thin, empty, or as a snapshot of `origin`, which must not be written to meanwhile. Says when that was in
-    /// the pool's life, for [`Pool::has_refused_since`].
+    /// Makes a new thin, empty, or as a snapshot of `origin`, which must not be written to meanwhile.
     ///
     /// An id that turns out to be taken by a thin that isn't ours is set aside for good, and the next one is used.
-    pub fn create(&self, origin: Option<ThinId>) -> Result<(IdGuard<'_>, Moment), PoolError> {
+    pub fn create(&self, origin: Option<ThinId>) -> Result<IdGuard<'_>, PoolError> {
+        self.create_timed(origin).map(|(id, _)| id)
+    }
+
+    /// The same, and when that was in the pool's life, for [`Pool::has_refused_since`].
+    pub fn create_timed(&self, origin: Option<ThinId>) -> Result<(IdGuard<'_>, Moment), PoolError> {
         loop {
             let id = self.ids.take()?;
             match self.dm.make_thin(&self.device_name, id.get(), origin) {
@@ -335,7 +342,7 @@ impl Pool {
             .suspend(&name, Default::default())
             .map_err(|source| PoolError::Freeze { device: name.clone(), source })?;
         let thaw = Thaw { pool: self, name: &name, done: false };
-        let copy = self.create(Some(origin)).map(|(copy, _)| copy);
+        let copy = self.create(Some(origin));
         match (copy, thaw.now()) {
             (copy, Ok(())) => copy,
             (Err(error), Err(frozen)) => {

@@ -32,7 +32,7 @@ impl Snapshotter {
         let origin = shared.origin(parent)?;
         shared.pool.check_room().during(key, "cannot be prepared")?;
         let size = origin.size.max(shared.settings.base_image_size).max(wanted.unwrap_or(Sectors(0)));
-        let (thin, made_at) = shared.pool.create(Some(origin.thin)).map_err(|source| match parent {
+        let (thin, made_at) = shared.pool.create_timed(Some(origin.thin)).map_err(|source| match parent {
             // The parent was removed since it was looked up.
             Some(parent) if source.is_no_such_thin() => Error::ParentNotFound { parent: parent.into() },
             _ => Error::Pool { key: key.into(), step: "cannot be prepared", source: Box::new(source) },

@@ -43,7 +43,7 @@ fn make(shared: &Shared, key: &TemplateKey) -> Result<TemplateRecord, Error> {
 fn format(shared: &Shared) -> Result<(IdGuard<'_>, TemplateRecord), Error> {
     const IT: Subject = Subject::Template;
     let size = shared.settings.base_image_size;
-    let (thin, _) = shared.pool.create(None).during(IT, "has no thin")?;
+    let thin = shared.pool.create(None).during(IT, "has no thin")?;
     let role = Role::Template(thin.get());
     let made = shared.pool.activate(role, thin.get(), size, false).during(IT, "has no device").and_then(|node| {
         shared.formatter.format(&node, &shared.settings.fs, size).during(IT, "cannot be formatted")?;

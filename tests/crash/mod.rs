@@ -11,7 +11,7 @@
 //! | `judge` | whether a world is as its callers may expect it |
 //! | `explore` | all the points where it can end |
 //!
-//! and tests of its own: `checker` (the judge can tell), `faults` (a step fails), `sick` (the pool
+//! and tests of its own: `checker` (the judge can tell), `faults` (a step fails), `lapses` (the pool is full), `sick` (the pool
 //! cannot commit), `side_by_side` (many callers),
 //! `regressions` (what was found).
 #![allow(dead_code)]
@@ -21,6 +21,7 @@ pub mod explore;
 mod faults;
 pub mod files;
 pub mod judge;
+mod lapses;
 pub mod machine;
 pub mod model;
 pub mod programs;

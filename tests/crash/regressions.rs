@@ -170,7 +170,7 @@ fn a_thaw_that_fails_is_tried_again() {
 fn a_thin_that_could_not_be_taken_back_stays_on_lease_until_the_next_start() {
     let (base, world, model) = ran(&[]);
     let pool = world.snapshotter().pool();
-    let (thin, _) = pool.create(None).unwrap();
+    let thin = pool.create(None).unwrap();
     let id = thin.get();
     // Something stands on it, so that it cannot be deleted.
     pool.activate(Role::Reclaim(id), id, super::machine::BLOCK, false).unwrap();
