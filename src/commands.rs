@@ -48,6 +48,9 @@ fn findings(config: &Config) -> Result<usize, AnyError> {
     let thins = pool.thins(&RealDisks)?.into_keys().collect();
     let found = snapshotter::check(&store, &pool, Some(&thins))?;
     found.iter().for_each(|finding| println!("{finding}"));
+    for line in pool.company(&RealDisks)?.lines(pool.device_name()) {
+        println!("note: {line}");
+    }
     let unmapped = pool.unmapped(&RealDisks)?;
     if unmapped > 0 {
         println!(

@@ -146,6 +146,7 @@ fn parts(config: &Config) -> Result<Parts, AnyError> {
         external,
         block_size: config.block_size,
         min_free_percent: config.min_free_percent,
+        accepted_features: config.accept_pool_features.clone(),
     };
     let backer = Arc::new(HostBacker::new(config, Arc::new(RealDisks)));
     Ok(Parts { dm, store, backer, settings })
@@ -159,7 +160,11 @@ fn open(config: &Config) -> Result<Snapshotter, AnyError> {
     let Parts { dm, store, backer, settings } = parts(config)?;
     let pool = Pool::open(&settings, dm, Arc::clone(&store), backer)?;
     let settings = Settings {
-        fs: FsSpec { fs_type: config.fs_type.parse()?, options: config.fs_options.clone() },
+        fs: FsSpec {
+            fs_type: config.fs_type.parse()?,
+            options: config.fs_options.clone(),
+            zeroed: pool.zeroes_blocks()?,
+        },
         base_image_size: config.base_image_size,
         discard: config.discard.unwrap_or(matches!(config.backing, Backing::Embedded { .. })),
     };

@@ -73,6 +73,31 @@ pub fn mapped(disk: &dyn Disk, root: u64, total: u64) -> Result<u64, MetadataErr
     Ok(blocks.count)
 }
 
+/// The data block that holds the first block of the thin `id`, below the superblock at `root`; `None` when it has none, or
+/// when there is no such thin. Reads every mapping of that thin.
+pub fn first_block(disk: &dyn Disk, root: u64, id: ThinId) -> Result<Option<u64>, MetadataError> {
+    let mut tree = None;
+    let mut trees = Trees::new(disk);
+    trees.walk(superblock(disk, root)?.u64(superblock::DATA_MAPPING_ROOT)?, &mut |_, thin, mappings| {
+        tree = tree.or((thin == u64::from(id.get())).then_some(mappings));
+        Ok(())
+    })?;
+    let Some(tree) = tree else { return Ok(None) };
+    let mut first = None;
+    trees.walk(tree, &mut |_, block, value| {
+        first = first.or((block == 0).then_some(value >> TIME_BITS));
+        Ok(())
+    })?;
+    Ok(first)
+}
+
+/// The superblock that the pool has committed last, as it is on the disk. It changes with each commit, and no block that
+/// belongs to a commit is written to before the next one is on the disk (dm-transaction-manager.c), so what was read between
+/// two looks at the same superblock belongs together.
+pub fn committed(disk: &dyn Disk) -> Result<Vec<u8>, MetadataError> {
+    Ok(superblock(disk, 0)?.bytes)
+}
+
 fn superblock(disk: &dyn Disk, root: u64) -> Result<Block, MetadataError> {
     let superblock = Block::read(disk, root)?;
     match superblock.u64(superblock::MAGIC)? {
@@ -264,6 +289,13 @@ mod tests {
     #[test]
     fn blocks_that_several_thins_map_are_counted_once() {
         assert_eq!(mapped(&disk(&mappings()), 0, 100_001).unwrap(), 4);
+    }
+
+    #[test]
+    fn the_first_block_of_a_thin_is_found() {
+        let disk = disk(&mappings());
+        let first = |id| first_block(&disk, 0, ThinId::new(id).unwrap()).unwrap();
+        assert_eq!((first(0), first(1), first(2)), (Some(100), Some(100), None));
     }
 
     #[test]

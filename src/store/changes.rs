@@ -21,7 +21,9 @@ use super::error::StoreError;
 use super::overlay::Overlay;
 use super::owners::{Owned, Owns};
 use super::reader::{not_found, Reader};
-use super::records::{IdRange, Kind, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord};
+use super::records::{
+    ClaimRecord, IdRange, Kind, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord,
+};
 use super::tables::{self, meta, Table};
 
 /// The first number that is no thin id any more.
@@ -160,6 +162,13 @@ impl<'a> Changes<'a> {
     pub fn put_pool(&mut self, record: &PoolRecord) -> Result<(), StoreError> {
         let value = encode(Table::Meta, record)?;
         self.put(Table::Meta, meta::POOL.into(), value);
+        Ok(())
+    }
+
+    /// Puts the claim in an external pool.
+    pub fn put_id_claim(&mut self, record: &ClaimRecord) -> Result<(), StoreError> {
+        let value = encode(Table::Meta, record)?;
+        self.put(Table::Meta, meta::CLAIM.into(), value);
         Ok(())
     }
 

@@ -14,7 +14,9 @@ use super::database::Snapshot;
 use super::error::StoreError;
 use super::overlay::{Fate, Overlay};
 use super::owners::Owned;
-use super::records::{IdRange, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord};
+use super::records::{
+    ClaimRecord, IdRange, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord,
+};
 use super::tables::{self, meta, Table};
 
 pub(super) type Entry = (Vec<u8>, Vec<u8>);
@@ -127,6 +129,11 @@ impl<'a> Reader<'a> {
     /// The pool this database belongs to; none before the first start has made one.
     pub fn pool(&self) -> Result<Option<PoolRecord>, StoreError> {
         self.record(Table::Meta, meta::POOL)
+    }
+
+    /// What this database has claimed of an external pool's ids; none on a pool of its own, and before the first start.
+    pub fn id_claim(&self) -> Result<Option<ClaimRecord>, StoreError> {
+        self.record(Table::Meta, meta::CLAIM)
     }
 
     /// The open leases of thin ids, in the order they were taken; none before the first.

@@ -12,7 +12,7 @@ use super::records::TemplateKey;
 /// A table of the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Table {
-    /// Single values: the schema version, the pool, the leases of thin ids.
+    /// Single values: the schema version, the pool, the leases of thin ids, the claim in an external pool.
     Meta,
     /// Snapshots by key.
     Snapshots,
@@ -59,6 +59,7 @@ pub(super) mod meta {
     pub const SCHEMA: &[u8] = b"schema";
     pub const POOL: &[u8] = b"pool";
     pub const LEASES: &[u8] = b"leases";
+    pub const CLAIM: &[u8] = b"claim";
 }
 
 /// The key of a reclaim entry.

@@ -116,7 +116,13 @@ impl World {
         let store = Store::with_backends(move || Ok(storage.clone())).map_err(|e| format!("the store: {e}"))?;
         let store = Arc::new(store);
         let dm = Dm::new(machine.clone(), DmSettings::without_nodes());
-        let settings = PoolSettings { name: POOL.into(), external: None, block_size: BLOCK, min_free_percent: 5 };
+        let settings = PoolSettings {
+            name: POOL.into(),
+            external: None,
+            block_size: BLOCK,
+            min_free_percent: 5,
+            accepted_features: Vec::new(),
+        };
         let pool = Pool::open(&settings, dm, store.clone(), machine.clone()).map_err(|e| format!("the pool: {e}"))?;
         let settings = Settings {
             fs: FsSpec::plain(FsType::Ext4),
