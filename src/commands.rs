@@ -38,7 +38,8 @@ pub fn check(config: &Config, repair: bool) -> Result<(), AnyError> {
 fn findings(config: &Config) -> Result<usize, AnyError> {
     let Parts { dm, store, backer, settings } = parts(config)?;
     let Some(pool) = Pool::attach(&settings, dm, Arc::clone(&store), backer)? else {
-        let found = store.read(|r| r.check_indexes())?;
+        let mut found = store.read(|r| r.check_indexes())?;
+        found.extend(store.check_complete().err().map(|error| error.to_string()));
         found.iter().for_each(|what| println!("the database: {what}"));
         println!(
             "the pool is not assembled, as after a reboot; the next start assembles it. The database alone was checked"

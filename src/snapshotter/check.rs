@@ -89,6 +89,7 @@ impl fmt::Display for Finding {
 /// (thin_ls does); without them, what is missing or too many in the pool is not looked for.
 pub fn check(store: &Store, pool: &Pool, thins: Option<&BTreeSet<ThinId>>) -> Result<Vec<Finding>, Error> {
     let mut found: Vec<Finding> = store.read(|r| r.check_indexes())?.into_iter().map(Finding::Index).collect();
+    found.extend(store.check_complete().err().map(|error| Finding::Index(error.to_string())));
     if let Some(thins) = thins {
         found.extend(check_thins(store, pool, thins)?);
     }

@@ -13,6 +13,7 @@
 //! | `group` | group commit: many callers, one durable write |
 //! | `file` | the file under its name |
 //! | `backend` | what lies under redb, watched |
+//! | `tally` | how many commits were acknowledged, kept apart |
 //! | `database` | redb itself: opening, schema version, applying an overlay |
 //!
 //! The store knows nothing about the kernel, about pools or about gRPC. redb is known to `database`,
@@ -31,6 +32,7 @@ mod owners;
 mod reader;
 mod records;
 mod tables;
+mod tally;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -43,3 +45,4 @@ pub use records::{
     ClaimRecord, ExternalPool, IdRange, Kind, Owner, PoolRecord, ReclaimKind, ReclaimRecord, SnapshotRecord,
     TemplateKey, TemplateRecord,
 };
+pub use tally::Tally;

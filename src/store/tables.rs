@@ -60,6 +60,7 @@ pub(super) mod meta {
     pub const POOL: &[u8] = b"pool";
     pub const LEASES: &[u8] = b"leases";
     pub const CLAIM: &[u8] = b"claim";
+    pub const COMMITS: &[u8] = b"commits";
 }
 
 /// The key of a reclaim entry.
