@@ -49,6 +49,9 @@ fn findings(config: &Config) -> Result<usize, AnyError> {
     let thins = pool.thins(&RealDisks)?.into_keys().collect();
     let found = snapshotter::check(&store, &pool, Some(&thins))?;
     found.iter().for_each(|finding| println!("{finding}"));
+    let claim = pool.check_claim(&RealDisks)?;
+    claim.iter().for_each(|what| println!("{what}"));
+    let found = found.len() + usize::from(claim.is_some());
     for line in pool.company(&RealDisks)?.lines(pool.device_name()) {
         println!("note: {line}");
     }
@@ -59,8 +62,8 @@ fn findings(config: &Config) -> Result<usize, AnyError> {
              power goes while it fills them, or the disk fails to. They do no harm; thin_repair, run on the metadata of the stopped pool, frees them"
         );
     }
-    println!("{} thins in pool {}; {} disagreements", thins.len(), pool.device_name(), found.len());
-    Ok(found.len())
+    println!("{} thins in pool {}; {found} disagreements", thins.len(), pool.device_name());
+    Ok(found)
 }
 
 /// See [`crate::Command::Ls`].

@@ -309,8 +309,14 @@ fn an_older_copy_of_the_database_is_refused_and_deletes_nothing() {
     std::fs::rename(&file, &new).unwrap();
     std::fs::copy(&old, &file).unwrap();
     for _ in 0..2 {
-        says(&d.start_is_refused(), &["aged", "copy from another time", "metadata.redb"]);
+        says(&d.start_is_refused(), &["aged", "the database is a copy from another time", "metadata.redb"]);
+        let (well, said) = d.command(&["check"]);
+        assert!(!well);
+        says(&said, &["the database is a copy from another time"]);
     }
+    // Nor is it taken when the count beside it is lost as well.
+    std::fs::remove_file(d.state().join("metadata.redb.commits")).unwrap();
+    says(&d.start_is_refused(), &["aged", "the database is a copy from another time"]);
     assert!(pool.has(first) && pool.has(second));
     std::fs::rename(&new, &file).unwrap();
     d.begin();
@@ -483,4 +489,37 @@ fn features_that_change_under_a_running_daemon_are_seen_and_new_snapshots_are_re
     pool.reload(ZEROING);
     std::thread::sleep(std::time::Duration::from_secs(5));
     d.prepare("fine", "").unwrap();
+}
+
+#[test]
+fn a_daemon_that_makes_no_claims_is_recognised_by_its_devices() {
+    let pool = SharedPool::new("mixed", ZEROING);
+    let join = |uuid: &str, id: u32| {
+        pool.message(&format!("create_thin {id}")).unwrap();
+        let table = format!("0 2048 thin {} {id}", number_of("mixed"));
+        let device = format!("{uuid}-snap-{id}");
+        dmsetup(&[
+            "create",
+            "--noudevsync",
+            &device,
+            "--uuid",
+            &format!("DMSNAPSHOTTER-{uuid}-snap-{id}"),
+            "--table",
+            &table,
+        ]);
+    };
+    join("before", 1 << 23);
+    let mut d = Daemon::start_with("newer", &pool.config());
+    let base = layer(&mut d, "base", "", "base. ");
+    assert!(base >= (1 << 23) + (1 << 18), "{base} is where a daemon that makes no claims takes its ids");
+    says(&d.log(), &["which claims no thin ids: device before-snap-8388608 of database before stands on it"]);
+    join("after", (1 << 23) + 1);
+    std::thread::sleep(std::time::Duration::from_secs(20));
+    says(&d.log(), &["another daemon of this kind has begun to use the pool", "after-snap-8388609"]);
+    d.restart("KILL");
+    d.cleanup();
+    assert!(pool.has(1 << 23) && pool.has((1 << 23) + 1));
+    for device in ["before-snap-8388608", "after-snap-8388609"] {
+        dmsetup(&["remove", "--noudevsync", device]);
+    }
 }

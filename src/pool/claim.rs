@@ -88,8 +88,8 @@ struct Around {
 /// Who else is in a shared pool, and what is in our range and not ours.
 #[derive(Debug, Default)]
 pub struct Company {
-    /// Claims of other databases.
-    pub claims: Vec<Claim>,
+    /// Claims of other databases, each with its marker.
+    pub claims: Vec<(ThinId, Claim)>,
     /// UUIDs of other databases whose devices stand on the pool, each with one such device.
     pub devices: BTreeMap<String, String>,
     /// Thins in our range that are on record as not ours: somebody else's, or made by a call that a crash cut short.
@@ -128,6 +128,16 @@ impl Pool {
             tracing::warn!("{news}");
         }
         Ok(())
+    }
+
+    /// In what the claim on record and the one in the pool differ, in words; changes nothing.
+    pub fn check_claim(&self, disks: &dyn Disks) -> Result<Option<String>, PoolError> {
+        let claim = self.store.read(|r| r.id_claim())?.filter(|claim| self.is_shared() && claim.epoch > 0);
+        let Some(claim) = claim else { return Ok(None) };
+        match self.confirm(claim, &self.around(disks)?) {
+            Err(error @ PoolError::Foreign { .. }) => Ok(Some(error.to_string())),
+            other => other.map(|_| None),
+        }
     }
 
     fn is_mine(&self, marker: Option<&Option<Claim>>) -> bool {
@@ -190,7 +200,13 @@ impl Pool {
         for _ in 0..TRIES {
             let range = around.free_range(random()).ok_or_else(|| PoolError::External {
                 pool: self.device_name.clone(),
-                what: "has no range of thin ids left for this daemon: others have claimed them all".into(),
+                what: format!(
+                    "has no range of thin ids left for this daemon: {} others have claimed them. Delete the claims of databases that \
+                     are lost ('dmsetup message {} 0 \"delete ID\"', with ID one of {})",
+                    around.markers.len(),
+                    self.device_name,
+                    around.markers.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+                ),
             })?;
             let offset = random() as u32 % (MARKERS.end - MARKERS.start);
             let Ok(marker) = ThinId::new(MARKERS.start + offset) else { continue };
@@ -315,9 +331,9 @@ impl Pool {
     /// Who else is in a shared pool; nobody in one of our own.
     pub fn company(&self, disks: &dyn Disks) -> Result<Company, PoolError> {
         let Some(shared) = &self.shared else { return Ok(Company::default()) };
-        let claims = self.around(disks)?.markers.into_values().flatten();
+        let claims = self.around(disks)?.markers.into_iter().filter_map(|(marker, claim)| Some((marker, claim?)));
         Ok(Company {
-            claims: claims.filter(|claim| claim.uuid != shared.record.uuid).collect(),
+            claims: claims.filter(|(_, claim)| claim.uuid != shared.record.uuid).collect(),
             devices: self.neighbours()?,
             set_aside: self.store.read(|r| r.foreign_thins())?,
         })
@@ -345,10 +361,13 @@ impl Pool {
 impl Company {
     /// What there is to say, a line for each.
     pub fn lines(&self, pool: &impl std::fmt::Display) -> Vec<String> {
-        let claims = self.claims.iter().map(|claim| {
-            format!("pool {pool} is used by another daemon, or was: {claim}. If that database is lost, its thins are deleted by nobody")
+        let claims = self.claims.iter().map(|(marker, claim)| {
+            format!(
+                "pool {pool} is used by another daemon, or was: {claim} (in thin {marker}). If that database is lost, nobody deletes \
+                 its thins; its claim goes by 'dmsetup message {pool} 0 \"delete {marker}\"'"
+            )
         });
-        let known = |uuid: &String| self.claims.iter().any(|claim| claim.uuid == *uuid);
+        let known = |uuid: &String| self.claims.iter().any(|(_, claim)| claim.uuid == *uuid);
         let devices = self.devices.iter().filter(|(uuid, _)| !known(uuid)).map(|(uuid, device)| {
             format!("pool {pool} is used by another daemon, which claims no thin ids: device {device} of database {uuid} stands on it. It may delete what this one makes: update it")
         });

@@ -14,9 +14,9 @@ use crate::dm::{Target, ThinPoolTable, WorkingPool};
 use crate::units::{DeviceNumber, ThinId};
 
 /// How often the metadata is read before a pool that commits again and again is asked to hold a snapshot of it.
-const TRIES: u32 = 40;
+const TRIES: u32 = 20;
 /// The wait between two of these.
-const PAUSE: Duration = Duration::from_millis(25);
+const PAUSE: Duration = Duration::from_millis(10);
 
 impl Pool {
     /// Every thin in the pool with the number of blocks it maps, ours or not. Fails with `MetadataSnapHeld` only where the pool
