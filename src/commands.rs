@@ -67,7 +67,8 @@ fn verdict(left: usize) -> Result<(), AnyError> {
 fn findings(stopped: &Stopped) -> Result<usize, AnyError> {
     let Stopped { store, pool, .. } = stopped;
     let Some(pool) = pool else {
-        let found = store.read(|r| r.check_indexes())?;
+        let mut found = store.read(|r| r.check_indexes())?;
+        found.extend(store.check_complete().err().map(|error| error.to_string()));
         found.iter().for_each(|what| println!("the database: {what}"));
         let why = match store.read(|r| r.pool())? {
             None => "the database knows no pool yet; the next start makes one",
@@ -79,6 +80,12 @@ fn findings(stopped: &Stopped) -> Result<usize, AnyError> {
     let thins = thins(pool)?.map(|thins| thins.into_keys().collect());
     let found = snapshotter::check(store, pool, thins.as_ref())?;
     found.iter().for_each(|finding| println!("{finding}"));
+    let claim = pool.check_claim(&RealDisks)?;
+    claim.iter().for_each(|what| println!("{what}"));
+    let found = found.len() + usize::from(claim.is_some());
+    for line in pool.company(&RealDisks)?.lines(pool.device_name()) {
+        println!("note: {line}");
+    }
     match pool.unmapped(&RealDisks) {
         Ok(0) => {}
         Ok(unmapped) => println!(
@@ -87,7 +94,7 @@ fn findings(stopped: &Stopped) -> Result<usize, AnyError> {
         ),
         Err(error) => println!("note: blocks that are in use and no thin maps were not looked for: {error}"),
     }
-    let (pool, found) = (pool.device_name(), found.len());
+    let pool = pool.device_name();
     match &thins {
         Some(thins) => println!("{} thins in pool {pool}; {found} disagreements", thins.len()),
         None => println!(

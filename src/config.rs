@@ -61,8 +61,32 @@ pub struct Config {
     /// New writable snapshots are refused when less than this share of the pool (or of the file system under the
     /// embedded pool) is free.
     pub min_free_percent: u8,
+    /// Features of a pool that somebody else assembles that are accepted though they weaken what callers may rely on.
+    pub accept_pool_features: Vec<PoolFeature>,
     /// Where the metrics are served over HTTP; nowhere unless set.
     pub metrics_address: Option<SocketAddr>,
+}
+
+/// A feature of a thin pool that an operator has to accept: see `pool/features.rs` for what each means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolFeature {
+    /// New blocks are not zeroed.
+    SkipBlockZeroing,
+    /// Writes to a full pool wait. The kernel's default, which has no word there.
+    QueueIfNoSpace,
+}
+
+impl PoolFeature {
+    const ALL: [PoolFeature; 2] = [PoolFeature::SkipBlockZeroing, PoolFeature::QueueIfNoSpace];
+}
+
+impl fmt::Display for PoolFeature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PoolFeature::SkipBlockZeroing => "skip_block_zeroing",
+            PoolFeature::QueueIfNoSpace => "queue_if_no_space",
+        })
+    }
 }
 
 /// The three ways to a pool, from the least set-up to the most.
@@ -134,6 +158,7 @@ impl Default for Config {
             mount_untrusted: true,
             discard: None,
             min_free_percent: 5,
+            accept_pool_features: Vec::new(),
             metrics_address: None,
         }
     }
@@ -195,6 +220,7 @@ impl Keys {
             mount_untrusted: self.take("mount_untrusted", boolean).unwrap_or(default.mount_untrusted),
             discard: self.take("discard", boolean),
             min_free_percent: self.take("min_free_percent", percent).unwrap_or(default.min_free_percent),
+            accept_pool_features: self.take("accept_pool_features", pool_features).unwrap_or_default(),
             metrics_address: self.take("metrics_address", socket_address),
             backing: self.backing(),
         }
@@ -275,7 +301,7 @@ impl Keys {
 }
 
 /// Every key there is; a test holds `config/config.toml` and the reader to it.
-const KNOWN: [&str; 17] = [
+const KNOWN: [&str; 18] = [
     "root",
     "address",
     "log_level",
@@ -292,6 +318,7 @@ const KNOWN: [&str; 17] = [
     "mount_untrusted",
     "discard",
     "min_free_percent",
+    "accept_pool_features",
     "metrics_address",
 ];
 
@@ -312,6 +339,14 @@ fn texts(value: &Value) -> Result<Vec<String>, String> {
         return Err(format!("is {} where a list of strings is needed", kind(value)));
     };
     items.iter().map(text).collect()
+}
+
+fn pool_features(value: &Value) -> Result<Vec<PoolFeature>, String> {
+    let feature = |word: String| {
+        let known = PoolFeature::ALL.into_iter().find(|feature| feature.to_string() == word);
+        known.ok_or_else(|| format!("{word:?} is not one of {}", PoolFeature::ALL.map(|f| f.to_string()).join(", ")))
+    };
+    texts(value)?.into_iter().map(feature).collect()
 }
 
 fn boolean(value: &Value) -> Result<bool, String> {
@@ -479,6 +514,14 @@ mod tests {
         );
         let carved = Backing::Devices { data: "/dev/a".into(), metadata: None };
         assert_eq!(parse("data_device = \"/dev/a\"").unwrap().backing, carved);
+    }
+
+    #[test]
+    fn features_of_a_pool_are_accepted_by_their_names() {
+        let accepted = parse("accept_pool_features = [\"queue_if_no_space\", \"skip_block_zeroing\"]").unwrap();
+        assert_eq!(accepted.accept_pool_features, [PoolFeature::QueueIfNoSpace, PoolFeature::SkipBlockZeroing]);
+        let error = parse("accept_pool_features = [\"read_only\"]").unwrap_err();
+        assert!(error.contains("\"read_only\" is not one of skip_block_zeroing, queue_if_no_space"), "{error}");
     }
 
     #[test]

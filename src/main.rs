@@ -186,6 +186,7 @@ fn parts(config: &Config) -> (Arc<Backer>, PoolSettings) {
         external,
         block_size: config.block_size,
         min_free_percent: config.min_free_percent,
+        accepted_features: config.accept_pool_features.clone(),
     };
     (Arc::new(Backer::new(config, Arc::new(RealDisks))), settings)
 }
@@ -199,7 +200,11 @@ fn open(config: &Config, dm: Dm) -> Result<Snapshotter, AnyError> {
     let (backer, settings) = parts(config);
     let pool = Pool::open(&settings, dm, Arc::clone(&store), backer)?;
     let settings = Settings {
-        fs: FsSpec { fs_type: config.fs_type.parse()?, options: config.fs_options.clone() },
+        fs: FsSpec {
+            fs_type: config.fs_type.parse()?,
+            options: config.fs_options.clone(),
+            zeroed: pool.zeroes_blocks()?,
+        },
         base_image_size: config.base_image_size,
         discard: config.discard.unwrap_or(false) && !matches!(config.backing, Backing::Embedded { .. }),
     };

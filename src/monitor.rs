@@ -1,5 +1,6 @@
 //! Watches how full the pool is, so that a Prepare need not ask the kernel, and whether it refuses writes.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -7,6 +8,8 @@ use crate::snapshotter::Snapshotter;
 
 /// How often the pool is looked at. One status without a flush takes some 0.03 ms.
 const EVERY: Duration = Duration::from_secs(2);
+/// After so many looks at a pool that somebody else assembles, who else uses it is looked at as well.
+const LOOKS_BETWEEN_NEIGHBOURS: u32 = 8;
 
 /// Looks at the pool until dropped; logs when it runs short of room, when it no longer is, and when it
 /// has refused writes.
@@ -14,9 +17,18 @@ pub async fn watch(snapshotter: Arc<Snapshotter>) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let (mut short, mut lapses) = (false, 0);
-    loop {
+    // Those that are there at the start are said by the start.
+    let mut neighbours = neighbours(&snapshotter).await;
+    for nth in 1u32.. {
         ticks.tick().await;
         let name = snapshotter.pool().device_name().clone();
+        if nth % LOOKS_BETWEEN_NEIGHBOURS == 0 && snapshotter.pool().is_shared() {
+            for (uuid, device) in self::neighbours(&snapshotter).await {
+                if neighbours.insert(uuid.clone(), device.clone()).is_none() {
+                    tracing::warn!(uuid, device, "another daemon of this kind has begun to use the pool");
+                }
+            }
+        }
         let snapshotter = Arc::clone(&snapshotter);
         let look = tokio::task::spawn_blocking(move || {
             let pool = snapshotter.pool();
@@ -69,4 +81,11 @@ pub fn watch_events(snapshotter: &Arc<Snapshotter>) -> std::io::Result<()> {
         }
     };
     std::thread::Builder::new().name("pool-events".into()).spawn(follow).map(drop)
+}
+
+/// Other daemons with devices on a shared pool, each with one of these; nobody where that cannot be told now.
+async fn neighbours(snapshotter: &Arc<Snapshotter>) -> BTreeMap<String, String> {
+    let snapshotter = Arc::clone(snapshotter);
+    let look = tokio::task::spawn_blocking(move || snapshotter.pool().neighbours());
+    look.await.ok().and_then(Result::ok).unwrap_or_default()
 }

@@ -76,6 +76,7 @@ impl Place {
             external: None,
             block_size: config.block_size,
             min_free_percent: 5,
+            accepted_features: Vec::new(),
         };
         let backer = Arc::new(Backer::new(config, disks.clone()));
         let pool = Pool::open(&settings, self.dm(), self.store.clone(), backer).unwrap();

@@ -100,14 +100,14 @@ impl Mkfs {
 
     fn format_ext4(&self, device: &Path, spec: &FsSpec, size: Sectors) -> Result<(), FsError> {
         let program = self.tools.find(Tool::Mke2fs)?;
-        let prezeroed = self.knows_prezeroed(&program, device, size)?;
+        let prezeroed = spec.zeroed && self.knows_prezeroed(&program, device, size)?;
         let mut arguments =
             options::arguments(ext4::SYNTAX, &ext4::own_options(size, prezeroed, &spec.options), &spec.options)?;
         arguments.extend(ext4_place(device, size));
         self.tools.run_well(&program, &arguments, device)?;
         ext4_super::note_lost_writes(RealDisks.open(device, Access::WriteExclusive)?.as_ref())?;
         remove_lost_and_found(device)?;
-        if !prezeroed {
+        if spec.zeroed && !prezeroed {
             let disk = RealDisks.open(device, Access::Write)?;
             let freed = zeros::punch(disk.as_ref(), &ext4_groups::zeroed_ranges(disk.as_ref())?)?;
             tracing::info!(device = %device.display(), freed, "this mke2fs (before 1.47) wrote zeros; they were discarded");
@@ -217,6 +217,9 @@ impl Mkfs {
         let mut arguments = options::arguments(xfs::SYNTAX, &xfs::own_options(size), &spec.options)?;
         arguments.push(device.into());
         self.tools.run_well(&program, &arguments, device)?;
+        if !spec.zeroed {
+            return Ok(());
+        }
         // The log is written with zeros, and this is nearly all that is mapped.
         let disk = RealDisks.open(device, Access::Write)?;
         let log = xfs::Superblock::read(disk.as_ref())?.log();

@@ -62,13 +62,16 @@ pub struct FsSpec {
     pub fs_type: FsType,
     /// More arguments for its mkfs, each one as it stands; they come after this crate's own and win over them.
     pub options: Vec<String>,
+    /// Whether the device reads as zeros wherever nothing was written: not only as long as it is blank, but also in the rest of
+    /// a larger block of its own that is written in part.
+    pub zeroed: bool,
 }
 
 impl FsSpec {
     /// A file system of this type with no further options.
     #[must_use]
     pub fn plain(fs_type: FsType) -> Self {
-        FsSpec { fs_type, options: Vec::new() }
+        FsSpec { fs_type, options: Vec::new(), zeroed: true }
     }
 
     /// A short text that is the same for the same specification, in every process and release that makes the same file
@@ -81,6 +84,9 @@ impl FsSpec {
             // The length first, so that ["a", "b"] and ["ab"] differ.
             hash.add(&(option.len() as u64).to_le_bytes());
             hash.add(option.as_bytes());
+        }
+        if !self.zeroed {
+            hash.add(b"not zeroed");
         }
         format!("{}-{:016x}", self.fs_type, hash.0)
     }
@@ -180,7 +186,7 @@ mod tests {
     use super::*;
 
     fn spec(fs_type: FsType, options: &[&str]) -> FsSpec {
-        FsSpec { fs_type, options: options.iter().map(ToString::to_string).collect() }
+        FsSpec { options: options.iter().map(ToString::to_string).collect(), ..FsSpec::plain(fs_type) }
     }
 
     #[test]

@@ -61,7 +61,13 @@ mod tests {
         dm.create(&DmName::new(device).unwrap(), uuid.map(|uuid| DmUuid::new(uuid).unwrap()).as_ref()).unwrap();
         let name = DevicePrefix::new("a").unwrap();
         let external = external.map(|pool| DmName::new(pool).unwrap());
-        let settings = PoolSettings { name, external, block_size: Sectors(128), min_free_percent: 0 };
+        let settings = PoolSettings {
+            name,
+            external,
+            block_size: Sectors(128),
+            min_free_percent: 0,
+            accepted_features: Vec::new(),
+        };
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("metadata.redb")).unwrap();
         let record = record.map(|uuid| PoolRecord {

@@ -1,13 +1,14 @@
-//! What is in a pool, read from its metadata as it is on disk: which thins there are, and whether every block in use belongs
-//! to one. Nothing is changed by it.
+//! What is in a pool, read from its metadata as it is on disk: which thins there are, what a small one of them holds, and whether
+//! every block in use belongs to one. Nothing is changed by it, and the pool is asked for nothing: a snapshot of the metadata, of
+//! which a pool has one, may be somebody else's at the time, and one of our own would stay behind after a crash.
 
 use std::collections::BTreeMap;
 
 use super::metadata::{self, MetadataError};
 use super::{Pool, PoolError};
 use crate::block::{self, Access, Disk, Disks};
-use crate::dm::Target;
-use crate::units::ThinId;
+use crate::dm::{Target, ThinPoolTable};
+use crate::units::{DeviceNumber, ThinId};
 
 impl Pool {
     /// Every thin in the pool with the number of blocks it maps, ours or not, as of the pool's last commit: whatever made or
@@ -15,6 +16,19 @@ impl Pool {
     /// to faster than that can be read.
     pub fn thins(&self, disks: &dyn Disks) -> Result<BTreeMap<ThinId, u64>, PoolError> {
         self.read_metadata(disks, |disk| metadata::thins(disk, 0))
+    }
+
+    /// The start of a thin's first block, without activating it; `None` when it has no such block. The thin should be a
+    /// small one: all that it maps is read.
+    pub(super) fn peek(&self, disks: &dyn Disks, id: ThinId, out: &mut [u8]) -> Result<Option<()>, PoolError> {
+        let first = self.read_metadata(disks, |disk| metadata::first_block(disk, 0, id))?;
+        let Some(block) = first else { return Ok(None) };
+        let data = self.below(disks, |table| table.data.number())?;
+        let mut read = || -> Result<(), MetadataError> {
+            data.forget_cached()?;
+            Ok(data.read_at(out, block * self.block_size.0 * 512)?)
+        };
+        read().map(Some).map_err(|source| self.unreadable(source))
     }
 
     /// How many data blocks are in use that no thin maps, as of the pool's last commit. dm-thin leaves one behind when the
@@ -31,15 +45,27 @@ impl Pool {
         disks: &dyn Disks,
         read: impl Fn(&dyn Disk) -> Result<T, MetadataError>,
     ) -> Result<T, PoolError> {
+        let disk = self.below(disks, |table| table.metadata.number())?;
+        metadata::of_one_commit(disk.as_ref(), read).map_err(|source| self.unreadable(source))
+    }
+
+    /// One of the devices that the pool stands on, opened to be read.
+    fn below(
+        &self,
+        disks: &dyn Disks,
+        which: impl Fn(&ThinPoolTable) -> Option<DeviceNumber>,
+    ) -> Result<Box<dyn Disk>, PoolError> {
         let pool = &self.device_name;
         let table = self.dm.table(pool).map_err(|source| PoolError::Look { device: pool.clone(), source })?;
-        let metadata = match table.as_slice() {
-            [Target::ThinPool(table)] => table.metadata.number(),
+        let number = match table.as_slice() {
+            [Target::ThinPool(table)] => which(table),
             _ => None,
         };
-        let node = metadata.and_then(block::node_of).ok_or_else(|| PoolError::Failed { pool: pool.clone() })?;
-        let found = disks.open(&node, Access::Read).map_err(MetadataError::from);
-        let found = found.and_then(|disk| metadata::of_one_commit(disk.as_ref(), read));
-        found.map_err(|source| PoolError::Metadata { pool: pool.clone(), source })
+        let node = number.and_then(block::node_of).ok_or_else(|| PoolError::Failed { pool: pool.clone() })?;
+        disks.open(&node, Access::Read).map_err(|source| self.unreadable(source.into()))
+    }
+
+    fn unreadable(&self, source: MetadataError) -> PoolError {
+        PoolError::Metadata { pool: self.device_name.clone(), source }
     }
 }

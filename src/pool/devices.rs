@@ -6,6 +6,9 @@
 use crate::names::{DevicePrefix, DmName, DmUuid};
 use crate::units::ThinId;
 
+/// What the dm uuid of every device of every daemon of this kind starts with; the pool's UUID follows.
+const UUID_START: &str = "DMSNAPSHOTTER-";
+
 /// What a device of ours is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
@@ -14,6 +17,8 @@ pub enum Role {
     Data,
     /// The metadata area, likewise.
     Metadata,
+    /// The thin that a claim in an external pool is written into, while it is written.
+    Claim,
     /// A snapshot, by its number, which is also the id of its thin.
     Snapshot(u64),
     /// A read-only activation of a committed thin, by a number of its own.
@@ -60,6 +65,12 @@ impl DeviceNames {
         uuid.starts_with(&self.uuid_start())
     }
 
+    /// The UUID of the daemon of this kind that a device with this dm uuid belongs to, where that is another one.
+    pub fn other_owner<'u>(&self, uuid: &'u str) -> Option<&'u str> {
+        let (owner, _) = uuid.strip_prefix(UUID_START)?.split_once('-')?;
+        (owner != self.uuid).then_some(owner)
+    }
+
     fn uuid_start(&self) -> String {
         format!("{UUID_START}{}-", self.uuid)
     }
@@ -76,13 +87,12 @@ pub fn is_of_this_program(uuid: &str) -> bool {
     uuid.starts_with(UUID_START)
 }
 
-const UUID_START: &str = "DMSNAPSHOTTER-";
-
 fn suffix(role: Role) -> String {
     match role {
         Role::Pool => "pool".into(),
         Role::Data => "data".into(),
         Role::Metadata => "metadata".into(),
+        Role::Claim => "claim".into(),
         Role::Snapshot(number) => format!("snap-{number}"),
         Role::View(number) => format!("view-{number}"),
         Role::Template(id) => format!("template-{}", id.get()),
@@ -95,6 +105,7 @@ fn parse(suffix: &str) -> Option<Role> {
         "pool" => return Some(Role::Pool),
         "data" => return Some(Role::Data),
         "metadata" => return Some(Role::Metadata),
+        "claim" => return Some(Role::Claim),
         _ => {}
     }
     let (what, number) = suffix.split_once('-')?;
@@ -118,13 +129,14 @@ mod tests {
 
     fn roles() -> impl Strategy<Value = Role> {
         let id = (0..=ThinId::MAX.get()).prop_map(|n| ThinId::new(n).unwrap());
-        (0..7u8, id).prop_map(|(kind, id)| match kind {
+        (0..8u8, id).prop_map(|(kind, id)| match kind {
             0 => Role::Pool,
             1 => Role::Data,
             2 => Role::Metadata,
             3 => Role::Snapshot(id.get().into()),
             4 => Role::View(id.get().into()),
             5 => Role::Template(id),
+            6 => Role::Claim,
             _ => Role::Reclaim(id),
         })
     }

@@ -7,8 +7,8 @@
 use uuid::Uuid;
 
 use super::areas::{Areas, Finder};
-use super::{company, table, Backer, DeviceNames, PoolError, PoolSettings, Role};
-use crate::dm::{ActivateOptions, Dm, PoolMode, Target, WorkingPool};
+use super::{company, features, table, Backer, DeviceNames, PoolError, PoolSettings, Role};
+use crate::dm::{ActivateOptions, Dm, PoolMode, Target, ThinPoolTable, WorkingPool};
 use crate::names::DmName;
 use crate::store::{ExternalPool, PoolRecord, Store};
 use crate::units::{DeviceNumber, Sectors};
@@ -20,6 +20,8 @@ pub struct Opened {
     pub block_size: Sectors,
     /// All that the pool can hand out has its place in the file system below it.
     pub backed: bool,
+    /// The database's record of a pool that somebody else assembles, as it is to be.
+    pub external: Option<PoolRecord>,
 }
 
 pub fn open(settings: &PoolSettings, dm: &Dm, store: &Store, backer: &Backer) -> Result<Opened, PoolError> {
@@ -36,10 +38,10 @@ pub fn open(settings: &PoolSettings, dm: &Dm, store: &Store, backer: &Backer) ->
     };
     let names = DeviceNames::new(&settings.name, &record.uuid);
     let opening = Opening { settings, dm, store, backer, names: &names };
-    let (device_name, device, block_size) = match &settings.external {
-        Some(name) => opening.external(name, record),
-        None if record.formatted => opening.owned(record),
-        None => opening.first(record),
+    let (external, (device_name, device, block_size)) = match &settings.external {
+        Some(name) => opening.external(name, record).map(|(record, found)| (Some(record), found)),
+        None if record.formatted => opening.owned(record).map(|found| (None, found)),
+        None => opening.first(record).map(|found| (None, found)),
     }?;
     let backed = match backer.restore_blocks() {
         Ok(()) => true,
@@ -48,7 +50,7 @@ pub fn open(settings: &PoolSettings, dm: &Dm, store: &Store, backer: &Backer) ->
             false
         }
     };
-    Ok(Opened { names, device_name, device, block_size, backed })
+    Ok(Opened { names, device_name, device, block_size, backed, external })
 }
 
 /// Whether a pool of this record may have the transaction id `found`; if not, what is wrong.
@@ -92,7 +94,9 @@ pub fn attach(settings: &PoolSettings, dm: &Dm, store: &Store) -> Result<Option<
         let what = format!("its dm uuid is {:?}", info.uuid.as_ref().map_or("", |uuid| uuid.as_str()));
         return Err(PoolError::Foreign { pool: device_name, store: store.path().into(), what });
     }
-    Ok(Some(Opened { names, device_name, device: info.device, block_size: record.block_size, backed: true }))
+    let (device, block_size) = (info.device, record.block_size);
+    let external = record.external.is_some().then_some(record);
+    Ok(Some(Opened { names, device_name, device, block_size, backed: true, external }))
 }
 
 /// A pool's devices keep the name that they were made under.
@@ -300,10 +304,10 @@ impl Opening<'_> {
         status.working().copied().ok_or_else(|| PoolError::Failed { pool: name.clone() })
     }
 
-    fn table_block_size(&self, name: &DmName) -> Result<Option<Sectors>, PoolError> {
-        let table = self.dm.table(name).map_err(|source| PoolError::Look { device: name.clone(), source })?;
-        Ok(match table.as_slice() {
-            [Target::ThinPool(table)] => Some(table.block_size),
+    fn thin_pool(&self, name: &DmName) -> Result<Option<ThinPoolTable>, PoolError> {
+        let mut table = self.dm.table(name).map_err(|source| PoolError::Look { device: name.clone(), source })?;
+        Ok(match (table.pop(), table.as_slice()) {
+            (Some(Target::ThinPool(table)), []) => Some(table),
             _ => None,
         })
     }
@@ -313,24 +317,28 @@ impl Opening<'_> {
         self.dm.resume(name).map(drop).map_err(|source| PoolError::Thaw { device: name.clone(), source })
     }
 
-    /// A pool that somebody else assembles: its transaction id is its owner's, and stays as it is.
-    fn external(&self, name: &DmName, mut record: PoolRecord) -> Result<Found, PoolError> {
+    /// A pool that somebody else assembles: its transaction id is its owner's, and stays as it is. The record goes into the
+    /// database with the claim that [`super::Pool::join`] makes.
+    fn external(&self, name: &DmName, record: PoolRecord) -> Result<(PoolRecord, Found), PoolError> {
         let refuse = |what: String| PoolError::External { pool: name.clone(), what };
         let info = self.dm.info(name).map_err(|source| PoolError::Look { device: name.clone(), source })?;
         let info = info.filter(|info| info.live_table).ok_or_else(|| {
             refuse("is not there; assemble it first, or take pool_name out of the configuration to let this daemon make one".into())
         })?;
-        let block_size = self.table_block_size(name)?.ok_or_else(|| {
+        let table = self.thin_pool(name)?.ok_or_else(|| {
             refuse(
                 "is not a thin-pool device; pool_name must name the pool itself (with LVM the one ending in -tpool)"
                     .into(),
             )
         })?;
+        let block_size = table.block_size;
         if info.suspended {
             return Err(refuse("is suspended; resume it ('dmsetup resume')".into()));
         }
         let found = ExternalPool { name: name.to_string(), uuid: info.uuid.as_ref().map(ToString::to_string) };
-        if record.formatted && record.external.as_ref() != Some(&found) {
+        // A first start that failed before it had a thin in the pool binds the database to nothing.
+        let bound = record.formatted && self.store.read(|r| r.id_claim())?.is_none_or(|claim| claim.epoch > 0);
+        if bound && record.external.as_ref() != Some(&found) {
             return Err(self.foreign(
                 name,
                 &format!(
@@ -340,7 +348,7 @@ impl Opening<'_> {
                 ),
             ));
         }
-        if record.formatted && record.block_size != block_size {
+        if bound && record.block_size != block_size {
             return Err(PoolError::BlockSize { pool: name.clone(), has: block_size, wanted: record.block_size });
         }
         let status = self.working(name)?;
@@ -350,9 +358,14 @@ impl Opening<'_> {
             ));
         }
         self.must_take_changes(name, false)?;
-        record = PoolRecord { external: Some(found), block_size, formatted: true, ..record };
-        self.store.commit(|c| c.put_pool(&record))?;
-        Ok((name.clone(), info.device, block_size))
+        if let Some(what) = features::refused(name, &table, &self.settings.accepted_features) {
+            return Err(refuse(what));
+        }
+        for what in features::notes(&table) {
+            tracing::warn!(pool = %name, "{what}");
+        }
+        let record = PoolRecord { external: Some(found), block_size, formatted: true, ..record };
+        Ok((record, (name.clone(), info.device, block_size)))
     }
 
     fn foreign(&self, pool: &DmName, what: &str) -> PoolError {

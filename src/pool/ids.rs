@@ -1,25 +1,30 @@
 //! Thin ids on lease.
 //!
 //! The database says which ranges of ids are leased; inside them ids are handed out upwards, each once, with no further
-//! write. A range stays on record as long as one of its ids is still on its way into a record, so that a crash leaves
-//! unrecorded thins inside recorded ranges and nowhere else.
+//! write. They are taken from the lower half of a pool's ids where the pool is ours, and from the range that this database has
+//! claimed where it is not. A range stays on record as long as one of its ids is still on its way into a record, so that a crash leaves
+//! unrecorded thins inside recorded ranges and nowhere else. In a pool of our own these are deleted by the next start; in one
+//! that others use, an id on lease does not prove that its thin is ours, and nothing is deleted by that.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::claim::SHARED_START;
 use super::PoolError;
 use crate::store::{IdRange, Reader, Store, StoreError};
 use crate::units::ThinId;
 
 /// Ids leased at a time: one database commit for so many thins.
 const LEASE: u32 = 256;
-/// In a pool shared with others (LVM counts upwards from 0) our ids start here.
-const SHARED_START: u32 = 1 << 23;
+
+/// Says which ids in a range the pool has thins of already.
+type Taken<'a> = &'a dyn Fn(IdRange) -> Vec<ThinId>;
 
 #[derive(Debug)]
 pub struct Ids {
     store: Arc<Store>,
-    start: u32,
+    /// Others may make thins in the pool.
+    shared: bool,
     state: Mutex<State>,
 }
 
@@ -62,7 +67,7 @@ impl Drop for IdGuard<'_> {
 
 impl Ids {
     pub fn new(store: Arc<Store>, shared: bool) -> Self {
-        Ids { store, start: if shared { SHARED_START } else { 0 }, state: Mutex::default() }
+        Ids { store, shared, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -72,13 +77,13 @@ impl Ids {
     /// The next id that no record owns.
     ///
     /// The lock is held while a lease is extended, once in [`LEASE`] ids: those who wait need that very lease.
-    pub fn take(&self) -> Result<IdGuard<'_>, PoolError> {
+    pub fn take(&self, taken: Taken<'_>) -> Result<IdGuard<'_>, PoolError> {
         let mut state = self.state();
         for _ in 0..=ThinId::MAX.get() {
             let id = match state.open.as_mut().and_then(IdRange::take_first) {
                 Some(id) => id,
                 None => {
-                    self.extend(&mut state)?;
+                    self.extend(&mut state, taken)?;
                     continue;
                 }
             };
@@ -90,28 +95,41 @@ impl Ids {
         Err(PoolError::NoIds)
     }
 
-    /// Records the next range, and drops those ranges of this run in which nothing is in flight any more.
-    fn extend(&self, state: &mut State) -> Result<(), PoolError> {
+    /// Records the next range, with what others have made in it, and drops those ranges of this run in which nothing is in
+    /// flight any more.
+    fn extend(&self, state: &mut State, taken: Taken<'_>) -> Result<(), PoolError> {
+        let bounds = self.bounds()?;
         let end = state.leased.last().map(|range| range.end);
         let end = match end {
             Some(end) => end,
-            None => self.store.read(|r| r.leases())?.last().map_or(self.start, |range| range.end),
+            None => self.store.read(|r| r.leases())?.last().map_or(bounds.start, |range| range.end),
         };
-        let next = self.after(end);
+        let next = after(end, bounds);
+        let taken = if self.shared { taken(next) } else { Vec::new() };
         let busy = |range: &IdRange| state.in_flight.iter().any(|id| range.contains(*id));
         let mut leased: Vec<_> = state.leased.iter().copied().filter(busy).collect();
         leased.push(next);
         let all: Vec<_> = state.inherited.iter().chain(&leased).copied().collect();
-        self.store.commit(|c| c.put_leases(&all))?;
+        self.store.commit(|c| {
+            for id in &taken {
+                if c.thin_owner(*id)?.is_none() {
+                    tracing::warn!(%id, "the pool holds a thin of this id that is not ours; it is set aside");
+                    c.put_foreign(*id)?;
+                }
+            }
+            c.put_leases(&all)
+        })?;
         state.leased = leased;
         state.open = Some(next);
         Ok(())
     }
 
-    fn after(&self, end: u32) -> IdRange {
-        let limit = ThinId::MAX.get() + 1;
-        let start = if end >= limit { self.start } else { end };
-        IdRange { start, end: limit.min(start + LEASE) }
+    /// The ids that leases are taken from.
+    fn bounds(&self) -> Result<IdRange, PoolError> {
+        if !self.shared {
+            return Ok(IdRange { start: 0, end: SHARED_START });
+        }
+        self.store.read(|r| r.id_claim())?.map(|claim| claim.range).ok_or(PoolError::NoIds)
     }
 
     /// The thin of this id is not ours: it is never handed out again, nor deleted at a start.
@@ -121,10 +139,13 @@ impl Ids {
         Ok(self.store.commit(|c| c.put_foreign(taken))?)
     }
 
-    /// Ids inside the leases of the last run that nothing on record owns.
+    /// Ids inside the leases of the last run that nothing on record owns, if a thin of such an id can only be ours.
     pub fn unrecorded(&self) -> Result<Vec<ThinId>, PoolError> {
         let leases = self.store.read(|r| r.leases())?;
         self.state().inherited.clone_from(&leases);
+        if self.shared {
+            return Ok(Vec::new());
+        }
         Ok(self.store.read(|r| {
             let mut unrecorded = Vec::new();
             for id in leases.iter().flat_map(IdRange::ids) {
@@ -137,15 +158,21 @@ impl Ids {
     }
 
     /// Takes a new lease in place of all those of the last run.
-    pub fn settle(&self) -> Result<(), PoolError> {
+    pub fn settle(&self, taken: Taken<'_>) -> Result<(), PoolError> {
         let mut state = self.state();
         let last = state.inherited.last().copied();
         state.inherited.clear();
         if state.leased.is_empty() {
             state.leased.extend(last.map(|range| IdRange { start: range.end, end: range.end }));
         }
-        self.extend(&mut state)
+        self.extend(&mut state, taken)
     }
+}
+
+/// The lease after one that ends at `end`: inside `bounds`, from whose end it goes on at their start.
+fn after(end: u32, bounds: IdRange) -> IdRange {
+    let start = if (bounds.start..bounds.end).contains(&end) { end } else { bounds.start };
+    IdRange { start, end: bounds.end.min(start + LEASE) }
 }
 
 /// Whether a record has a thin, or a device, of this number.

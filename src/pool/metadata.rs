@@ -142,6 +142,24 @@ pub fn find_superblock(disk: &dyn Disk, at: Sectors) -> Result<Option<Superblock
     }))
 }
 
+/// The data block that holds the first block of the thin `id`, below the superblock at `root`; `None` when it has none, or
+/// when there is no such thin. Reads every mapping of that thin.
+pub fn first_block(disk: &dyn Disk, root: u64, id: ThinId) -> Result<Option<u64>, MetadataError> {
+    let mut tree = None;
+    let mut trees = Trees::new(disk);
+    trees.walk(superblock(disk, root)?.u64(superblock::DATA_MAPPING_ROOT)?, &mut |_, thin, mappings| {
+        tree = tree.or((thin == u64::from(id.get())).then_some(mappings));
+        Ok(())
+    })?;
+    let Some(tree) = tree else { return Ok(None) };
+    let mut first = None;
+    trees.walk(tree, &mut |_, block, value| {
+        first = first.or((block == 0).then_some(value >> TIME_BITS));
+        Ok(())
+    })?;
+    Ok(first)
+}
+
 fn superblock(disk: &dyn Disk, root: u64) -> Result<Block, MetadataError> {
     let superblock = Block::read(disk, root)?;
     superblock.must_be_superblock()?;
@@ -374,6 +392,13 @@ mod tests {
             Ok(disk.write_at(&[commits.get()], 48)?)
         };
         assert!(matches!(of_one_commit(&disk, never), Err(MetadataError::Changing)));
+    }
+
+    #[test]
+    fn the_first_block_of_a_thin_is_found() {
+        let disk = disk(&mappings());
+        let first = |id| first_block(&disk, 0, ThinId::new(id).unwrap()).unwrap();
+        assert_eq!((first(0), first(1), first(2)), (Some(100), Some(100), None));
     }
 
     #[test]

@@ -7,10 +7,12 @@
 
 mod areas;
 mod backing;
+mod claim;
 mod company;
 mod contents;
 mod devices;
 mod error;
+mod features;
 mod growth;
 mod identity;
 mod ids;
@@ -22,9 +24,10 @@ mod table;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 pub use backing::Backer;
+pub use claim::{Claim, Company};
 pub use devices::{DeviceNames, Role};
 pub use error::PoolError;
 pub use ids::IdGuard;
@@ -32,12 +35,13 @@ pub use metadata::MetadataError;
 use room::Below;
 pub use room::Room;
 
-use crate::block;
 pub use crate::block::Space;
+use crate::block::{self, Disks};
+use crate::config::PoolFeature;
 use crate::dm::{self, ActivateOptions, Dm, Target, ThinPoolStatus, WorkingPool};
 pub use crate::dm::{DeviceInfo, PoolMode};
 use crate::names::{DevicePrefix, DmName};
-use crate::store::{Moment, Store};
+use crate::store::{Moment, PoolRecord, Store};
 use crate::units::{DeviceNumber, Sectors, ThinId};
 use ids::Ids;
 use lapses::Lapses;
@@ -52,6 +56,20 @@ pub struct PoolSettings {
     pub block_size: Sectors,
     /// See [`crate::config::Config::min_free_percent`].
     pub min_free_percent: u8,
+    /// See [`crate::config::Config::accept_pool_features`].
+    pub accepted_features: Vec<PoolFeature>,
+}
+
+/// What is known of a pool that somebody else assembles.
+#[derive(Debug)]
+struct Shared {
+    /// Not in the database before the first claim is.
+    record: PoolRecord,
+    accepted_features: Vec<PoolFeature>,
+    /// Known since [`Pool::join`].
+    disks: OnceLock<Arc<dyn Disks>>,
+    /// Why no new snapshots are made, since its owner changed its features.
+    unfit: Mutex<Option<String>>,
 }
 
 /// An open pool. All verbs block; none is called with a lock or a database transaction held.
@@ -63,6 +81,7 @@ pub struct Pool {
     device: DeviceNumber,
     block_size: Sectors,
     min_free_percent: u8,
+    shared: Option<Shared>,
     ids: Ids,
     backer: Arc<Backer>,
     store: Arc<Store>,
@@ -131,7 +150,13 @@ impl Pool {
             device: opened.device,
             block_size: opened.block_size,
             min_free_percent: settings.min_free_percent,
-            ids: Ids::new(store.clone(), settings.external.is_some()),
+            shared: opened.external.map(|record| Shared {
+                record,
+                accepted_features: settings.accepted_features.clone(),
+                disks: OnceLock::new(),
+                unfit: Mutex::default(),
+            }),
+            ids: Ids::new(Arc::clone(&store), settings.external.is_some()),
             backer,
             store,
             seen: Mutex::default(),
@@ -155,17 +180,17 @@ impl Pool {
     /// An id for a new thin, or for a view's device name. What is not recorded by the time the guard is dropped is found
     /// by the next start.
     pub fn take_id(&self) -> Result<IdGuard<'_>, PoolError> {
-        self.ids.take()
+        self.ids.take(&|range| self.taken(range))
     }
 
-    /// The ids that the last run may have used without recording them.
+    /// The thins that the last run may have made without recording them. None in a shared pool, where they may be somebody else's.
     pub fn unrecorded(&self) -> Result<Vec<ThinId>, PoolError> {
         self.ids.unrecorded()
     }
 
     /// Forgets the leases of the last run, once nothing unrecorded is left in them.
     pub fn settle_leases(&self) -> Result<(), PoolError> {
-        self.ids.settle()
+        self.ids.settle(&|range| self.taken(range))
     }
 
     /// Makes a new thin, empty, or as a snapshot of `origin`, which must not be written to meanwhile.
@@ -178,7 +203,7 @@ impl Pool {
     /// The same, and when that was in the pool's life, for [`Pool::has_refused_since`].
     pub fn create_timed(&self, origin: Option<ThinId>) -> Result<(IdGuard<'_>, Moment), PoolError> {
         loop {
-            let id = self.ids.take()?;
+            let id = self.take_id()?;
             match self.dm.make_thin(&self.device_name, id.get(), origin) {
                 Ok(event) => return Ok((id, Moment { assembly: self.assembly, event })),
                 Err(dm::Error::ThinExists { .. }) => self.ids.set_aside(id)?,
@@ -308,10 +333,13 @@ impl Pool {
         self.dm.cancel_deferred_remove(&name).map_err(|source| PoolError::Keep { device: name, source })
     }
 
-    /// Takes the device `role` away; one that is not there counts as done.
+    /// Takes the device `role` away; one that is not there counts as done, and one that is somebody else's is left.
     ///
     /// Fails with [`PoolError::Deactivate`] and [`PoolError::is_busy`] while somebody has it open.
     pub fn deactivate(&self, role: Role) -> Result<(), PoolError> {
+        if let Some(info) = self.info(role)? {
+            self.must_be_ours(&info)?;
+        }
         let name = self.names.name(role);
         match self.dm.remove(&name) {
             Err(error) if !error.is_no_such_device() => Err(PoolError::Deactivate { device: name, source: error }),
@@ -409,6 +437,7 @@ impl Pool {
             seen.host_lapses += 1;
         }
         seen.room = Some(room.clone());
+        self.look_at_features()?;
         Ok(room)
     }
 
@@ -451,6 +480,7 @@ impl Pool {
 
     /// Whether there is room for another writable snapshot, by what was last seen; looks again before it says no.
     pub fn check_room(&self) -> Result<(), PoolError> {
+        self.must_be_fit()?;
         let seen = self.seen().room.clone();
         if seen.is_some_and(|room| self.short_of(&room).is_none()) {
             return Ok(());

@@ -22,6 +22,9 @@ pub enum Finding {
     /// The pool has a thin that no record owns. Inside an open lease it may be a call under way, and the next start deletes
     /// it; outside it nobody ever will.
     ThinUnrecorded { thin: ThinId, leased: bool },
+    /// A shared pool has a thin in this database's range that no record owns. The next start deletes it if a device of ours
+    /// stands on it, and sets it aside if not, since anybody may have made it.
+    ThinDoubtful { thin: ThinId },
     /// The pool takes no more changes, or wants thin_check.
     PoolSick { what: &'static str },
     /// A device of ours has no table: its activation was cut short.
@@ -55,6 +58,11 @@ impl fmt::Display for Finding {
             Finding::ThinUnrecorded { thin, leased: false } => {
                 write!(f, "thin {thin} is on no record and on no lease, so it is not this daemon's and is left alone")
             }
+            Finding::ThinDoubtful { thin } => write!(
+                f,
+                "thin {thin} is in this daemon's range of a shared pool and on no record; the next start deletes it if a device of \
+                 this daemon stands on it, and sets it aside if not"
+            ),
             Finding::PoolSick { what } => write!(f, "the pool {what}"),
             Finding::HalfMade { device } => write!(f, "device {device} has no table; the next start removes it"),
             Finding::Suspended { device } => {
@@ -90,8 +98,9 @@ impl fmt::Display for Finding {
 /// (thin_ls does); without them, what is missing or too many in the pool is not looked for.
 pub fn check(store: &Store, pool: &Pool, thins: Option<&BTreeSet<ThinId>>) -> Result<Vec<Finding>, Error> {
     let mut found: Vec<Finding> = store.read(|r| r.check_indexes())?.into_iter().map(Finding::Index).collect();
+    found.extend(store.check_complete().err().map(|error| Finding::Index(error.to_string())));
     if let Some(thins) = thins {
-        found.extend(check_thins(store, thins)?);
+        found.extend(check_thins(store, pool, thins)?);
     }
     found.extend(check_pool(pool)?);
     let wanted = wanted(store)?;
@@ -103,8 +112,11 @@ pub fn check(store: &Store, pool: &Pool, thins: Option<&BTreeSet<ThinId>>) -> Re
     Ok(found)
 }
 
-fn check_thins(store: &Store, thins: &BTreeSet<ThinId>) -> Result<Vec<Finding>, Error> {
+fn check_thins(store: &Store, pool: &Pool, thins: &BTreeSet<ThinId>) -> Result<Vec<Finding>, Error> {
     let (recorded, leases) = store.read(|r| Ok((r.recorded_thins()?, r.leases()?)))?;
+    // In a shared pool most thins are others'.
+    let claimed = pool.claimed().map_err(Error::start)?;
+    let shared = pool.is_shared();
     // What is in reclaim may be deleted and not ticked off yet; what isn't ours may come and go.
     let must_be = recorded.iter().filter(|(_, owner)| matches!(owner, Owner::Snapshot(_) | Owner::Template(_)));
     let missing = must_be
@@ -114,7 +126,11 @@ fn check_thins(store: &Store, thins: &BTreeSet<ThinId>) -> Result<Vec<Finding>, 
     let unrecorded = thins
         .iter()
         .filter(|thin| !recorded.contains_key(thin))
-        .map(|&thin| Finding::ThinUnrecorded { thin, leased: leased(thin) });
+        .filter(|thin| !shared || leased(**thin) || claimed.is_some_and(|range| range.contains(**thin)))
+        .map(|&thin| match shared {
+            true => Finding::ThinDoubtful { thin },
+            false => Finding::ThinUnrecorded { thin, leased: leased(thin) },
+        });
     Ok(missing.chain(unrecorded).collect())
 }
 

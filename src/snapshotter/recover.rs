@@ -25,6 +25,8 @@ enum Fate {
 
 /// Returns the devices that are to go as soon as nobody has them open.
 pub fn recover(shared: &Shared) -> Result<BTreeSet<Role>, Error> {
+    // Before anything is changed: whether database and pool belong together is not known of a shared pool until then.
+    shared.pool.join(&shared.disks).map_err(Error::start)?;
     // First: the last run may have ended between a device and its node, and a node that is left over leads to whatever device
     // has its number now.
     shared.pool.sweep_nodes().map_err(Error::start)?;

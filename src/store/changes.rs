@@ -22,7 +22,8 @@ use super::overlay::Overlay;
 use super::owners::{Owned, Owns};
 use super::reader::{not_found, Reader};
 use super::records::{
-    IdRange, Kind, LapsesRecord, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord,
+    ClaimRecord, IdRange, Kind, LapsesRecord, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey,
+    TemplateRecord,
 };
 use super::tables::{self, meta, Table};
 
@@ -175,6 +176,13 @@ impl<'a> Changes<'a> {
     pub fn put_lapses(&mut self, record: &LapsesRecord) -> Result<(), StoreError> {
         let value = encode(Table::Meta, record)?;
         self.put(Table::Meta, meta::LAPSES.into(), value);
+        Ok(())
+    }
+
+    /// Puts the claim in an external pool.
+    pub fn put_id_claim(&mut self, record: &ClaimRecord) -> Result<(), StoreError> {
+        let value = encode(Table::Meta, record)?;
+        self.put(Table::Meta, meta::CLAIM.into(), value);
         Ok(())
     }
 

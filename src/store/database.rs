@@ -5,17 +5,18 @@ use std::io;
 use std::ops::Bound;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::backends::{FileBackend, InMemoryBackend};
-use redb::{Builder, ReadTransaction, ReadableDatabase, StorageBackend, TableDefinition};
+use redb::{Builder, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 
 use super::backend::{Watch, Watched};
 use super::error::StoreError;
 use super::file;
 use super::overlay::Overlay;
 use super::tables::{meta, Table};
+use super::tally::{self, Count, Tally, TallyFile};
 use crate::failpoint;
 
 /// The schema that this program writes. Raise it when an older program would misread a record.
@@ -46,11 +47,17 @@ pub(super) struct Database {
     path: Arc<Path>,
     watch: Arc<Watch>,
     failed: Arc<AtomicBool>,
+    tally: Option<Box<dyn Tally>>,
+    tally_failed: AtomicBool,
+    /// The number of the last commit that was acknowledged, in this run or before.
+    acknowledged: AtomicU64,
+    /// It is behind that since it was opened: it can be read, and takes no commits.
+    behind: Option<StoreError>,
 }
 
 impl Database {
-    /// Opens a file that exists.
-    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+    /// Opens a file that exists, and compares it with its tally.
+    pub(super) fn open(path: &Path, tally: Option<Box<dyn Tally>>) -> Result<Self, StoreError> {
         let name = path.to_owned();
         let opener = move |watch| {
             let file = file::open(&name).map_err(redb::Error::Io);
@@ -58,7 +65,7 @@ impl Database {
             let backend = backend.map_err(|e| StoreError::from_redb("opening", &name, e))?;
             open_checked(Watched::in_file(backend, watch, &name), &name)
         };
-        Self::with_opener(Box::new(opener), path)
+        Self::with_opener(Box::new(opener), path, tally)
     }
 
     /// Opens a copy in memory of a file that nobody has open. redb opens a file that was not closed cleanly, and checks the
@@ -71,34 +78,69 @@ impl Database {
             memory.write(0, &bytes)?;
             Ok(memory)
         };
-        Self::with_backends(backend, path)
+        Self::with_backends(backend, path, Some(Box::new(TallyFile::of(path))))
     }
 
     /// Opens what lies on the backend that `backend` gives; `path` is what messages call it.
     pub(super) fn with_backends<B: StorageBackend>(
         backend: impl Fn() -> io::Result<B> + Send + Sync + 'static,
         path: &Path,
+        tally: Option<Box<dyn Tally>>,
     ) -> Result<Self, StoreError> {
         let name = path.to_owned();
         let opener = move |watch| {
             let backend = backend().map_err(|error| StoreError::from_redb("opening", &name, error.into()))?;
             open_checked(Watched::new(backend, watch), &name)
         };
-        Self::with_opener(Box::new(opener), path)
+        Self::with_opener(Box::new(opener), path, tally)
     }
 
-    fn with_opener(opener: Opener, path: &Path) -> Result<Self, StoreError> {
+    fn with_opener(opener: Opener, path: &Path, tally: Option<Box<dyn Tally>>) -> Result<Self, StoreError> {
         let watch = Arc::new(Watch::default());
         let redb = opener(Arc::clone(&watch))?;
-        let database = Database {
+        let mut database = Database {
             redb: RwLock::new(Some(redb)),
             opener,
             path: path.into(),
             watch,
             failed: Arc::new(AtomicBool::new(false)),
+            tally,
+            tally_failed: AtomicBool::new(false),
+            acknowledged: AtomicU64::new(0),
+            behind: None,
         };
         database.check_schema()?;
+        database.compare()?;
         Ok(database)
+    }
+
+    /// Whether all is there that was acknowledged.
+    fn compare(&mut self) -> Result<(), StoreError> {
+        let count = self.with_redb("reading", count)?;
+        let found = count.map_or(0, |count| count.number);
+        let tally = self.tally.as_deref();
+        let known = tally.map_or(Ok(0), |tally| tally::acknowledged(tally, count.map(|count| count.database)));
+        let known = known.unwrap_or_else(|error| {
+            tracing::warn!(%error, "whether the database lacks an acknowledged commit cannot be told");
+            0
+        });
+        self.acknowledged.store(known.max(found), Ordering::SeqCst);
+        self.behind = (found < known).then(|| self.behind(found));
+        if let Some(error) = &self.behind {
+            tracing::error!("{error}");
+        }
+        Ok(())
+    }
+
+    fn behind(&self, found: u64) -> StoreError {
+        let tally = self.tally.as_ref().map_or_else(|| "(none)".into(), |tally| tally.name());
+        let acknowledged = self.acknowledged.load(Ordering::SeqCst);
+        StoreError::Behind { path: self.path.to_path_buf(), found, acknowledged, tally }
+    }
+
+    /// Refuses a database that has lost commits that were acknowledged.
+    pub(super) fn check_complete(&self) -> Result<(), StoreError> {
+        self.behind.clone().map_or(Ok(()), Err)
     }
 
     /// What messages call the database.
@@ -119,6 +161,7 @@ impl Database {
 
     /// Writes an overlay in one transaction. When this returns without an error it is on disk.
     pub(super) fn apply(&self, overlay: &Overlay) -> Result<(), StoreError> {
+        self.check_complete()?;
         failpoint::reach(|| "before a database commit".into());
         let applied = self.with_redb("committing to", |redb| {
             let transaction = redb.begin_write()?;
@@ -131,10 +174,23 @@ impl Database {
                     }
                 }
             }
-            Ok(transaction.commit()?)
+            let number = count_on(&transaction)?;
+            transaction.commit()?;
+            Ok(number)
         });
         failpoint::reach(|| "after a database commit".into());
-        applied
+        applied.map(|count| self.note(count))
+    }
+
+    /// Counts a commit that is on the disk. A tally that cannot be written says less than it could, and nothing false.
+    fn note(&self, count: Count) {
+        self.acknowledged.store(count.number, Ordering::SeqCst);
+        let noted = self.tally.as_deref().map_or(Ok(()), |tally| tally::note(tally, count));
+        let failed = noted.is_err();
+        if let (Err(error), false) = (noted, self.tally_failed.load(Ordering::SeqCst)) {
+            tracing::warn!(%error, "how many commits the database has cannot be noted beside it; damage may go unnoticed");
+        }
+        self.tally_failed.store(failed, Ordering::SeqCst);
     }
 
     /// Does something with redb, opened again first if an earlier failure makes that necessary.
@@ -165,7 +221,13 @@ impl Database {
         if self.failed.load(Ordering::SeqCst) {
             // Closed first: it holds the file's lock.
             *redb = None;
-            *redb = Some((self.opener)(Arc::clone(&self.watch))?);
+            let opened = (self.opener)(Arc::clone(&self.watch))?;
+            let found = count(&opened).map_err(|error| StoreError::from_redb("reading", &self.path, error))?;
+            let found = found.map_or(0, |count| count.number);
+            if found < self.acknowledged.load(Ordering::SeqCst) && self.behind.is_none() {
+                return Err(self.behind(found));
+            }
+            *redb = Some(opened);
             self.failed.store(false, Ordering::SeqCst);
         }
         Ok(())
@@ -203,12 +265,30 @@ fn schema(redb: &redb::Database) -> Result<Option<Vec<u8>>, redb::Error> {
     }
 }
 
+/// The number of the newest commit; none in a database that an older program has written.
+fn count(redb: &redb::Database) -> Result<Option<Count>, redb::Error> {
+    let table = redb.begin_read()?.open_table(definition(Table::Meta))?;
+    let bytes = table.get(meta::COMMITS)?.map(|value| value.value().to_vec());
+    let wrong = || redb::Error::Corrupted("the number of the last commit makes no sense".to_owned());
+    bytes.map(|bytes| Count::from_bytes(&bytes).ok_or_else(wrong)).transpose()
+}
+
+/// Gives the commit its number.
+fn count_on(transaction: &redb::WriteTransaction) -> Result<Count, redb::Error> {
+    let mut table = transaction.open_table(definition(Table::Meta))?;
+    let last = table.get(meta::COMMITS)?.and_then(|value| Count::from_bytes(value.value()));
+    let count = last.map_or_else(Count::first, Count::next);
+    table.insert(meta::COMMITS, count.to_bytes().as_slice())?;
+    Ok(count)
+}
+
 fn make_tables(redb: &redb::Database) -> Result<(), redb::Error> {
     let transaction = redb.begin_write()?;
     for table in Table::ALL {
         transaction.open_table(definition(table))?;
     }
     transaction.open_table(definition(Table::Meta))?.insert(meta::SCHEMA, SCHEMA.to_string().as_bytes())?;
+    count_on(&transaction)?;
     Ok(transaction.commit()?)
 }
 

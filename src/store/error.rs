@@ -114,6 +114,18 @@ pub enum StoreError {
         /// The newest version that this program can use.
         known: u32,
     },
+    /// Commits that were acknowledged are not in the file.
+    #[error("the last {} commits to {path} are lost: it is at number {found}, and number {acknowledged} was acknowledged by what {tally} says. The file is damaged, or a copy from another time. Nothing is changed and nothing deleted. Put back the file as it was last; or, if this one is to be gone on with and what was done since may be lost, remove {tally}", acknowledged - found)]
+    Behind {
+        /// The database file.
+        path: PathBuf,
+        /// The number of its newest commit.
+        found: u64,
+        /// The number of the last commit that was acknowledged.
+        acknowledged: u64,
+        /// The file that says so.
+        tally: PathBuf,
+    },
     /// The file system that holds the file is full.
     #[error("no space left for {path}: make room on its file system")]
     DiskFull {

@@ -57,7 +57,7 @@ pub(super) fn create_missing(path: &Path) -> Result<(), StoreError> {
         io::ErrorKind::WouldBlock => StoreError::InUse { path: draft.clone() },
         _ => failed(error),
     })?;
-    drop(Database::open(&draft)?);
+    drop(Database::open(&draft, None)?);
     link(&draft, path).map_err(failed)
 }
 

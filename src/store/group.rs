@@ -22,6 +22,10 @@ use super::error::StoreError;
 use super::file;
 use super::overlay::Overlay;
 use super::reader::Reader;
+use super::tally::{Tally, TallyFile};
+
+/// What messages call a storage that has no name.
+const BACKEND: &str = "(backend)";
 
 /// The metadata store. Shared by reference; every method can be called from any thread.
 pub struct Store {
@@ -98,7 +102,7 @@ impl Store {
     /// [`StoreError::Corrupted`], [`StoreError::DiskFull`]; each names the file.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         file::create_missing(path)?;
-        Ok(Self::on(Database::open(path)?))
+        Ok(Self::on(Database::open(path, Some(Box::new(TallyFile::of(path))))?))
     }
 
     /// Opens a copy, in memory, of a database file that nobody has open. The file is read and nothing else: not made, not
@@ -124,8 +128,15 @@ impl Store {
     pub fn with_backends<B: StorageBackend>(
         backend: impl Fn() -> io::Result<B> + Send + Sync + 'static,
     ) -> Result<Self, StoreError> {
-        let name = Path::new("(backend)");
-        Ok(Self::on(Database::with_backends(backend, name)?))
+        Ok(Self::on(Database::with_backends(backend, BACKEND.as_ref(), None)?))
+    }
+
+    /// The same with a tally beside it, which tells whether an acknowledged commit is missing.
+    pub fn with_tally<B: StorageBackend>(
+        backend: impl Fn() -> io::Result<B> + Send + Sync + 'static,
+        tally: impl Tally,
+    ) -> Result<Self, StoreError> {
+        Ok(Self::on(Database::with_backends(backend, BACKEND.as_ref(), Some(Box::new(tally)))?))
     }
 
     fn on(database: Database) -> Self {
@@ -142,6 +153,14 @@ impl Store {
     #[must_use]
     pub fn path(&self) -> &Path {
         self.database.path()
+    }
+
+    /// Refuses a database that has lost commits that were acknowledged. It can be read, and refuses every commit.
+    ///
+    /// # Errors
+    /// [`StoreError::Behind`].
+    pub fn check_complete(&self) -> Result<(), StoreError> {
+        self.database.check_complete()
     }
 
     /// Reads a consistent view of what is on disk. Commits meanwhile neither wait for it nor show in

@@ -13,6 +13,7 @@
 //! | `group` | group commit: many callers, one durable write |
 //! | `file` | the file under its name |
 //! | `backend` | what lies under redb, watched |
+//! | `tally` | how many commits were acknowledged, kept apart |
 //! | `database` | redb itself: opening, schema version, applying an overlay |
 //!
 //! The store knows nothing about the kernel, about pools or about gRPC. redb is known to `database`,
@@ -31,6 +32,7 @@ mod owners;
 mod reader;
 mod records;
 mod tables;
+mod tally;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -40,6 +42,7 @@ pub use error::StoreError;
 pub use group::Store;
 pub use reader::Reader;
 pub use records::{
-    ExternalPool, IdRange, Kind, LapsesRecord, Moment, Owner, PoolRecord, ReclaimKind, ReclaimRecord, SnapshotRecord,
-    TemplateKey, TemplateRecord,
+    ClaimRecord, ExternalPool, IdRange, Kind, LapsesRecord, Moment, Owner, PoolRecord, ReclaimKind, ReclaimRecord,
+    SnapshotRecord, TemplateKey, TemplateRecord,
 };
+pub use tally::Tally;

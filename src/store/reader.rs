@@ -15,7 +15,7 @@ use super::error::StoreError;
 use super::overlay::{Fate, Overlay};
 use super::owners::Owned;
 use super::records::{
-    IdRange, LapsesRecord, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord,
+    ClaimRecord, IdRange, LapsesRecord, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord,
 };
 use super::tables::{self, meta, Table};
 
@@ -134,6 +134,11 @@ impl<'a> Reader<'a> {
     /// What is known of the times at which the pool refused writes.
     pub fn lapses(&self) -> Result<LapsesRecord, StoreError> {
         Ok(self.record(Table::Meta, meta::LAPSES)?.unwrap_or_default())
+    }
+
+    /// What this database has claimed of an external pool's ids; none on a pool of its own, and before the first start.
+    pub fn id_claim(&self) -> Result<Option<ClaimRecord>, StoreError> {
+        self.record(Table::Meta, meta::CLAIM)
     }
 
     /// The open leases of thin ids, in the order they were taken; none before the first.

@@ -219,6 +219,24 @@ pub struct ExternalPool {
     pub uuid: Option<String>,
 }
 
+/// The part of an external pool's ids that this database has claimed. The same is written into a thin of the pool, the
+/// marker, so that the database and the pool can be compared, and others see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimRecord {
+    /// The thin that the claim is written into.
+    #[serde(with = "thin")]
+    pub marker: ThinId,
+    /// The ids that leases are taken from.
+    pub range: IdRange,
+    /// The number in the marker, which goes up by one at each start; 0 until there is a marker.
+    pub epoch: u64,
+    /// The number that the marker is being moved to, while a start is moving it.
+    #[serde(default)]
+    pub next: Option<u64>,
+    /// Whether file systems have been made that rely on the pool to zero new blocks.
+    pub zeroed: bool,
+}
+
 /// Thin ids on lease: from `start` up, below `end`. They may be in use without being recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdRange {

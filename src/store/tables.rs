@@ -12,7 +12,7 @@ use super::records::TemplateKey;
 /// A table of the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Table {
-    /// Single values: the schema version, the pool, its lapses, the leases of thin ids.
+    /// Single values: the schema version, the pool, its lapses, the leases of thin ids, the claim in an external pool.
     Meta,
     /// Snapshots by key.
     Snapshots,
@@ -60,6 +60,8 @@ pub(super) mod meta {
     pub const POOL: &[u8] = b"pool";
     pub const LEASES: &[u8] = b"leases";
     pub const LAPSES: &[u8] = b"lapses";
+    pub const CLAIM: &[u8] = b"claim";
+    pub const COMMITS: &[u8] = b"commits";
 }
 
 /// The key of a reclaim entry.

@@ -1,11 +1,13 @@
 //! The disk under the database: a file in memory whose writes and syncs are steps of a plan, and which keeps only some of
-//! what was written since the last sync when the power goes.
+//! what was written since the last sync when the power goes; and the tally beside it.
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use devmapper_snapshotter::dm::{FaultPlan, Verdict};
+use devmapper_snapshotter::store::Tally;
 use redb::StorageBackend;
 
 /// The bytes that a disk writes whole or not at all.
@@ -162,5 +164,48 @@ impl StorageBackend for Storage {
             platter.pending.push(Pending::Write(from, data.to_vec()));
         }
         ended(step?)
+    }
+}
+
+/// The tally beside the database. The kernel writes it back when it likes, so after a power cut it may be as it was at the start.
+#[derive(Debug, Clone, Default)]
+pub struct Beside {
+    at_start: Vec<u8>,
+    now: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Beside {
+    pub fn holding(bytes: Vec<u8>) -> Beside {
+        Beside { at_start: bytes.clone(), now: Arc::new(Mutex::new(bytes)) }
+    }
+
+    /// What a process that comes after a killed one reads.
+    pub fn cached(&self) -> Vec<u8> {
+        self.now.lock().unwrap().clone()
+    }
+
+    pub fn after_power_cut(&self, survivors: Survivors) -> Vec<u8> {
+        match survivors {
+            Survivors::Nothing => self.at_start.clone(),
+            Survivors::Everything | Survivors::Torn(_) => self.cached(),
+        }
+    }
+}
+
+impl Tally for Beside {
+    fn name(&self) -> PathBuf {
+        "(tally)".into()
+    }
+
+    fn read(&self) -> io::Result<Vec<u8>> {
+        Ok(self.cached())
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let (mut now, from) = (self.now.lock().unwrap(), usize::try_from(offset).unwrap());
+        let length = now.len().max(from + bytes.len());
+        now.resize(length, 0);
+        now[from..from + bytes.len()].copy_from_slice(bytes);
+        Ok(())
     }
 }

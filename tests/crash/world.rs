@@ -16,7 +16,7 @@ use devmapper_snapshotter::units::{Sectors, ThinId};
 use super::files::Superblock;
 use super::machine::{Attached, Machine, Steps, BLOCK, BLOCKS};
 use super::model::Op;
-use super::storage::{Storage, Survivors};
+use super::storage::{Beside, Storage, Survivors};
 
 pub const POOL: &str = "p";
 
@@ -31,7 +31,8 @@ pub struct Setup {
 #[derive(Debug)]
 pub struct Image {
     machine: Machine,
-    bytes: Vec<u8>,
+    pub bytes: Vec<u8>,
+    tally: Vec<u8>,
     /// Containers that have outlived the daemon.
     users: Users,
 }
@@ -77,6 +78,7 @@ impl From<String> for Failure {
 pub struct World {
     pub machine: Machine,
     pub storage: Storage,
+    tally: Beside,
     setup: Setup,
     daemon: Option<Daemon>,
     pub users: Users,
@@ -93,7 +95,7 @@ impl Image {
         let plan = FaultPlan::counting();
         let storage = Storage::holding(Vec::new(), &plan);
         drop(Store::with_backend(storage.clone()).unwrap());
-        Image { machine: Machine::blank(), bytes: storage.cached(), users: Users::default() }
+        Image { machine: Machine::blank(), bytes: storage.cached(), tally: Vec::new(), users: Users::default() }
     }
 }
 
@@ -103,6 +105,7 @@ impl World {
         World {
             machine: image.machine.again(Arc::clone(plan), steps),
             storage: Storage::holding(image.bytes, plan),
+            tally: Beside::holding(image.tally),
             setup,
             daemon: None,
             users: image.users,
@@ -113,7 +116,8 @@ impl World {
     pub fn start(&mut self) -> Result<(), String> {
         let machine = Arc::new(self.machine.clone());
         let storage = self.storage.clone();
-        let store = Store::with_backends(move || Ok(storage.clone())).map_err(|e| format!("the store: {e}"))?;
+        let store = Store::with_tally(move || Ok(storage.clone()), self.tally.clone())
+            .map_err(|e| format!("the store: {e}"))?;
         let store = Arc::new(store);
         let dm = Dm::new(machine.clone(), DmSettings::without_nodes());
         let settings = PoolSettings {
@@ -121,6 +125,7 @@ impl World {
             external: None,
             block_size: BLOCK,
             min_free_percent: 5,
+            accepted_features: Vec::new(),
         };
         let pool = Pool::open(&settings, dm, store.clone(), Arc::new(machine.backer()))
             .map_err(|e| format!("the pool: {e}"))?;
@@ -169,7 +174,8 @@ impl World {
     /// What a killed daemon leaves to the next one.
     pub fn killed(mut self) -> Image {
         self.stop();
-        Image { machine: self.machine, bytes: self.storage.cached(), users: self.users }
+        let (bytes, tally) = (self.storage.cached(), self.tally.cached());
+        Image { machine: self.machine, bytes, tally, users: self.users }
     }
 
     /// Ends everything that runs; [`World::power_cut`] says what is left.
@@ -182,7 +188,8 @@ impl World {
     pub fn power_cut(&self, unflushed: Unflushed, survivors: Survivors) -> Image {
         let kernel: FakeKernel = self.machine.kernel.power_cut(unflushed);
         let machine = Machine::of(kernel, FaultPlan::counting(), Steps::Durable);
-        Image { machine, bytes: self.storage.after_power_cut(survivors), users: Users::default() }
+        let (bytes, tally) = (self.storage.after_power_cut(survivors), self.tally.after_power_cut(survivors));
+        Image { machine, bytes, tally, users: Users::default() }
     }
 
     /// Does what a step of a program says.

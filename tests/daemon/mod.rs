@@ -72,6 +72,22 @@ impl Daemon {
         self.begin();
     }
 
+    /// Starts the daemon; whether it serves or has ended with an error.
+    pub fn starts(&mut self) -> bool {
+        self.process = spawn(&self.name, &self.directory, &self.config);
+        loop {
+            if self.process.try_wait().unwrap().is_some() {
+                return false;
+            }
+            if self.log().lines().last().is_some_and(|line| line.contains("serving")) {
+                self.client = self.runtime.block_on(connect(self.directory.path().join("d.sock")));
+                self.wait_until_it_serves();
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Starts the daemon, which must refuse to; returns what it said.
     pub fn start_is_refused(&mut self) -> String {
         let before = self.log().len();

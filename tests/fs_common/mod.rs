@@ -77,7 +77,7 @@ pub fn sectors(bytes: u64) -> Sectors {
 }
 
 pub fn spec(fs_type: FsType, options: &[&str]) -> FsSpec {
-    FsSpec { fs_type, options: options.iter().map(ToString::to_string).collect() }
+    FsSpec { options: options.iter().map(ToString::to_string).collect(), ..FsSpec::plain(fs_type) }
 }
 
 /// The file system's own checker finds nothing to say.

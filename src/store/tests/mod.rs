@@ -1,6 +1,7 @@
 //! Tests of the store, one story a file.
 
 mod crash;
+mod damage;
 pub(crate) mod disk;
 mod fixture;
 mod group;

@@ -28,14 +28,17 @@ fn refusal(path: &Path) -> StoreError {
 #[test]
 fn a_new_file_belongs_to_its_owner_alone_and_leaves_no_draft() {
     let fixture = Fixture::new();
-    let names: Vec<_> = std::fs::read_dir(fixture.directory.path())
+    commit(&fixture.store, |c| c.insert_snapshot("a", &active(1, None)));
+    let mut names: Vec<_> = std::fs::read_dir(fixture.directory.path())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
-    assert_eq!(names, ["metadata.redb"]);
-    let file = fixture.directory.path().join("metadata.redb");
-    let mode = std::fs::metadata(file).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
+    names.sort();
+    assert_eq!(names, ["metadata.redb", "metadata.redb.commits"]);
+    for name in names {
+        let mode = std::fs::metadata(fixture.directory.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
 }
 
 #[test]
