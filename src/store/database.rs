@@ -16,7 +16,7 @@ use super::error::StoreError;
 use super::file;
 use super::overlay::Overlay;
 use super::tables::{meta, Table};
-use super::tally::{self, Count, Tally, TallyFile};
+use super::tally::{self, Count, LookedAt, Tally, TallyFile};
 use crate::failpoint;
 
 /// The schema that this program writes. Raise it when an older program would misread a record.
@@ -78,7 +78,7 @@ impl Database {
             memory.write(0, &bytes)?;
             Ok(memory)
         };
-        Self::with_backends(backend, path, Some(Box::new(TallyFile::of(path))))
+        Self::with_backends(backend, path, Some(Box::new(LookedAt(TallyFile::of(path)))))
     }
 
     /// Opens what lies on the backend that `backend` gives; `path` is what messages call it.
