@@ -161,6 +161,7 @@ fn open(config: &Config) -> Result<Snapshotter, AnyError> {
     let settings = Settings {
         fs: FsSpec { fs_type: config.fs_type.parse()?, options: config.fs_options.clone() },
         base_image_size: config.base_image_size,
+        max_image_size: config.max_image_size.unwrap_or(config.base_image_size),
         discard: config.discard.unwrap_or(matches!(config.backing, Backing::Embedded { .. })),
     };
     Ok(Snapshotter::start(settings, pool, store, Arc::new(RealDisks), Arc::new(Mkfs::new()))?)

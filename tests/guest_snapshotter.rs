@@ -80,7 +80,8 @@ impl Place {
         let backer = Arc::new(HostBacker::new(config, disks.clone()));
         let pool = Pool::open(&settings, self.dm(), self.store.clone(), backer).unwrap();
         let fs = FsSpec::plain(FsType::Ext4);
-        let settings = Settings { fs, base_image_size: config.base_image_size, discard: true };
+        let (base_image_size, max_image_size) = (config.base_image_size, config.base_image_size);
+        let settings = Settings { fs, base_image_size, max_image_size, discard: true };
         Snapshotter::start(settings, pool, self.store.clone(), disks, formatter)
     }
 }

@@ -16,14 +16,17 @@ fn code(error: &Error) -> Code {
         Error::NotFound { .. } | Error::ParentNotFound { .. } => Code::NotFound,
         Error::AlreadyExists { .. } => Code::AlreadyExists,
         // containerd's own snapshotters answer so for a parent that is not committed.
-        Error::ParentNotCommitted { .. } | Error::Invalid { .. } => Code::InvalidArgument,
-        Error::NotActive { .. } | Error::HasChildren { .. } => Code::FailedPrecondition,
+        Error::ParentNotCommitted { .. } | Error::Invalid { .. } | Error::TooLarge { .. } => Code::InvalidArgument,
+        Error::NotActive { .. } | Error::HasChildren { .. } | Error::Rebase { .. } => Code::FailedPrecondition,
+        // Not the caller's fault: something on the host or in the configuration has to change first.
+        Error::Template { .. } => Code::FailedPrecondition,
+        Error::NoRoom { .. } => Code::ResourceExhausted,
+        Error::ParentChanged { .. } => Code::Unavailable,
         Error::Incomplete { .. } => Code::DataLoss,
         Error::Undo { source, .. } => code(source),
         Error::Pool { .. }
         | Error::Fs { .. }
         | Error::Block { .. }
-        | Error::Template { .. }
         | Error::Start(_)
         | Error::Store(_) => Code::Internal,
     }
@@ -44,6 +47,8 @@ mod tests {
             (Error::NotActive { key: key(), kind: "a view", what: "" }, Code::FailedPrecondition),
             (Error::Incomplete { key: key(), pool: "p".into() }, Code::DataLoss),
             (Error::HasChildren { key: key(), child: "b".into() }, Code::FailedPrecondition),
+            (Error::Rebase { key: key() }, Code::FailedPrecondition),
+            (Error::ParentChanged { key: key(), parent: "p".into() }, Code::Unavailable),
         ];
         for (error, expected) in cases {
             let status = status(&error);

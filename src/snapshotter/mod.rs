@@ -14,9 +14,11 @@ mod info;
 mod labels;
 mod lapses;
 mod locks;
+mod marks;
 mod overview;
 mod reclaim;
 mod recover;
+mod sizes;
 mod templates;
 
 use std::collections::BTreeSet;
@@ -33,7 +35,7 @@ pub use reclaim::{Reclaiming, Swept};
 use crate::block::Disks;
 use crate::fs::{Formatter, FsSpec, FsType};
 use crate::pool::{Pool, Role};
-use crate::store::{Kind, SnapshotRecord, Store};
+use crate::store::{Kind, Ownership, SnapshotRecord, Store};
 use crate::units::{Sectors, ThinId};
 use error::During;
 use labels::check_key;
@@ -48,6 +50,8 @@ pub struct Settings {
     pub fs: FsSpec,
     /// Size of a snapshot without a parent, and the least size of any.
     pub base_image_size: Sectors,
+    /// The most that an image's own label may lift the size of its layers to.
+    pub max_image_size: Sectors,
     /// Whether removed thins are discarded before they are deleted, so that the space goes back below the pool.
     pub discard: bool,
 }
@@ -79,10 +83,11 @@ struct Shared {
     disks: Arc<dyn Disks>,
     formatter: Arc<dyn Formatter>,
     lapses: Lapses,
+    maker: templates::Maker,
 }
 
 impl Snapshotter {
-    /// Puts right whatever the last run left behind, makes sure of the template, and starts the reclaimer.
+    /// Puts right whatever the last run left behind, makes the template if it can be made, and starts the reclaimer.
     pub fn start(
         settings: Settings,
         pool: Pool,
@@ -102,9 +107,10 @@ impl Snapshotter {
         disks: Arc<dyn Disks>,
         formatter: Arc<dyn Formatter>,
     ) -> Result<Snapshotter, Error> {
-        let shared = Arc::new(Shared { settings, pool, store, disks, formatter, lapses: Lapses::default() });
+        let (lapses, maker) = Default::default();
+        let shared = Arc::new(Shared { settings, pool, store, disks, formatter, lapses, maker });
         let left = recover::recover(&shared)?;
-        templates::template(&shared)?;
+        templates::at_start(&shared)?;
         shared.pool.look().map_err(Error::start)?;
         let reclaimer = Reclaimer::start(Arc::clone(&shared), left, reclaiming);
         Ok(Snapshotter { shared, reclaimer, locks: KeyLocks::default() })
@@ -187,6 +193,10 @@ impl Shared {
 fn mounts(record: &SnapshotRecord, node: &Path) -> Result<Vec<Mount>, Error> {
     let mut options: Vec<String> = if record.kind == Kind::View { vec!["ro".into()] } else { Vec::new() };
     options.extend(fs_type(&record.fs)?.mount_options().iter().map(ToString::to_string));
+    // containerd since 2.0 makes an idmapped mount of it, and older ones fail on them (core/mount/mount_linux.go).
+    if let Ownership::Mapped { uids, gids } = &record.ownership {
+        options.extend([format!("uidmap={uids}"), format!("gidmap={gids}")]);
+    }
     Ok(vec![Mount { fs_type: record.fs.clone(), source: node.to_string_lossy().into_owned(), options }])
 }
 

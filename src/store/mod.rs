@@ -40,6 +40,6 @@ pub use error::StoreError;
 pub use group::Store;
 pub use reader::Reader;
 pub use records::{
-    ExternalPool, IdRange, Kind, Owner, PoolRecord, ReclaimKind, ReclaimRecord, SnapshotRecord, TemplateKey,
-    TemplateRecord,
+    ExternalPool, IdRange, Kind, Owner, Ownership, ParentRef, PoolRecord, ReclaimKind, ReclaimRecord, SnapshotRecord,
+    TemplateKey, TemplateRecord,
 };

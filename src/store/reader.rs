@@ -14,7 +14,7 @@ use super::database::Snapshot;
 use super::error::StoreError;
 use super::overlay::{Fate, Overlay};
 use super::owners::Owned;
-use super::records::{IdRange, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord};
+use super::records::{IdRange, Kind, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord};
 use super::tables::{self, meta, Table};
 
 pub(super) type Entry = (Vec<u8>, Vec<u8>);
@@ -122,6 +122,18 @@ impl<'a> Reader<'a> {
             .into_iter()
             .map(|(key, value)| decode(Table::Reclaim, &key, &value))
             .collect()
+    }
+
+    /// Whether a view on record shows the thin that a reclaim entry is to delete. No change can bring that about any more
+    /// (`changes`), but a database of an earlier release may hold it.
+    pub fn is_viewed(&self, entry: &ReclaimRecord) -> Result<bool, StoreError> {
+        let Some(thin) = entry.thin() else { return Ok(false) };
+        for child in self.children_of(&entry.key)? {
+            if self.find_snapshot(&child)?.is_some_and(|child| child.kind == Kind::View && child.thin == thin) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The pool this database belongs to; none before the first start has made one.

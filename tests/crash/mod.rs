@@ -12,11 +12,12 @@
 //! | `explore` | all the points where it can end |
 //!
 //! and tests of its own: `checker` (the judge can tell), `faults` (a step fails), `sick` (the pool
-//! cannot commit), `side_by_side` (many callers),
+//! cannot commit), `side_by_side` (many callers), `exchanged` (a parent is removed and made anew meanwhile),
 //! `regressions` (what was found).
 #![allow(dead_code)]
 
 mod checker;
+mod exchanged;
 pub mod explore;
 mod faults;
 pub mod files;
