@@ -113,7 +113,7 @@ tree = call(428, ctypes.c_int(-9), target.encode(), ctypes.c_uint(1 | 0o2000000 
 attributes = struct.pack("QQQQ", 0x00100000, 0, 1 << 18, userns)
 call(442, tree, b"", ctypes.c_uint(0x1000 | 0x8000), attributes, ctypes.c_size_t(len(attributes)))
 call(429, tree, b"", ctypes.c_int(-9), target.encode(), ctypes.c_uint(4))
-sys.stdout.flush()
+os.close(tree)
 status = subprocess.run(["bash", "-ec", script], cwd=target).returncode
 subprocess.run(["umount", target], check=True)
 subprocess.run(["umount", target], check=True)
@@ -126,6 +126,7 @@ fn files_of_a_snapshot_with_mapped_ids_belong_to_the_container_and_are_stored_un
         let mut d = Daemon::start_with(&format!("idmap{fs}"), &format!("fs_type = \"{fs}\""));
         let mounts = d.prepare("layer", "").unwrap();
         with_mounted(&mounts[0], |root| {
+            std::fs::set_permissions(root, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
             std::fs::write(root.join("by-root"), "").unwrap();
             std::fs::write(root.join("by-1000"), "").unwrap();
             std::os::unix::fs::chown(root.join("by-1000"), Some(1000), Some(1000)).unwrap();
@@ -133,7 +134,7 @@ fn files_of_a_snapshot_with_mapped_ids_belong_to_the_container_and_are_stored_un
         d.commit("image", "layer").unwrap();
 
         let mounts = d.prepare_labelled("box", "image", &[UIDS, GIDS]).unwrap();
-        let list = "touch new; chown 100005:200005 new; stat -c '%n %u:%g' by-1000 by-root new";
+        let list = "setpriv --reuid 100005 --regid 200005 --clear-groups touch new; stat -c '%n %u:%g' by-1000 by-root new";
         assert_eq!(idmapped(&mounts[0], list), "by-1000 101000:201000\nby-root 100000:200000\nnew 100005:200005");
         assert_eq!(d.mounts("box").unwrap(), mounts);
         d.restart("KILL");
