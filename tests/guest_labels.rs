@@ -134,7 +134,8 @@ fn files_of_a_snapshot_with_mapped_ids_belong_to_the_container_and_are_stored_un
         d.commit("image", "layer").unwrap();
 
         let mounts = d.prepare_labelled("box", "image", &[UIDS, GIDS]).unwrap();
-        let list = "setpriv --reuid 100005 --regid 200005 --clear-groups touch new; stat -c '%n %u:%g' by-1000 by-root new";
+        let list =
+            "setpriv --reuid 100005 --regid 200005 --clear-groups touch new; stat -c '%n %u:%g' by-1000 by-root new";
         assert_eq!(idmapped(&mounts[0], list), "by-1000 101000:201000\nby-root 100000:200000\nnew 100005:200005");
         assert_eq!(d.mounts("box").unwrap(), mounts);
         d.restart("KILL");

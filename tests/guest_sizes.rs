@@ -105,8 +105,26 @@ fn a_child_labelled_smaller_than_its_parent_gets_the_parents_size_and_the_log_sa
     d.commit("large", "a").unwrap();
     let mounts = d.prepare_labelled("b", "large", &[(MAX_SIZE, "600MiB")]).unwrap();
     assert_eq!(device_size(&mounts), 1 << 30);
-    let said = |d: &Daemon| d.log().lines().any(|line| line.contains("WARN") && line.contains("600.0 MiB") && line.contains("1.0 GiB"));
+    let said = |d: &Daemon| {
+        d.log().lines().any(|line| line.contains("WARN") && line.contains("600.0 MiB") && line.contains("1.0 GiB"))
+    };
     assert!(said(&d), "{}", d.log());
+}
+
+#[test]
+fn a_large_ext4_grows_and_an_xfs_of_small_groups_is_not_grown_into_thousands_of_them() {
+    let lab = Lab::new("grown");
+    Mkfs::new().format(&lab.open(1, 1024 * GIB), &spec(FsType::Ext4, &[]), sectors(1024 * GIB)).unwrap();
+    for size in [2048 * GIB, 6144 * GIB] {
+        lab.close(1);
+        Mkfs::new().grow(&lab.open(1, size), FsType::Ext4, sectors(size)).unwrap();
+    }
+    lab.close(1);
+    let config = "base_image_size = \"1GiB\"\nfs_type = \"xfs\"\nfs_options = [\"-d\", \"agsize=16m\"]";
+    let mut d = Daemon::start_with("groups", config);
+    let answer = d.prepare_labelled("a", "", &[(MAX_SIZE, "30GiB")]);
+    refused(answer, Code::InvalidArgument, &["\"a\"", "1920 allocation groups", "base_image_size"]);
+    d.prepare_labelled("a", "", &[(MAX_SIZE, "10GiB")]).unwrap();
 }
 
 /// A disk with sectors of 4096 bytes.
@@ -149,7 +167,8 @@ fn any_size_works_on_a_disk_with_sectors_of_4096_bytes() {
 fn a_base_size_that_the_pool_cannot_bear_is_refused_at_the_start_with_one_that_it_can() {
     for fs in ["ext4", "xfs"] {
         let name = format!("base{fs}");
-        let mut d = Daemon::start_with(&name, &format!("data_size = \"1GiB\"\nbase_image_size = \"1GiB\"\nfs_type = \"{fs}\""));
+        let mut d =
+            Daemon::start_with(&name, &format!("data_size = \"1GiB\"\nbase_image_size = \"1GiB\"\nfs_type = \"{fs}\""));
         d.committed("base", "");
         d.cleanup();
         let before = used_blocks(&format!("{name}-pool"));
@@ -190,7 +209,11 @@ fn an_empty_file_system_takes_no_more_than_was_estimated_made_or_grown() {
             Mkfs::new().grow(&lab.open(1, size), fs_type, sectors(size)).unwrap();
         }
         let (takes, most) = (lab.mapped(1), cost::bytes(fs_type, sectors(made), sectors(size)) / cost::UNIT);
-        println!("{fs_type} made with {} MiB, {} MiB now: {takes} blocks, at most {most} estimated", made / MIB, size / MIB);
+        println!(
+            "{fs_type} made with {} MiB, {} MiB now: {takes} blocks, at most {most} estimated",
+            made / MIB,
+            size / MIB
+        );
         assert!(takes <= most && most < 8 * takes + 100, "{fs_type} {made} {size}: {takes} blocks, {most} estimated");
         lab.close(1);
     }

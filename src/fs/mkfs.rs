@@ -15,7 +15,7 @@ use super::error::FsError;
 use super::options;
 use super::program::{self, Ended, Outcome};
 use super::types::{FsSpec, FsState, FsType};
-use super::{ext4, ext4_groups, xfs, zeros};
+use super::{cost, ext4, ext4_groups, xfs, zeros};
 
 /// How long a mkfs may take unless told otherwise.
 const TIME_LIMIT: Duration = Duration::from_secs(300);
@@ -277,6 +277,10 @@ fn grow_xfs(device: &Path, size: Sectors) -> Result<(), FsError> {
     let blocks = size.0 / u64::from(superblock.block_size / 512);
     if superblock.blocks >= blocks {
         return Ok(());
+    }
+    let groups = blocks.div_ceil(u64::from(superblock.group_blocks).max(1));
+    if groups > cost::XFS_GROUPS_MOST {
+        return Err(FsError::TooManyGroups { device: device.to_owned(), groups, most: cost::XFS_GROUPS_MOST });
     }
     mounted(device, FsType::Xfs, |directory| Ok(resize_xfs(directory, blocks, superblock.inode_percent)?))
 }

@@ -46,7 +46,10 @@ type Answer = Result<http::Response<BoxBody>, Infallible>;
 
 impl<S> TowerService<http::Request<Body>> for CommitParent<S>
 where
-    S: TowerService<http::Request<Body>, Response = http::Response<BoxBody>, Error = Infallible> + Clone + Send + 'static,
+    S: TowerService<http::Request<Body>, Response = http::Response<BoxBody>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
     S::Future: Send + 'static,
 {
     type Response = http::Response<BoxBody>;
@@ -72,7 +75,9 @@ where
                 let stands = service.snapshotter.must_stand_on(&key, &parent);
                 if stands.is_err() {
                     let refused = service.answer("Commit", &key, started, stands);
-                    return Ok(refused.map_or_else(Status::to_http, |()| http::Response::new(tonic::body::empty_body())));
+                    return Ok(
+                        refused.map_or_else(Status::to_http, |()| http::Response::new(tonic::body::empty_body()))
+                    );
                 }
             }
             inner.call(http::Request::from_parts(parts, Body::from(body))).await

@@ -2,7 +2,7 @@
 
 use tonic::{Code, Status};
 
-use crate::snapshotter::Error;
+use crate::snapshotter::{Error, FsError};
 
 pub fn status(error: &Error) -> Status {
     Status::new(code(error), error.to_string())
@@ -24,11 +24,10 @@ fn code(error: &Error) -> Code {
         Error::ParentChanged { .. } => Code::Unavailable,
         Error::Incomplete { .. } => Code::DataLoss,
         Error::Undo { source, .. } => code(source),
-        Error::Pool { .. }
-        | Error::Fs { .. }
-        | Error::Block { .. }
-        | Error::Start(_)
-        | Error::Store(_) => Code::Internal,
+        Error::Fs { source, .. } if matches!(source.as_ref(), FsError::TooManyGroups { .. }) => Code::InvalidArgument,
+        Error::Pool { .. } | Error::Fs { .. } | Error::Block { .. } | Error::Start(_) | Error::Store(_) => {
+            Code::Internal
+        }
     }
 }
 

@@ -37,7 +37,13 @@ impl Snapshotter {
         retried(|| self.prepare_once(key, parent, &labels, asked))
     }
 
-    fn prepare_once(&self, key: &str, parent: Option<&str>, labels: &Labels, asked: Asked) -> Result<Vec<Mount>, Error> {
+    fn prepare_once(
+        &self,
+        key: &str,
+        parent: Option<&str>,
+        labels: &Labels,
+        asked: Asked,
+    ) -> Result<Vec<Mount>, Error> {
         let shared = &*self.shared;
         let found = parent.map(|parent| shared.on_parent(parent)).transpose()?;
         shared.pool.check_room().during(key, "cannot be prepared")?;
@@ -158,7 +164,9 @@ impl Shared {
 fn retried<T>(mut call: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
     for _ in 1..TRIES {
         match call() {
-            Err(Error::ParentChanged { key, parent }) => tracing::debug!(key, parent, "the parent was exchanged; once more"),
+            Err(Error::ParentChanged { key, parent }) => {
+                tracing::debug!(key, parent, "the parent was exchanged; once more")
+            }
             done => return done,
         }
     }

@@ -69,8 +69,7 @@ pub fn ownership(key: &str, labels: &Labels, parent: Option<&Ownership>) -> Resu
         }
         (Some(uids), Some(gids)) => (uids, gids),
         (uids, _) => {
-            let (there, missing) =
-                if uids.is_some() { (UID_MAPPING, GID_MAPPING) } else { (GID_MAPPING, UID_MAPPING) };
+            let (there, missing) = if uids.is_some() { (UID_MAPPING, GID_MAPPING) } else { (GID_MAPPING, UID_MAPPING) };
             let why = format!("ids are mapped with both or not at all; {missing} is missing");
             return Err(Error::invalid(format!("label {there} by itself"), why));
         }
@@ -93,7 +92,10 @@ fn check_mapping(label: &str, text: &str) -> Result<(), Error> {
     if text.split(',').all(range) {
         return Ok(());
     }
-    Err(Error::invalid(format!("label {label}={text:?}"), "it takes CONTAINER-ID:HOST-ID:COUNT, several separated by commas"))
+    Err(Error::invalid(
+        format!("label {label}={text:?}"),
+        "it takes CONTAINER-ID:HOST-ID:COUNT, several separated by commas",
+    ))
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use crate::fs::FsError;
 pub use check::{check, Finding};
 pub use error::Error;
 pub use info::{FieldUpdate, Info, Usage};

@@ -116,7 +116,8 @@ impl Shared {
 
     fn pool_total(&self, key: &str) -> Result<u64, Error> {
         let step = "cannot be measured against its pool";
-        let room = self.pool.look().map_err(|source| Error::Pool { key: key.into(), step, source: Box::new(source) })?;
+        let room =
+            self.pool.look().map_err(|source| Error::Pool { key: key.into(), step, source: Box::new(source) })?;
         Ok(room.data.map_or(0, |data| data.total))
     }
 
@@ -135,11 +136,18 @@ impl Shared {
     fn too_large(&self, what: String, fs: FsType, made: Sectors, sizes: (Sectors, Sectors), total: u64) -> Error {
         let (asked, most) = sizes;
         let why = if asked > cost::largest(fs, made) {
-            format!("an {fs} that was made with {} is not grown or made beyond {}", made.to_text(), cost::largest(fs, made).to_text())
+            format!(
+                "an {fs} that was made with {} is not grown or made beyond {}",
+                made.to_text(),
+                cost::largest(fs, made).to_text()
+            )
         } else {
             let takes = Sectors(cost::bytes(fs, made, asked) / 512).to_text();
             let (share, total) = (Sectors(share(total) / 512).to_text(), Sectors(total / 512).to_text());
-            format!("an empty {fs} of that size takes up to {takes} of pool {}, which has {total}; {share} is the most", self.pool.device_name())
+            format!(
+                "an empty {fs} of that size takes up to {takes} of pool {}, which has {total}; {share} is the most",
+                self.pool.device_name()
+            )
         };
         Error::TooLarge { what, asked, most, why }
     }

@@ -76,11 +76,7 @@ pub fn empty_inodes(shared: &Shared, record: &SnapshotRecord) -> Result<u64, Err
 
 fn key(shared: &Shared) -> TemplateKey {
     let settings = &shared.settings;
-    TemplateKey {
-        fs: settings.fs.fs_type.to_string(),
-        options: settings.fs.digest(),
-        size: settings.base_image_size,
-    }
+    TemplateKey { fs: settings.fs.fs_type.to_string(), options: settings.fs.digest(), size: settings.base_image_size }
 }
 
 fn make(shared: &Shared, key: &TemplateKey, what: &str) -> Result<TemplateRecord, Error> {

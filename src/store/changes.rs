@@ -92,7 +92,12 @@ impl<'a> Changes<'a> {
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::HasChildren`]; [`StoreError::ParentFixed`]; and those of
     /// [`Changes::insert_snapshot`] for the name, the thin and the number.
-    pub fn rename_snapshot(&mut self, key: &str, name: &str, record: &SnapshotRecord) -> Result<SnapshotRecord, StoreError> {
+    pub fn rename_snapshot(
+        &mut self,
+        key: &str,
+        name: &str,
+        record: &SnapshotRecord,
+    ) -> Result<SnapshotRecord, StoreError> {
         let old = self.snapshot(key)?;
         if old.parent != record.parent {
             return Err(StoreError::ParentFixed { key: key.to_owned() });

@@ -50,7 +50,8 @@ impl Daemon {
         let runtime = Runtime::new().unwrap();
         let channel = runtime.block_on(connect(directory.path().join("d.sock")));
         let client = SnapshotsClient::new(channel.clone());
-        let mut daemon = Daemon { process, runtime, client, channel, name: name.into(), config: config.into(), directory };
+        let mut daemon =
+            Daemon { process, runtime, client, channel, name: name.into(), config: config.into(), directory };
         daemon.wait_until_it_serves();
         daemon
     }
@@ -162,12 +163,8 @@ impl Daemon {
     }
 
     pub fn view_labelled(&mut self, key: &str, parent: &str, labels: &[(&str, &str)]) -> Result<Vec<Mount>, Status> {
-        let request = ViewSnapshotRequest {
-            key: key.into(),
-            parent: parent.into(),
-            labels: map(labels),
-            ..Default::default()
-        };
+        let request =
+            ViewSnapshotRequest { key: key.into(), parent: parent.into(), labels: map(labels), ..Default::default() };
         self.runtime.block_on(self.client.view(request)).map(|r| r.into_inner().mounts)
     }
 

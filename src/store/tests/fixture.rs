@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use crate::store::{
-    Changes, Kind, Ownership, ParentRef, ReclaimKind, ReclaimRecord, SnapshotRecord, Store, StoreError, TemplateKey, TemplateRecord,
+    Changes, Kind, Ownership, ParentRef, ReclaimKind, ReclaimRecord, SnapshotRecord, Store, StoreError, TemplateKey,
+    TemplateRecord,
 };
 use crate::units::{Sectors, ThinId};
 

@@ -184,7 +184,8 @@ fn nothing_is_made_on_a_parent_that_was_exchanged_since_it_was_looked_up() {
     let fixture = family();
     let looked_up = ParentRef::new("image", &committed(8, Some("base")));
     for kind in [Kind::Active, Kind::View] {
-        let record = SnapshotRecord { thin: thin(if kind == Kind::View { 8 } else { 20 }), ..snapshot(20, kind, Some("image")) };
+        let record =
+            SnapshotRecord { thin: thin(if kind == Kind::View { 8 } else { 20 }), ..snapshot(20, kind, Some("image")) };
         let error = refused(&fixture.store, |c| c.insert_snapshot("new", &record, Some(&looked_up)));
         assert!(matches!(&error, StoreError::NotFound { key } if key == "image"), "{error}");
         let error = refused(&fixture.store, |c| {
@@ -192,7 +193,10 @@ fn nothing_is_made_on_a_parent_that_was_exchanged_since_it_was_looked_up() {
             add(c, "image", &committed(9, Some("base")))?;
             c.insert_snapshot("new", &record, Some(&looked_up))
         });
-        assert!(matches!(&error, StoreError::ParentChanged { key, parent } if key == "new" && parent == "image"), "{error}");
+        assert!(
+            matches!(&error, StoreError::ParentChanged { key, parent } if key == "new" && parent == "image"),
+            "{error}"
+        );
         let error = refused(&fixture.store, |c| c.insert_snapshot("new", &record, None));
         assert!(matches!(error, StoreError::ParentChanged { .. }), "{error}");
     }
