@@ -50,6 +50,8 @@ pub struct Config {
     pub metadata_size: Option<Sectors>,
     /// Size of a snapshot without a parent; children are never smaller than their parent.
     pub base_image_size: Sectors,
+    /// The most that an image's own label may lift the size of its layers to; `None` means [`Config::base_image_size`].
+    pub max_image_size: Option<Sectors>,
     /// `ext4` or `xfs`, checked by the `fs` room.
     pub fs_type: String,
     /// More arguments for mkfs, behind the built-in ones.
@@ -153,6 +155,7 @@ impl Default for Config {
             block_size: Sectors(BLOCK_STEP / 512),
             metadata_size: None,
             base_image_size: Sectors((10 << 30) / 512),
+            max_image_size: None,
             fs_type: "ext4".into(),
             fs_options: Vec::new(),
             mount_untrusted: true,
@@ -203,6 +206,8 @@ impl Keys {
     fn config(&mut self, overrides: &Overrides) -> Config {
         let default = Config::default();
         let over = overrides.clone();
+        let base_image_size =
+            self.take("base_image_size", |v| size(v, IMAGE_MIN, u64::MAX)).unwrap_or(default.base_image_size);
         Config {
             root: self.overridden("root", over.root, path, paths::state_directory).unwrap_or(default.root),
             address: self.overridden("address", over.address, path, paths::socket).unwrap_or(default.address),
@@ -212,9 +217,8 @@ impl Keys {
             name: self.take("name", device_prefix).unwrap_or(default.name),
             block_size: self.take("block_size", block_size).unwrap_or(default.block_size),
             metadata_size: self.take("metadata_size", |v| size(v, METADATA_MIN, METADATA_MAX)),
-            base_image_size: self
-                .take("base_image_size", |v| size(v, IMAGE_MIN, u64::MAX))
-                .unwrap_or(default.base_image_size),
+            base_image_size,
+            max_image_size: self.max_image_size(base_image_size),
             fs_type: self.take("fs_type", file_system).unwrap_or(default.fs_type),
             fs_options: self.take("fs_options", texts).unwrap_or_default(),
             mount_untrusted: self.take("mount_untrusted", boolean).unwrap_or(default.mount_untrusted),
@@ -224,6 +228,15 @@ impl Keys {
             metrics_address: self.take("metrics_address", socket_address),
             backing: self.backing(),
         }
+    }
+
+    fn max_image_size(&mut self, base: Sectors) -> Option<Sectors> {
+        let most = self.take("max_image_size", |v| size(v, IMAGE_MIN, u64::MAX))?;
+        if most < base {
+            let (most, base) = (most.to_text(), base.to_text());
+            self.problem("max_image_size", &format!("is {most}, less than the {base} of base_image_size, which every layer has; leave it out to let no image have more"));
+        }
+        Some(most)
     }
 
     fn backing(&mut self) -> Backing {
@@ -301,7 +314,7 @@ impl Keys {
 }
 
 /// Every key there is; a test holds `config/config.toml` and the reader to it.
-const KNOWN: [&str; 18] = [
+const KNOWN: [&str; 19] = [
     "root",
     "address",
     "log_level",
@@ -313,6 +326,7 @@ const KNOWN: [&str; 18] = [
     "metadata_size",
     "block_size",
     "base_image_size",
+    "max_image_size",
     "fs_type",
     "fs_options",
     "mount_untrusted",
@@ -388,29 +402,33 @@ fn file_system(value: &Value) -> Result<String, String> {
     Ok(name)
 }
 
-fn size(value: &Value, least: u64, most: u64) -> Result<Sectors, String> {
+/// A size in bytes, as it stands.
+fn exact_size(value: &Value, least: u64, most: u64) -> Result<u64, String> {
     const FORM: &str =
         "write a number and a unit, such as \"10GiB\" (KiB, MiB, GiB, TiB; KB, MB, GB, TB are powers of 1000)";
     let Value::String(text) = value else {
         return Err(format!("is {} where a size is needed: {FORM}", kind(value)));
     };
     let bytes = text.parse::<ByteSize>().map_err(|_| format!("{text:?} is not a size: {FORM}"))?.as_u64();
-    if bytes % 512 != 0 {
-        return Err(format!("{text:?} is {bytes} bytes, not a whole number of 512-byte sectors"));
-    }
     if bytes < least {
         return Err(format!("{text:?} is too small; at least {} is needed", ByteSize(least).display().iec()));
     }
     if bytes > most {
         return Err(format!("{text:?} is too large; at most {} is allowed", ByteSize(most).display().iec()));
     }
-    Ok(Sectors(bytes / 512))
+    Ok(bytes)
 }
 
+/// The size of a device or an area, rounded up to what every disk takes.
+fn size(value: &Value, least: u64, most: u64) -> Result<Sectors, String> {
+    exact_size(value, least, most).map(Sectors::of_device)
+}
+
+/// It is not rounded: a pool's blocks are what its operator said or nothing.
 fn block_size(value: &Value) -> Result<Sectors, String> {
-    let sectors = size(value, BLOCK_STEP, BLOCK_MAX)?;
-    if (sectors.0 * 512) % BLOCK_STEP == 0 {
-        Ok(sectors)
+    let bytes = exact_size(value, BLOCK_STEP, BLOCK_MAX)?;
+    if bytes % BLOCK_STEP == 0 {
+        Ok(Sectors(bytes / 512))
     } else {
         Err("is not a multiple of 64KiB".into())
     }
@@ -485,7 +503,6 @@ mod tests {
             ("block_size = \"32KiB\"", "block_size: \"32KiB\" is too small"),
             ("block_size = \"2GiB\"", "block_size: \"2GiB\" is too large"),
             ("base_image_size = \"10Gigs\"", "base_image_size: \"10Gigs\" is not a size"),
-            ("base_image_size = \"100000001B\"", "not a whole number of 512-byte sectors"),
             ("base_image_size = 10", "base_image_size: is an integer where a size is needed"),
             ("metadata_size = \"17GiB\"", "metadata_size: \"17GiB\" is too large"),
             ("data_size = \"1MiB\"", "data_size: \"1MiB\" is too small"),
@@ -494,7 +511,28 @@ mod tests {
             assert!(error.contains(what), "{what:?} is not in {error}");
         }
         assert_eq!(parse("base_image_size = \"64MiB\"").unwrap().base_image_size, Sectors(131_072));
-        assert_eq!(parse("base_image_size = \"100GB\"").unwrap().base_image_size, Sectors(195_312_500));
+    }
+
+    #[test]
+    fn every_size_that_is_read_is_a_multiple_of_64_kib() {
+        let config = parse(
+            "base_image_size = \"100000001B\"\nmax_image_size = \"10GB\"\ndata_size = \"12GB\"\nmetadata_size = \"3000001B\"",
+        )
+        .unwrap();
+        let Backing::Embedded { data_size } = config.backing else { panic!("{:?}", config.backing) };
+        let sizes = [Some(config.base_image_size), config.max_image_size, data_size, config.metadata_size];
+        for size in sizes {
+            assert_eq!(size.unwrap().0 % 128, 0, "{size:?}");
+        }
+        assert_eq!(config.base_image_size, Sectors(195_328));
+    }
+
+    #[test]
+    fn an_image_may_not_be_held_below_the_size_that_every_layer_has() {
+        let error = parse("max_image_size = \"5GiB\"").unwrap_err();
+        assert!(error.contains("max_image_size: is 5.0 GiB, less than the 10.0 GiB of base_image_size"), "{error}");
+        let config = parse("max_image_size = \"20GiB\"").unwrap();
+        assert_eq!(config.max_image_size, Some(Sectors(20 << 21)));
     }
 
     #[test]

@@ -206,6 +206,7 @@ fn open(config: &Config, dm: Dm) -> Result<Snapshotter, AnyError> {
             zeroed: pool.zeroes_blocks()?,
         },
         base_image_size: config.base_image_size,
+        max_image_size: config.max_image_size.unwrap_or(config.base_image_size),
         discard: config.discard.unwrap_or(false) && !matches!(config.backing, Backing::Embedded { .. }),
     };
     let formatter = Arc::new(Mkfs::new().mounting_untrusted(config.mount_untrusted));

@@ -15,7 +15,7 @@ use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
-use crate::grpc::Service;
+use crate::grpc::{CommitParent, Service};
 
 /// `sun_path` has 108 bytes, one of them for the NUL (unix(7)).
 const PATH_MAX: usize = 107;
@@ -98,7 +98,7 @@ pub async fn serve(listener: StdListener, service: Service, stop: impl Future<Ou
     health.set_service_status("containerd.services.snapshots.v1.Snapshots", tonic_health::ServingStatus::Serving).await;
     let (stopping, stopped) = tokio::sync::oneshot::channel();
     let server = Server::builder()
-        .add_service(containerd_snapshots::server(Arc::new(service)))
+        .add_service(CommitParent::new(containerd_snapshots::server(Arc::new(service.clone())), service))
         .add_service(health_service)
         .serve_with_incoming_shutdown(UnixListenerStream::new(incoming), async {
             stop.await;

@@ -8,9 +8,16 @@
 use std::fmt;
 use std::str::FromStr;
 
+use bytesize::ByteSize;
+
 /// Bytes in a sector. The block layer counts in this unit whatever the disk's real sector size is
 /// (kernel: `SECTOR_SHIFT` in include/linux/blk_types.h).
 pub const SECTOR_SIZE: u64 = 512;
+
+/// What the length of every device and area that somebody asks for is rounded up to, in bytes: dm-thin's smallest block
+/// (Documentation/admin-guide/device-mapper/thin-provisioning.rst). It is a multiple of the 4096-byte sectors that some disks
+/// have, on which the kernel refuses a table of another length, and of every block that the file systems here have.
+pub const DEVICE_GRAIN: u64 = 64 << 10;
 
 /// Why a number is not a size, an id or a device number.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +39,12 @@ pub enum UnitError {
     ThinIdOutOfRange {
         /// What was given.
         id: u64,
+    },
+    /// Text that is no size, or no size at all.
+    #[error("{text:?} is not a size: write a number of bytes, or a number and a unit such as 20GiB (KiB, MiB, GiB, TiB; KB, MB, GB, TB are powers of 1000)")]
+    NotASize {
+        /// What was given.
+        text: String,
     },
     /// Text that is not a thin id.
     #[error("{text:?} is not a thin id")]
@@ -75,6 +88,28 @@ impl Sectors {
     /// The whole sectors that `bytes` bytes fill; the rest is dropped.
     pub const fn from_bytes_down(bytes: u64) -> Sectors {
         Sectors(bytes / SECTOR_SIZE)
+    }
+
+    /// The length of a device or area that holds `bytes` bytes: rounded up to [`DEVICE_GRAIN`]. Whatever size a user gives
+    /// goes through here.
+    pub const fn of_device(bytes: u64) -> Sectors {
+        Sectors(bytes.div_ceil(DEVICE_GRAIN) * (DEVICE_GRAIN / SECTOR_SIZE))
+    }
+
+    /// The length of a device as a user writes it: bytes, or a number and a unit; rounded as [`Sectors::of_device`] does.
+    ///
+    /// # Errors
+    /// [`UnitError::NotASize`] for zero as well.
+    pub fn parse_device(text: &str) -> Result<Sectors, UnitError> {
+        match text.trim().parse::<ByteSize>() {
+            Ok(size) if size.as_u64() > 0 => Ok(Sectors::of_device(size.as_u64())),
+            _ => Err(UnitError::NotASize { text: text.to_owned() }),
+        }
+    }
+
+    /// The size as people read it, such as `10.0 GiB`.
+    pub fn to_text(self) -> String {
+        ByteSize(self.0.saturating_mul(SECTOR_SIZE)).display().iec().to_string()
     }
 
     /// The size in bytes.
@@ -289,6 +324,19 @@ mod tests {
     }
 
     #[test]
+    fn a_device_is_as_long_as_was_asked_rounded_up_to_64_kib_so_that_disks_with_any_sectors_take_it() {
+        assert_eq!(Sectors::of_device(1), Sectors(128));
+        assert_eq!(Sectors::of_device(64 << 10), Sectors(128));
+        assert_eq!(Sectors::of_device((64 << 10) + 1), Sectors(256));
+        assert_eq!(Sectors::parse_device("12GB").map(|s| s.0 % 128), Ok(0));
+        assert_eq!(Sectors::parse_device(" 1GiB "), Ok(Sectors(1 << 21)));
+        assert_eq!(Sectors::parse_device("99999999TiB"), Ok(Sectors(1 << 55)));
+        for bad in ["", "0", "0GiB", "-1", "many", "10 parsecs", "1e3"] {
+            assert!(Sectors::parse_device(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
     fn arithmetic_that_does_not_fit_says_so() {
         assert_eq!(Sectors(u64::MAX).checked_add(Sectors(1)), None);
         assert_eq!(Sectors(1).checked_sub(Sectors(2)), None);
@@ -335,6 +383,13 @@ mod tests {
             let number = DeviceNumber { major, minor };
             prop_assert_eq!(DeviceNumber::from_u64(number.to_u64()), number);
             prop_assert_eq!(number.to_string().parse::<DeviceNumber>(), Ok(number));
+        }
+
+        #[test]
+        fn a_device_is_at_most_one_grain_longer_than_asked(bytes in any::<u64>()) {
+            let rounded = u128::from(Sectors::of_device(bytes).0) * 512;
+            prop_assert_eq!(rounded % u128::from(DEVICE_GRAIN), 0);
+            prop_assert!(rounded >= bytes.into() && rounded - u128::from(bytes) < DEVICE_GRAIN.into());
         }
 
         #[test]

@@ -81,7 +81,8 @@ impl Place {
         let backer = Arc::new(Backer::new(config, disks.clone()));
         let pool = Pool::open(&settings, self.dm(), self.store.clone(), backer).unwrap();
         let fs = FsSpec::plain(FsType::Ext4);
-        let settings = Settings { fs, base_image_size: config.base_image_size, discard: true };
+        let (base_image_size, max_image_size) = (config.base_image_size, config.base_image_size);
+        let settings = Settings { fs, base_image_size, max_image_size, discard: true };
         Snapshotter::start(settings, pool, self.store.clone(), disks, formatter)
     }
 }
@@ -178,7 +179,7 @@ fn mounts_of_an_active_snapshot_are_one_look_at_its_device() {
 }
 
 #[test]
-fn an_mkfs_that_never_ends_fails_the_start_at_its_time_limit_and_the_next_start_is_none_the_worse() {
+fn an_mkfs_that_never_ends_is_ended_at_its_time_limit_and_the_next_start_is_none_the_worse() {
     let programs = tempfile::tempdir().unwrap();
     let hanging = programs.path().join("mke2fs");
     // It holds the device open, as an mkfs does.
@@ -190,9 +191,21 @@ fn an_mkfs_that_never_ends_fails_the_start_at_its_time_limit_and_the_next_start_
     let mkfs = Mkfs::new().with_directories(vec![programs.path().into()]).with_time_limit(limit);
 
     let began = Instant::now();
-    let error = place.start(counting(mkfs)).unwrap_err().to_string();
-    assert!(error.contains("mke2fs") && error.contains("2 s"), "{error}");
+    let formatter = counting(mkfs);
+    let snapshotter = place.start(formatter.clone()).unwrap();
+    // Those who wait for one that fails are told of it, and try no more themselves.
+    std::thread::scope(|scope| {
+        for n in 0..4 {
+            let snapshotter = &snapshotter;
+            scope.spawn(move || {
+                let error = snapshotter.prepare(&n.to_string(), "", Default::default()).unwrap_err().to_string();
+                assert!(error.contains("mke2fs") && error.contains("2 s"), "{error}");
+            });
+        }
+    });
+    assert!(formatter.1.load(Ordering::SeqCst) <= 3, "mkfs was run for each of them");
     assert!(began.elapsed() < 10 * limit, "it took {:?}", began.elapsed());
+    drop(snapshotter);
 
     let formatter = counting(Mkfs::new());
     let b = Bench { snapshotter: place.start(formatter.clone()).unwrap(), formatter, place };

@@ -83,6 +83,16 @@ pub enum FsError {
         /// What was asked for.
         wanted: Sectors,
     },
+    /// An xfs would have to have more allocation groups than the kernel's memory bears.
+    #[error("the xfs on {} was made small, and would have {groups} allocation groups at that size; {most} are the most. Make it with a larger base_image_size, or without options that make its groups small", device.display())]
+    TooManyGroups {
+        /// The device.
+        device: PathBuf,
+        /// How many it would have.
+        groups: u64,
+        /// How many it may have.
+        most: u64,
+    },
     /// What is on the device is not the file system it should be, or is damaged.
     #[error("no sound {fs_type} on {}: {problem}", device.display())]
     Superblock {

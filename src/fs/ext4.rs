@@ -14,6 +14,11 @@ const GROWTH_FACTOR: u64 = 10;
 /// The most blocks that `resize=` can name; what lies beyond takes another layout, which the kernel makes by itself.
 const GROWTH_CEILING: u64 = u32::MAX as u64;
 
+/// The most that is reserved for growth beyond the size, in blocks of 4 KiB: 4 TiB, 512 blocks of descriptors (64 groups of
+/// 32,768 blocks in each). The kernel adds all of them in one transaction when it grows, and a journal of 16 MiB takes no more
+/// than 1024 blocks in one: with 1024 reserved, growing failed with ENOSPC (1 TiB to 2 TiB, Linux 6.1).
+const GROWTH_RESERVE: u64 = 512 * 64 * 32_768;
+
 /// Below this, 512 MiB, mke2fs makes blocks of 1 KiB instead of 4 (mke2fs.conf, type "small").
 const SMALL: Sectors = Sectors(512 << 11);
 
@@ -54,7 +59,7 @@ pub(super) fn own_options(size: Sectors, prezeroed: bool, user: &[String]) -> Ve
 
 fn extended_options(size: Sectors, prezeroed: bool) -> Vec<String> {
     let blocks = size.0 / 8;
-    let room = blocks.saturating_mul(GROWTH_FACTOR).clamp(GROWTH_FLOOR, GROWTH_CEILING);
+    let room = blocks.saturating_mul(GROWTH_FACTOR).clamp(GROWTH_FLOOR, GROWTH_CEILING).min(blocks + GROWTH_RESERVE);
     let mut options = vec!["nodiscard".to_owned()];
     if size >= SMALL {
         // With the blocks of 1 KiB that smaller ones get, mke2fs 1.47 trips over it and says so.

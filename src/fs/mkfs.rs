@@ -17,7 +17,7 @@ use super::options;
 use super::program::Ended;
 use super::tools::{Tool, Tools};
 use super::types::{FsSpec, FsState, FsType, Writer};
-use super::{ext4, ext4_groups, ext4_super, xfs, zeros};
+use super::{cost, ext4, ext4_groups, ext4_super, xfs, zeros};
 
 /// Where the kernel shows which kinds of damage in an xfs are to end it; there is none before xfs is loaded.
 const XFS_PANIC_MASK: &str = "/proc/sys/fs/xfs/panic_mask";
@@ -183,6 +183,10 @@ impl Mkfs {
         let blocks = size.0 / u64::from(superblock.block_size / 512);
         if superblock.blocks >= blocks {
             return Ok(());
+        }
+        let groups = blocks.div_ceil(u64::from(superblock.group_blocks).max(1));
+        if groups > cost::XFS_GROUPS_MOST {
+            return Err(FsError::TooManyGroups { device: device.to_owned(), groups, most: cost::XFS_GROUPS_MOST });
         }
         let instead =
             "ask for no more than its parent's size (the label containerd.io/snapshot/max-size, base_image_size)";

@@ -8,6 +8,7 @@
 //! special is one fact alone, that what was never written, or was discarded, reads as zeros.
 
 mod bytes;
+pub mod cost;
 mod error;
 mod ext4;
 mod ext4_groups;

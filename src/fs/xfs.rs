@@ -47,7 +47,7 @@ pub(super) struct Superblock {
     uuid: Uuid,
     log_start: u64,
     log_blocks: u32,
-    group_blocks: u32,
+    pub(super) group_blocks: u32,
     group_bits: u8,
 }
 

@@ -3,6 +3,7 @@
 //!
 //! Architecture Invariant: tonic and containerd-snapshots appear here and in `server`, nowhere else.
 
+mod commit_parent;
 mod status;
 
 use std::collections::HashMap;
@@ -21,6 +22,7 @@ use crate::filter::{Fields, FilterSet};
 use crate::metrics::Metrics;
 use crate::snapshotter::{Error, FieldUpdate, Info, Labels, Mount, Snapshotter};
 use crate::store::Kind;
+pub use commit_parent::CommitParent;
 use status::status;
 
 /// Snapshots read from the database at a time for a list; the next page waits until this one has been sent.
@@ -219,15 +221,17 @@ impl Fields for Filtered<'_> {
     }
 }
 
-/// containerd's field mask: nothing named means all that can change, which is the labels.
-fn updates(mut labels: HashMap<String, String>, paths: Vec<String>) -> Result<Vec<FieldUpdate>, Status> {
+/// containerd's field mask: nothing named means all that can change, which is the labels. A path may be named more than once,
+/// and `labels` beside one of them; each says the same as if it stood alone.
+fn updates(labels: HashMap<String, String>, paths: Vec<String>) -> Result<Vec<FieldUpdate>, Status> {
+    let labels = Labels::from_iter(labels);
     if paths.is_empty() {
-        return Ok(vec![FieldUpdate::Labels(Labels::from_iter(labels))]);
+        return Ok(vec![FieldUpdate::Labels(labels)]);
     }
     let update = |path: String| match path.strip_prefix("labels.") {
         Some("") => Err(Status::invalid_argument("the field path \"labels.\" names no label")),
-        Some(label) => Ok(FieldUpdate::Label(label.into(), labels.remove(label).unwrap_or_default())),
-        None if path == "labels" => Ok(FieldUpdate::Labels(labels.clone().into_iter().collect())),
+        Some(label) => Ok(FieldUpdate::Label(label.into(), labels.get(label).cloned().unwrap_or_default())),
+        None if path == "labels" => Ok(FieldUpdate::Labels(labels.clone())),
         None => Err(Status::invalid_argument(format!(
             "field {path:?} of a snapshot cannot be updated; labels and labels.NAME can"
         ))),
@@ -266,6 +270,23 @@ mod tests {
 
     fn paths(paths: &[&str]) -> Vec<String> {
         paths.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_path_that_is_named_twice_or_beside_labels_says_the_same_each_time() {
+        let labels = HashMap::from([("a".to_string(), "1".to_string()), ("a.b/c".to_string(), "2".to_string())]);
+        let all = FieldUpdate::Labels(labels.clone().into_iter().collect());
+        let a = FieldUpdate::Label("a".into(), "1".into());
+        let dotted = FieldUpdate::Label("a.b/c".into(), "2".into());
+        for (named, expected) in [
+            (&["labels.a", "labels.a"][..], vec![a.clone(), a.clone()]),
+            (&["labels.a", "labels"], vec![a.clone(), all.clone()]),
+            (&["labels", "labels.a"], vec![all.clone(), a.clone()]),
+            (&["labels", "labels"], vec![all.clone(), all]),
+            (&["labels.a.b/c", "labels.a", "labels.a.b/c"], vec![dotted.clone(), a, dotted]),
+        ] {
+            assert_eq!(updates(labels.clone(), paths(named)).unwrap(), expected, "{named:?}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use tonic::{Code, Status};
 
-use crate::snapshotter::Error;
+use crate::snapshotter::{Error, FsError};
 
 pub fn status(error: &Error) -> Status {
     Status::new(code(error), error.to_string())
@@ -16,18 +16,20 @@ fn code(error: &Error) -> Code {
         Error::NotFound { .. } | Error::ParentNotFound { .. } => Code::NotFound,
         Error::AlreadyExists { .. } => Code::AlreadyExists,
         // containerd's own snapshotters answer so for a parent that is not committed.
-        Error::ParentNotCommitted { .. } | Error::Invalid { .. } => Code::InvalidArgument,
-        Error::NotActive { .. } | Error::HasChildren { .. } => Code::FailedPrecondition,
+        Error::ParentNotCommitted { .. } | Error::Invalid { .. } | Error::TooLarge { .. } => Code::InvalidArgument,
+        Error::NotActive { .. } | Error::HasChildren { .. } | Error::Rebase { .. } => Code::FailedPrecondition,
+        // Not the caller's fault: something on the host or in the configuration has to change first.
+        Error::Template { .. } => Code::FailedPrecondition,
+        Error::NoRoom { .. } => Code::ResourceExhausted,
+        Error::ParentChanged { .. } => Code::Unavailable,
         Error::Incomplete { .. } | Error::ErrorsNoted { .. } => Code::DataLoss,
         Error::Fs { source, .. } if source.is_damage() => Code::DataLoss,
         Error::Fs { source, .. } if source.is_refusal() => Code::FailedPrecondition,
         Error::Undo { source, .. } => code(source),
-        Error::Pool { .. }
-        | Error::Fs { .. }
-        | Error::Block { .. }
-        | Error::Template { .. }
-        | Error::Start(_)
-        | Error::Store(_) => Code::Internal,
+        Error::Fs { source, .. } if matches!(source.as_ref(), FsError::TooManyGroups { .. }) => Code::InvalidArgument,
+        Error::Pool { .. } | Error::Fs { .. } | Error::Block { .. } | Error::Start(_) | Error::Store(_) => {
+            Code::Internal
+        }
     }
 }
 
@@ -56,6 +58,8 @@ mod tests {
                 Code::FailedPrecondition,
             ),
             (Error::HasChildren { key: key(), child: "b".into() }, Code::FailedPrecondition),
+            (Error::Rebase { key: key() }, Code::FailedPrecondition),
+            (Error::ParentChanged { key: key(), parent: "p".into() }, Code::Unavailable),
         ];
         for (error, expected) in cases {
             let status = status(&error);

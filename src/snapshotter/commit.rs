@@ -9,11 +9,12 @@ use std::time::SystemTime;
 use super::create::{reclaim_of, undone};
 use super::error::During;
 use super::labels::{check_key, check_labels};
+use super::marks::is_remapped;
 use super::{fs_type, role, Error, Labels, Shared, Snapshotter};
 use crate::block::{Access, Disk};
 use crate::fs::{FsState, FsType};
 use crate::pool::Role;
-use crate::store::{Kind, SnapshotRecord};
+use crate::store::{Kind, Ownership, SnapshotRecord};
 use crate::units::ThinId;
 
 const STEP: &str = "cannot be committed";
@@ -26,6 +27,16 @@ struct Content {
 }
 
 impl Snapshotter {
+    /// Refuses a commit of `key` that would put it on `parent`, where it does not stand there already: containerd unpacked
+    /// the layer by itself, since it was told of a capability that is not ours.
+    pub fn must_stand_on(&self, key: &str, parent: &str) -> Result<(), Error> {
+        check_key("key", key)?;
+        match self.shared.find(key)?.parent.as_deref() {
+            Some(now) if now == parent => Ok(()),
+            _ => Err(Error::Rebase { key: key.into() }),
+        }
+    }
+
     /// Turns the active snapshot `key` into the committed snapshot `name`. What was written to it is on disk when this
     /// returns. `labels` replace those it had.
     pub fn commit(&self, name: &str, key: &str, labels: Labels) -> Result<(), Error> {
@@ -72,11 +83,8 @@ impl Snapshotter {
         labels: Labels,
         sealed: Sealed,
     ) -> Result<(), Error> {
-        let committed = Shared::committed(record, labels, &sealed.content);
-        let recorded = self.shared.store.commit(|c| {
-            c.remove_snapshot(key)?;
-            c.insert_snapshot(name, &committed)
-        });
+        let committed = Shared::committed(name, key, record, labels, &sealed.content);
+        let recorded = self.shared.store.commit(|c| c.rename_snapshot(key, name, &committed));
         if let Err(error) = recorded.map_err(Error::from) {
             // Where it is not known whether the change is on disk, the next start makes the device writable, if the snapshot
             // is still an active one.
@@ -98,10 +106,9 @@ impl Snapshotter {
         let copy = shared.pool.copy_frozen(role(record), record.thin).during(key, STEP)?;
         let recorded = shared.copy_content(key, record, copy.get()).and_then(|content| {
             let number = copy.get().get().into();
-            let committed = SnapshotRecord { number, ..Shared::committed(record, labels, &content) };
+            let committed = SnapshotRecord { number, ..Shared::committed(name, key, record, labels, &content) };
             shared.store.commit(|c| {
-                c.remove_snapshot(key)?;
-                c.insert_snapshot(name, &committed)?;
+                c.rename_snapshot(key, name, &committed)?;
                 c.put_reclaim(&reclaim_of(key, record))
             })?;
             Ok(())
@@ -207,8 +214,9 @@ impl Shared {
         Ok(Content { thin: copy, mapped, inodes: state.used_inodes })
     }
 
-    fn committed(active: &SnapshotRecord, labels: Labels, content: &Content) -> SnapshotRecord {
+    fn committed(name: &str, key: &str, active: &SnapshotRecord, labels: Labels, content: &Content) -> SnapshotRecord {
         let now = SystemTime::now();
+        let ownership = if is_remapped(name, key) { Ownership::Shifted } else { Ownership::Stored };
         SnapshotRecord {
             kind: Kind::Committed,
             thin: content.thin,
@@ -218,6 +226,7 @@ impl Shared {
             mapped: Some(content.mapped),
             inodes: Some(content.inodes),
             made_at: None,
+            ownership,
             ..active.clone()
         }
     }

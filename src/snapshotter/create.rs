@@ -7,45 +7,60 @@
 use std::time::SystemTime;
 
 use super::error::During;
-use super::labels::{check_key, check_labels, wanted_size};
-use super::{templates, Error, Labels, Mount, Shared, Snapshotter};
+use super::labels::{check_key, check_labels};
+use super::sizes::{Asked, Basis};
+use super::{marks, templates, Error, Labels, Mount, Shared, Snapshotter};
 use crate::fs::{FsType, Writer};
 use crate::pool::{IdGuard, Role};
-use crate::store::{Kind, ReclaimKind, ReclaimRecord, SnapshotRecord};
+use crate::store::{Kind, Ownership, ParentRef, ReclaimKind, ReclaimRecord, SnapshotRecord, StoreError};
 use crate::units::{Sectors, ThinId};
+
+/// How often a call is made again because its parent was exchanged meanwhile.
+const TRIES: usize = 3;
 
 /// What a new snapshot starts from.
 struct Origin {
     thin: ThinId,
     size: Sectors,
     fs: String,
+    parent: Option<ParentRef>,
+    ownership: Ownership,
 }
 
 impl Snapshotter {
     /// Makes a writable snapshot under `key` and says how to mount it.
     pub fn prepare(&self, key: &str, parent: &str, labels: Labels) -> Result<Vec<Mount>, Error> {
         let (labels, parent) = checked(key, parent, labels)?;
-        let wanted = wanted_size(&labels)?;
+        let asked = Asked::of(key, &labels)?;
         let _lock = self.locks.lock(&[key]);
+        self.shared.must_be_new(key)?;
+        retried(|| self.prepare_once(key, parent, &labels, asked))
+    }
+
+    fn prepare_once(
+        &self,
+        key: &str,
+        parent: Option<&str>,
+        labels: &Labels,
+        asked: Asked,
+    ) -> Result<Vec<Mount>, Error> {
         let shared = &*self.shared;
-        shared.must_be_new(key)?;
-        let origin = shared.origin(parent)?;
+        let found = parent.map(|parent| shared.on_parent(parent)).transpose()?;
         shared.pool.check_room().during(key, "cannot be prepared")?;
-        let size = origin.size.max(shared.settings.base_image_size).max(wanted.unwrap_or(Sectors(0)));
+        let origin = found.map_or_else(|| shared.on_template(), Ok)?;
+        let basis = Basis { size: origin.size, fs: &origin.fs, parent: origin.parent.as_ref() };
+        let size = shared.size_of_new(key, &basis, asked)?;
+        let draft = new_record(key, Kind::Active, &origin, labels)?;
         let (thin, made_at) = shared.pool.create_timed(Some(origin.thin)).map_err(|source| match parent {
             // The parent was removed since it was looked up.
             Some(parent) if source.is_no_such_thin() => Error::ParentNotFound { parent: parent.into() },
             _ => Error::Pool { key: key.into(), step: "cannot be prepared", source: Box::new(source) },
         })?;
-        let record = SnapshotRecord {
-            thin: thin.get(),
-            size,
-            made_at: Some(made_at),
-            ..new_record(thin.get(), Kind::Active, parent, &origin, labels)
-        };
+        let record =
+            SnapshotRecord { number: thin.get().get().into(), thin: thin.get(), size, made_at: Some(made_at), ..draft };
         // A larger one is grown before it is recorded, so that no crash leaves it on record and too small.
         let grown = if size > origin.size { shared.grow(key, &record) } else { Ok(()) };
-        let recorded = grown.and_then(|()| Ok(shared.store.commit(|c| c.insert_snapshot(key, &record))?));
+        let recorded = grown.and_then(|()| shared.record_new(key, &record, &origin));
         if let Err(error) = recorded {
             if !shared.surely(&error, key, |found| found.is_none_or(|found| found.thin != record.thin)) {
                 thin.stay_leased();
@@ -63,12 +78,17 @@ impl Snapshotter {
     pub fn view(&self, key: &str, parent: &str, labels: Labels) -> Result<Vec<Mount>, Error> {
         let (labels, parent) = checked(key, parent, labels)?;
         let _lock = self.locks.lock(&[key]);
+        self.shared.must_be_new(key)?;
+        retried(|| self.view_once(key, parent, &labels))
+    }
+
+    fn view_once(&self, key: &str, parent: Option<&str>, labels: &Labels) -> Result<Vec<Mount>, Error> {
         let shared = &*self.shared;
-        shared.must_be_new(key)?;
-        let origin = shared.origin(parent)?;
+        let origin = parent.map_or_else(|| shared.on_template(), |parent| shared.on_parent(parent))?;
+        let draft = new_record(key, Kind::View, &origin, labels)?;
         let number = shared.pool.take_id().during(key, "cannot be viewed")?;
-        let record = new_record(number.get(), Kind::View, parent, &origin, labels);
-        shared.store.commit(|c| c.insert_snapshot(key, &record))?;
+        let record = SnapshotRecord { number: number.get().get().into(), ..draft };
+        shared.record_new(key, &record, &origin)?;
         drop(number);
         shared.activate(key, &record).map_err(|error| undone(error, self.forget(key, &record)))
     }
@@ -93,14 +113,25 @@ impl Shared {
         }
     }
 
-    fn origin(&self, parent: Option<&str>) -> Result<Origin, Error> {
-        let Some(parent) = parent else {
-            let template = templates::template(self)?;
-            let fs = self.settings.fs.fs_type.to_string();
-            return Ok(Origin { thin: template.thin, size: template.size, fs });
-        };
+    fn record_new(&self, key: &str, record: &SnapshotRecord, origin: &Origin) -> Result<(), Error> {
+        match self.store.commit(|c| c.insert_snapshot(key, record, origin.parent.as_ref())) {
+            // The key itself is new, so it can only be the parent that is missing.
+            Err(StoreError::NotFound { key }) => Err(Error::ParentNotFound { parent: key }),
+            done => Ok(done?),
+        }
+    }
+
+    fn on_parent(&self, parent: &str) -> Result<Origin, Error> {
         let record = self.parent(parent)?;
-        Ok(Origin { thin: record.thin, size: record.size, fs: record.fs })
+        let found = ParentRef::new(parent, &record);
+        let SnapshotRecord { thin, size, fs, ownership, .. } = record;
+        Ok(Origin { thin, size, fs, parent: Some(found), ownership })
+    }
+
+    fn on_template(&self) -> Result<Origin, Error> {
+        let template = templates::template(self)?;
+        let fs = self.settings.fs.fs_type.to_string();
+        Ok(Origin { thin: template.thin, size: template.size, fs, parent: None, ownership: Ownership::Stored })
     }
 
     /// Grows the file system of a snapshot that is made larger than what it is made from, and leaves it active.
@@ -132,27 +163,45 @@ impl Shared {
     }
 }
 
-fn checked<'a>(key: &str, parent: &'a str, labels: Labels) -> Result<(Labels, Option<&'a str>), Error> {
-    check_key("key", key)?;
-    Ok((check_labels(labels)?, Some(parent).filter(|parent| !parent.is_empty())))
+/// Makes a call again whose parent was exchanged between its look-up and the change of the database.
+fn retried<T>(mut call: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+    for _ in 1..TRIES {
+        match call() {
+            Err(Error::ParentChanged { key, parent }) => {
+                tracing::debug!(key, parent, "the parent was exchanged; once more")
+            }
+            done => return done,
+        }
+    }
+    call()
 }
 
-fn new_record(number: ThinId, kind: Kind, parent: Option<&str>, origin: &Origin, labels: Labels) -> SnapshotRecord {
+fn checked<'a>(key: &str, parent: &'a str, labels: Labels) -> Result<(Labels, Option<&'a str>), Error> {
+    check_key("key", key)?;
+    let parent = Some(parent).filter(|parent| !parent.is_empty());
+    marks::refuse_rebase(key, parent, &labels)?;
+    Ok((check_labels(labels)?, parent))
+}
+
+/// A record whose number is still to be set, and so is the thin of one that gets its own.
+fn new_record(key: &str, kind: Kind, origin: &Origin, labels: &Labels) -> Result<SnapshotRecord, Error> {
     let now = SystemTime::now();
-    SnapshotRecord {
-        number: number.get().into(),
+    let below = origin.parent.as_ref().map(|_| &origin.ownership);
+    Ok(SnapshotRecord {
+        number: 0,
         kind,
-        parent: parent.map(Into::into),
+        parent: origin.parent.as_ref().map(|parent| parent.key.clone()),
         thin: origin.thin,
         size: origin.size,
         fs: origin.fs.clone(),
-        labels,
+        labels: labels.clone(),
         created_at: now,
         updated_at: now,
         mapped: None,
         inodes: None,
         made_at: None,
-    }
+        ownership: marks::ownership(key, labels, below)?,
+    })
 }
 
 /// What is left to do for a snapshot that is taken off the record.

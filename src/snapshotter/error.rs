@@ -1,11 +1,13 @@
 //! Why a call on a snapshot was refused or failed; the gRPC room turns each into a status, once.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::block::BlockError;
 use crate::fs::{FsError, NotedErrors};
 use crate::pool::PoolError;
 use crate::store::StoreError;
+use crate::units::Sectors;
 
 /// What a failed step was about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +60,14 @@ pub enum Error {
     Incomplete { key: String, pool: String },
     #[error("snapshot {key:?} cannot be committed: its file system met errors while it was mounted ({errors}), so that something written to it may be lost or damaged, as on a failing disk. Nothing was changed; the kernel's log tells more. Look after the disks below pool {pool}, remove the snapshot and make it again")]
     ErrorsNoted { key: String, pool: String, errors: NotedErrors },
+    #[error("snapshot {key:?} is a layer that came without the layers below it: containerd was told that this snapshotter can put them together later, which it cannot. Take \"rebase\" out of the capabilities of the plugin in containerd's configuration (proxy_plugins.NAME.capabilities), restart containerd and pull again")]
+    Rebase { key: String },
+    #[error("{what} cannot have {}: {why}. {} fits", asked.to_text(), most.to_text())]
+    TooLarge { what: String, asked: Sectors, most: Sectors, why: String },
+    #[error("it takes up to {} of pool {pool}, which has {} free: the pool is full. Remove images or containers, or give it more room; it is made as soon as it can be", Sectors(needed / 512).to_text(), Sectors(free / 512).to_text())]
+    NoRoom { pool: String, needed: u64, free: u64 },
+    #[error("parent snapshot {parent:?} was removed and made anew while snapshot {key:?} was made on it; try again")]
+    ParentChanged { key: String, parent: String },
     #[error("{what} is not allowed: {why}")]
     Invalid { what: String, why: String },
     #[error("{key} {step}: {source}")]
@@ -67,7 +77,7 @@ pub enum Error {
     #[error("{key} {step}: {source}")]
     Block { key: Subject, step: &'static str, source: Box<BlockError> },
     #[error("the template for {what}, which snapshots without a parent are made from, cannot be made: {source}")]
-    Template { what: String, source: Box<Error> },
+    Template { what: String, source: Arc<Error> },
     #[error("{source}; and undoing it failed as well: {undo}")]
     Undo { source: Box<Error>, undo: Box<Error> },
     /// About the pool or a device of it, which the message names, and about no snapshot: at a start, a check, a scrape.
@@ -90,7 +100,21 @@ impl Error {
             Error::Pool { source, .. } | Error::Start(source) => {
                 matches!(source.as_ref(), PoolError::Store(StoreError::SyncFailed { .. }))
             }
+            Error::Template { source, .. } => source.needs_restart(),
             Error::Undo { source, undo } => source.needs_restart() || undo.needs_restart(),
+            _ => false,
+        }
+    }
+
+    /// The configuration asks for what can never be had, whatever the state of pool and host.
+    pub fn is_misconfiguration(&self) -> bool {
+        match self {
+            Error::TooLarge { .. } => true,
+            Error::Fs { source, .. } => {
+                matches!(source.as_ref(), FsError::StrayArgument { .. } | FsError::OptionWithoutValue { .. })
+            }
+            Error::Template { source, .. } => source.is_misconfiguration(),
+            Error::Undo { source, .. } => source.is_misconfiguration(),
             _ => false,
         }
     }
@@ -105,7 +129,9 @@ impl Error {
             Error::Pool { source, .. } => source.is_full(),
             Error::Fs { source, .. } => source.is_no_space(),
             Error::Block { source, .. } => source.is_no_space(),
-            Error::Template { source, .. } | Error::Undo { source, .. } => source.is_full(),
+            Error::NoRoom { .. } => true,
+            Error::Template { source, .. } => source.is_full(),
+            Error::Undo { source, .. } => source.is_full(),
             Error::Store(source) => source.is_no_space(),
             _ => false,
         }
@@ -120,6 +146,7 @@ impl From<StoreError> for Error {
             StoreError::NoParent { key } => Error::ParentNotFound { parent: key },
             StoreError::AlreadyExists { key } => Error::AlreadyExists { key },
             StoreError::NotCommitted { key, .. } => Error::ParentNotCommitted { parent: key },
+            StoreError::ParentChanged { key, parent } => Error::ParentChanged { key, parent },
             StoreError::HasChildren { key, child } => Error::HasChildren { key, child },
             other => Error::Store(other),
         }
@@ -168,7 +195,7 @@ mod tests {
         };
         assert!(step("a".into()).to_string().starts_with("snapshot \"a\" cannot be formatted: "));
         assert!(step(Subject::Device("p-snap-1".into())).to_string().starts_with("device p-snap-1 cannot"));
-        let template = Error::Template { what: "ext4 of 10.0 GiB".into(), source: Box::new(step(Subject::Template)) };
+        let template = Error::Template { what: "ext4 of 10.0 GiB".into(), source: Arc::new(step(Subject::Template)) };
         let said = template.to_string();
         assert!(
             said.contains("ext4 of 10.0 GiB")

@@ -110,7 +110,7 @@ impl Shared {
                 let parent = self.parent(parent)?;
                 (parent.mapped.unwrap_or(0), parent.inodes.unwrap_or(0))
             }
-            None => (0, templates::template(self)?.inodes.unwrap_or(0)),
+            None => (0, templates::empty_inodes(self, record)?),
         };
         Ok(Usage { bytes: mapped.saturating_sub(mapped_below), inodes: inodes.saturating_sub(inodes_below) })
     }

@@ -1,11 +1,8 @@
-//! Keys and labels as containerd allows them, and the labels that mean something here.
+//! Keys and labels as containerd allows them.
 
 use std::collections::BTreeMap;
 
-use bytesize::ByteSize;
-
 use super::Error;
-use crate::units::Sectors;
 
 /// Labels of a snapshot, by name.
 pub type Labels = BTreeMap<String, String>;
@@ -14,8 +11,6 @@ pub type Labels = BTreeMap<String, String>;
 const LABEL_MAX: usize = 4096;
 /// Longest key, in bytes: far above what containerd makes, far below what would slow the database down.
 const KEY_MAX: usize = 16 << 10;
-/// The size of a writable snapshot: bytes, or a number with a unit.
-pub const MAX_SIZE: &str = "containerd.io/snapshot/max-size";
 
 pub fn check_key(what: &'static str, key: &str) -> Result<(), Error> {
     if key.is_empty() {
@@ -48,18 +43,6 @@ pub fn check_labels(labels: Labels) -> Result<Labels, Error> {
     Ok(labels.into_iter().filter(|(_, value)| !value.is_empty()).collect())
 }
 
-/// The size asked for by [`MAX_SIZE`], rounded up to whole sectors.
-pub fn wanted_size(labels: &Labels) -> Result<Option<Sectors>, Error> {
-    let Some(text) = labels.get(MAX_SIZE) else { return Ok(None) };
-    match text.trim().parse::<ByteSize>() {
-        Ok(size) if size.as_u64() > 0 => Ok(Some(Sectors(size.as_u64().div_ceil(512)))),
-        _ => Err(Error::invalid(
-            format!("label {MAX_SIZE}={text:?}"),
-            "it takes a number of bytes, or a number and a unit such as 20GiB",
-        )),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,18 +70,5 @@ mod tests {
         }
         assert!(check_key("key", "").is_err());
         assert!(check_key("key", &"k".repeat(16385)).is_err());
-    }
-
-    #[test]
-    fn a_size_is_read_in_bytes_or_with_a_unit_and_rounded_up_to_sectors() {
-        let size = |text| wanted_size(&labels(&[(MAX_SIZE, text)]));
-        assert_eq!(size("1024").unwrap(), Some(Sectors(2)));
-        assert_eq!(size("1025").unwrap(), Some(Sectors(3)));
-        assert_eq!(size("1GiB").unwrap(), Some(Sectors(1 << 21)));
-        for bad in ["", "0", "-1", "many", "10 parsecs"] {
-            let error = size(bad).unwrap_err().to_string();
-            assert!(error.contains(MAX_SIZE), "{error}");
-        }
-        assert_eq!(wanted_size(&labels(&[])).unwrap(), None);
     }
 }

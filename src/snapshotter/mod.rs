@@ -14,15 +14,18 @@ mod info;
 mod labels;
 mod lapses;
 mod locks;
+mod marks;
 mod overview;
 mod reclaim;
 mod recover;
+mod sizes;
 mod templates;
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use crate::fs::FsError;
 pub use check::{check, Finding};
 pub use error::{Error, Subject};
 pub use info::{FieldUpdate, Info, Usage};
@@ -33,7 +36,7 @@ pub use reclaim::{Reclaiming, Swept};
 use crate::block::Disks;
 use crate::fs::{Formatter, FsSpec, FsType, MountOptions};
 use crate::pool::{Pool, Role};
-use crate::store::{Kind, SnapshotRecord, Store};
+use crate::store::{Kind, Ownership, SnapshotRecord, Store};
 use crate::units::{Sectors, ThinId};
 use error::During;
 use labels::check_key;
@@ -48,6 +51,8 @@ pub struct Settings {
     pub fs: FsSpec,
     /// Size of a snapshot without a parent, and the least size of any.
     pub base_image_size: Sectors,
+    /// The most that an image's own label may lift the size of its layers to.
+    pub max_image_size: Sectors,
     /// Whether removed thins are discarded before they are deleted, so that the space goes back below the pool.
     pub discard: bool,
 }
@@ -79,10 +84,11 @@ struct Shared {
     disks: Arc<dyn Disks>,
     formatter: Arc<dyn Formatter>,
     host_lapses: HostLapses,
+    maker: templates::Maker,
 }
 
 impl Snapshotter {
-    /// Puts right whatever the last run left behind, makes sure of the template, and starts the reclaimer.
+    /// Puts right whatever the last run left behind, makes the template if it can be made, and starts the reclaimer.
     pub fn start(
         settings: Settings,
         pool: Pool,
@@ -102,9 +108,10 @@ impl Snapshotter {
         disks: Arc<dyn Disks>,
         formatter: Arc<dyn Formatter>,
     ) -> Result<Snapshotter, Error> {
-        let shared = Arc::new(Shared { settings, pool, store, disks, formatter, host_lapses: HostLapses::default() });
+        let (host_lapses, maker) = Default::default();
+        let shared = Arc::new(Shared { settings, pool, store, disks, formatter, host_lapses, maker });
         let left = recover::recover(&shared)?;
-        templates::template(&shared)?;
+        templates::at_start(&shared)?;
         shared.pool.look().map_err(Error::start)?;
         let reclaimer = Reclaimer::start(Arc::clone(&shared), left, reclaiming);
         Ok(Snapshotter { shared, reclaimer, locks: KeyLocks::default() })
@@ -185,7 +192,11 @@ impl Shared {
 
 /// How to mount a snapshot whose device is `node`.
 fn mounts(record: &SnapshotRecord, node: &Path) -> Result<Vec<Mount>, Error> {
-    let options = MountOptions::of(fs_type(&record.fs)?).read_only(record.kind == Kind::View).list();
+    let mut options = MountOptions::of(fs_type(&record.fs)?).read_only(record.kind == Kind::View).list();
+    // containerd since 2.0 makes an idmapped mount of it, and older ones fail on them (core/mount/mount_linux.go).
+    if let Ownership::Mapped { uids, gids } = &record.ownership {
+        options.extend([format!("uidmap={uids}"), format!("gidmap={gids}")]);
+    }
     Ok(vec![Mount { fs_type: record.fs.clone(), source: node.to_string_lossy().into_owned(), options }])
 }
 

@@ -212,7 +212,7 @@ impl Work {
             }
         }
         self.tick_off(&done)?;
-        let shown = self.shown()?;
+        let shown = self.shown(&thins)?;
         let outcomes = side_by_side(self.workers, &thins, |entry| match entry.kind {
             ReclaimKind::Thin(thin) if shown.contains(&thin) => Ok(false),
             ReclaimKind::Thin(thin) => self.shared.reclaim_thin(entry, thin).map(|()| true),
@@ -232,9 +232,14 @@ impl Work {
         self.tick_off(&done)
     }
 
-    /// The thins that removed views, not yet taken away, still show.
-    fn shown(&self) -> Result<BTreeSet<ThinId>, Error> {
+    /// The thins that removed views, not yet taken away, still show, and those of `thins` that a view on record shows.
+    fn shown(&self, thins: &[&ReclaimRecord]) -> Result<BTreeSet<ThinId>, Error> {
         let mut shown = BTreeSet::new();
+        for entry in thins {
+            if self.shared.store.read(|r| r.is_viewed(entry))? {
+                shown.extend(entry.thin());
+            }
+        }
         let mut after = None;
         loop {
             let batch = self.shared.store.read(|r| r.reclaims(after, BATCH))?;

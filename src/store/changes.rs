@@ -2,7 +2,8 @@
 //!
 //! A change collects what it does in an overlay of its own and never touches the database. Checked
 //! here, so that no caller can break it:
-//! - a parent exists and is committed; a snapshot with children stays, and stays committed;
+//! - a parent exists, is committed, and is the one that was looked up; a snapshot with children stays, and stays committed;
+//! - a view is made on its parent's thin and a snapshot with children keeps its thin, so that no thin is given up which a view on record shows;
 //! - a thin id and a device number belong to one record at the most (a view's thin is not its own);
 //! - the indexes (children, owners) say what the records say, because nothing else writes either.
 //!
@@ -22,7 +23,7 @@ use super::overlay::Overlay;
 use super::owners::{Owned, Owns};
 use super::reader::{not_found, Reader};
 use super::records::{
-    ClaimRecord, IdRange, Kind, LapsesRecord, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey,
+    ClaimRecord, IdRange, Kind, LapsesRecord, Owner, ParentRef, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey,
     TemplateRecord,
 };
 use super::tables::{self, meta, Table};
@@ -54,22 +55,81 @@ impl<'a> Changes<'a> {
         self.reader.own
     }
 
-    /// Adds a snapshot.
+    /// Adds a snapshot on `parent`, which is the one that was looked up when its content was taken.
     ///
     /// # Errors
-    /// [`StoreError::AlreadyExists`]; for its parent [`StoreError::NoParent`] or
-    /// [`StoreError::NotCommitted`]; [`StoreError::ThinOwned`] and [`StoreError::NumberOwned`] where
-    /// another record has them; [`StoreError::EmptyKey`].
-    pub fn insert_snapshot(&mut self, key: &str, record: &SnapshotRecord) -> Result<(), StoreError> {
+    /// [`StoreError::AlreadyExists`]; for its parent [`StoreError::NoParent`], [`StoreError::NotCommitted`] or, where another
+    /// snapshot has its key by now, [`StoreError::ParentChanged`]; [`StoreError::ViewOfOther`]; [`StoreError::ThinOwned`] and
+    /// [`StoreError::NumberOwned`] where another record has them; [`StoreError::EmptyKey`].
+    pub fn insert_snapshot(
+        &mut self,
+        key: &str,
+        record: &SnapshotRecord,
+        parent: Option<&ParentRef>,
+    ) -> Result<(), StoreError> {
+        self.check_key_free(key)?;
+        let changed = |parent: &str| StoreError::ParentChanged { key: key.to_owned(), parent: parent.to_owned() };
+        if record.parent.as_deref() != parent.map(|parent| parent.key.as_str()) {
+            return Err(changed(record.parent.as_deref().unwrap_or_default()));
+        }
+        if let Some(parent) = parent {
+            let now =
+                self.find_snapshot(&parent.key)?.ok_or_else(|| StoreError::NoParent { key: parent.key.clone() })?;
+            if now.kind != Kind::Committed {
+                return Err(StoreError::NotCommitted { key: parent.key.clone(), kind: now.kind });
+            }
+            if !parent.is(&now) {
+                return Err(changed(&parent.key));
+            }
+            // A view has no thin of its own. Its parent's stays as long as it, since a snapshot with children does.
+            if record.kind == Kind::View && record.thin != now.thin {
+                return Err(StoreError::ViewOfOther { key: key.to_owned(), thin: record.thin.get() });
+            }
+        }
+        self.add(key, record)
+    }
+
+    /// Puts `record` under `name` in place of the snapshot `key`: a commit. It stands on the parent that it had.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::HasChildren`]; [`StoreError::ParentFixed`]; and those of
+    /// [`Changes::insert_snapshot`] for the name, the thin and the number.
+    pub fn rename_snapshot(
+        &mut self,
+        key: &str,
+        name: &str,
+        record: &SnapshotRecord,
+    ) -> Result<SnapshotRecord, StoreError> {
+        let old = self.snapshot(key)?;
+        if old.parent != record.parent {
+            return Err(StoreError::ParentFixed { key: key.to_owned() });
+        }
+        if name != key {
+            self.check_key_free(name)?;
+        }
+        let (from, to) = (Owner::Snapshot(key.to_owned()), Owner::Snapshot(name.to_owned()));
+        for owned in record.owns() {
+            match self.owner(owned)? {
+                Some(other) if other != from => return Err(taken(owned, other, &to)),
+                _ => {}
+            }
+        }
+        self.remove_snapshot(key)?;
+        self.add(name, record)?;
+        Ok(old)
+    }
+
+    fn check_key_free(&self, key: &str) -> Result<(), StoreError> {
         if key.is_empty() {
             return Err(StoreError::EmptyKey);
         }
-        if self.find_snapshot(key)?.is_some() {
-            return Err(StoreError::AlreadyExists { key: key.to_owned() });
+        match self.find_snapshot(key)? {
+            Some(_) => Err(StoreError::AlreadyExists { key: key.to_owned() }),
+            None => Ok(()),
         }
-        if let Some(parent) = &record.parent {
-            self.check_parent(parent)?;
-        }
+    }
+
+    fn add(&mut self, key: &str, record: &SnapshotRecord) -> Result<(), StoreError> {
         self.write_snapshot(key, None, record)?;
         if let Some(parent) = &record.parent {
             let entry = tables::child(parent, key);
@@ -89,7 +149,7 @@ impl<'a> Changes<'a> {
         if old.parent != record.parent {
             return Err(StoreError::ParentFixed { key: key.to_owned() });
         }
-        if record.kind != Kind::Committed {
+        if record.kind != Kind::Committed || record.thin != old.thin {
             self.check_childless(key)?;
         }
         self.write_snapshot(key, Some(&old), record)
@@ -219,14 +279,6 @@ impl<'a> Changes<'a> {
         self.release(&thin);
         self.delete(Table::Foreign, tables::foreign(thin).into());
         Ok(true)
-    }
-
-    fn check_parent(&self, parent: &str) -> Result<(), StoreError> {
-        match self.find_snapshot(parent)?.map(|record| record.kind) {
-            None => Err(StoreError::NoParent { key: parent.to_owned() }),
-            Some(Kind::Committed) => Ok(()),
-            Some(kind) => Err(StoreError::NotCommitted { key: parent.to_owned(), kind }),
-        }
     }
 
     fn check_childless(&self, key: &str) -> Result<(), StoreError> {

@@ -53,6 +53,22 @@ pub enum StoreError {
         /// What it is instead.
         kind: Kind,
     },
+    /// The parent that was looked up is not the one of that key any more.
+    #[error("parent {parent:?} of {key:?} is not the one that was looked up")]
+    ParentChanged {
+        /// The snapshot that was to be added.
+        key: String,
+        /// The key of its parent.
+        parent: String,
+    },
+    /// A view would show another thin than its parent's.
+    #[error("view {key:?} shows thin {thin}, which is not its parent's")]
+    ViewOfOther {
+        /// The view.
+        key: String,
+        /// The thin it was to show.
+        thin: u32,
+    },
     /// A snapshot's key cannot be empty.
     #[error("the key is empty")]
     EmptyKey,

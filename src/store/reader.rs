@@ -15,7 +15,8 @@ use super::error::StoreError;
 use super::overlay::{Fate, Overlay};
 use super::owners::Owned;
 use super::records::{
-    ClaimRecord, IdRange, LapsesRecord, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord,
+    ClaimRecord, IdRange, Kind, LapsesRecord, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey,
+    TemplateRecord,
 };
 use super::tables::{self, meta, Table};
 
@@ -124,6 +125,18 @@ impl<'a> Reader<'a> {
             .into_iter()
             .map(|(key, value)| decode(Table::Reclaim, &key, &value))
             .collect()
+    }
+
+    /// Whether a view on record shows the thin that a reclaim entry is to delete. No change can bring that about any more
+    /// (`changes`), but a database of an earlier release may hold it.
+    pub fn is_viewed(&self, entry: &ReclaimRecord) -> Result<bool, StoreError> {
+        let Some(thin) = entry.thin() else { return Ok(false) };
+        for child in self.children_of(&entry.key)? {
+            if self.find_snapshot(&child)?.is_some_and(|child| child.kind == Kind::View && child.thin == thin) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The pool this database belongs to; none before the first start has made one.

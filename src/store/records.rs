@@ -75,6 +75,50 @@ pub struct SnapshotRecord {
     /// The moment in the pool's life when it was made, of an active snapshot; none of one that an earlier version made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_at: Option<Moment>,
+    /// How the owners of its files are stored, and how they show.
+    #[serde(default)]
+    pub ownership: Ownership,
+}
+
+/// The owners of a snapshot's files.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ownership {
+    /// They show as they are stored.
+    #[default]
+    Stored,
+    /// A mount maps them, with `CONTAINER-ID:HOST-ID:COUNT`, several separated by commas.
+    Mapped {
+        /// For users.
+        uids: String,
+        /// For groups.
+        gids: String,
+    },
+    /// containerd has changed each file's owner to a mapped one, so that no mount of a child may map it again.
+    Shifted,
+}
+
+/// A parent as it was when it was looked up. A snapshot is added on this one or not at all: its key may meanwhile be that of
+/// another snapshot, with another thin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParentRef {
+    /// Its key.
+    pub key: String,
+    number: u64,
+    thin: ThinId,
+    created_at: SystemTime,
+}
+
+impl ParentRef {
+    /// The snapshot that was found under `key`.
+    pub fn new(key: &str, found: &SnapshotRecord) -> Self {
+        ParentRef { key: key.to_owned(), number: found.number, thin: found.thin, created_at: found.created_at }
+    }
+
+    /// Whether `now` is still the same snapshot.
+    pub fn is(&self, now: &SnapshotRecord) -> bool {
+        (self.number, self.thin, self.created_at) == (now.number, now.thin, now.created_at)
+    }
 }
 
 impl SnapshotRecord {

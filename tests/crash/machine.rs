@@ -44,6 +44,17 @@ pub struct Machine {
     pub steps: Steps,
     /// Devices that are mounted, or opened exclusively.
     claims: Arc<Mutex<BTreeSet<DeviceNumber>>>,
+    interlude: Interlude,
+}
+
+/// What is to be done right before a request to the kernel, which is known by a part of its text.
+#[derive(Clone, Default)]
+struct Interlude(Arc<Mutex<Option<(String, Box<dyn FnOnce() + Send>)>>>);
+
+impl std::fmt::Debug for Interlude {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Interlude")
+    }
 }
 
 /// A step that is not to be taken, or not to be heard of.
@@ -82,7 +93,7 @@ impl Machine {
         if steps == Steps::Durable {
             kernel.set_plan(Arc::clone(&plan));
         }
-        Machine { kernel, plan, steps, claims: Arc::default() }
+        Machine { kernel, plan, steps, claims: Arc::default(), interlude: Interlude::default() }
     }
 
     /// Finds the pool's disks on this machine.
@@ -96,7 +107,8 @@ impl Machine {
         if steps == Steps::Durable {
             self.kernel.set_plan(Arc::clone(&plan));
         }
-        Machine { kernel: self.kernel.clone(), plan, steps, claims: Arc::clone(&self.claims) }
+        let (claims, interlude) = (Arc::clone(&self.claims), self.interlude.clone());
+        Machine { kernel: self.kernel.clone(), plan, steps, claims, interlude }
     }
 
     /// Takes a step of this kind, if this kind is counted, around `act`.
@@ -119,6 +131,20 @@ impl Machine {
                 let _ = act();
                 Err(spoilt(Spoilt::Halted))
             }
+        }
+    }
+
+    /// Does something on the caller's thread right before the next request to the kernel whose text has `what` in it.
+    pub fn before(&self, what: &str, action: impl FnOnce() + Send + 'static) {
+        *self.interlude.0.lock().unwrap() = Some((what.into(), Box::new(action)));
+    }
+
+    fn have_interlude(&self, request: &Request) {
+        let mut next = self.interlude.0.lock().unwrap();
+        if next.as_ref().is_some_and(|(what, _)| request.to_string().contains(what)) {
+            let action = next.take();
+            drop(next);
+            action.into_iter().for_each(|(_, action)| action());
         }
     }
 
@@ -191,6 +217,7 @@ fn changes(verb: Verb) -> bool {
 
 impl Kernel for Machine {
     fn submit(&self, request: &Request) -> Result<Reply, Error> {
+        self.have_interlude(request);
         let counted = match self.steps {
             Steps::Durable => false,
             Steps::Changes => changes(request.verb()),

@@ -11,14 +11,15 @@
 //! | `judge` | whether a world is as its callers may expect it |
 //! | `explore` | all the points where it can end |
 //!
-//! and tests of its own: `checker` (the judge can tell), `damage` (bits flip and sectors are lost), `faults` (a step fails),
-//! `lapses` (the pool is full), `sick` (the pool
-//! cannot commit), `side_by_side` (many callers),
+//! and tests of its own: `checker` (the judge can tell), `damage` (bits flip and sectors are lost), `exchanged` (a parent is
+//! removed and made anew meanwhile), `faults` (a step fails), `lapses` (the pool is full), `sick` (the pool cannot commit),
+//! `side_by_side` (many callers),
 //! `regressions` (what was found).
 #![allow(dead_code)]
 
 mod checker;
 mod damage;
+mod exchanged;
 pub mod explore;
 mod faults;
 pub mod files;

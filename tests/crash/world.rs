@@ -132,6 +132,7 @@ impl World {
         let settings = Settings {
             fs: FsSpec::plain(FsType::Ext4),
             base_image_size: Sectors(BLOCK.0 * BLOCKS),
+            max_image_size: Sectors(BLOCK.0 * BLOCKS),
             discard: self.setup.discard,
         };
         let (disks, formatter) = (machine.clone(), machine);

@@ -9,8 +9,11 @@ use std::time::{Duration, Instant};
 use containerd_snapshots::api::snapshots::v1::snapshots_client::SnapshotsClient;
 use containerd_snapshots::api::snapshots::v1::*;
 use containerd_snapshots::api::types::Mount;
+use containerd_snapshots::tonic::client::Grpc;
+use containerd_snapshots::tonic::codec::ProstCodec;
+use containerd_snapshots::tonic::codegen::http::uri::PathAndQuery;
 use containerd_snapshots::tonic::transport::{Channel, Endpoint, Uri};
-use containerd_snapshots::tonic::{Code, Status};
+use containerd_snapshots::tonic::{Code, Request, Status};
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 
@@ -19,9 +22,21 @@ pub struct Daemon {
     process: Child,
     runtime: Runtime,
     client: SnapshotsClient<Channel>,
+    channel: Channel,
     name: String,
     config: String,
     directory: tempfile::TempDir,
+}
+
+/// containerd's request with the field that containerd-snapshots 0.3 does not know.
+#[derive(Clone, PartialEq, prost::Message)]
+struct CommitWithParent {
+    #[prost(string, tag = "2")]
+    name: String,
+    #[prost(string, tag = "3")]
+    key: String,
+    #[prost(string, tag = "5")]
+    parent: String,
 }
 
 impl Daemon {
@@ -33,8 +48,10 @@ impl Daemon {
         let directory = tempfile::tempdir().unwrap();
         let process = spawn(name, &directory, config);
         let runtime = Runtime::new().unwrap();
-        let client = runtime.block_on(connect(directory.path().join("d.sock")));
-        let mut daemon = Daemon { process, runtime, client, name: name.into(), config: config.into(), directory };
+        let channel = runtime.block_on(connect(directory.path().join("d.sock")));
+        let client = SnapshotsClient::new(channel.clone());
+        let mut daemon =
+            Daemon { process, runtime, client, channel, name: name.into(), config: config.into(), directory };
         daemon.wait_until_it_serves();
         daemon
     }
@@ -58,7 +75,8 @@ impl Daemon {
     /// Starts the daemon again after [`Daemon::stop`].
     pub fn begin(&mut self) {
         self.process = spawn(&self.name, &self.directory, &self.config);
-        self.client = self.runtime.block_on(connect(self.directory.path().join("d.sock")));
+        self.channel = self.runtime.block_on(connect(self.directory.path().join("d.sock")));
+        self.client = SnapshotsClient::new(self.channel.clone());
         self.wait_until_it_serves();
     }
 
@@ -167,7 +185,12 @@ impl Daemon {
     }
 
     pub fn view(&mut self, key: &str, parent: &str) -> Result<Vec<Mount>, Status> {
-        let request = ViewSnapshotRequest { key: key.into(), parent: parent.into(), ..Default::default() };
+        self.view_labelled(key, parent, &[])
+    }
+
+    pub fn view_labelled(&mut self, key: &str, parent: &str, labels: &[(&str, &str)]) -> Result<Vec<Mount>, Status> {
+        let request =
+            ViewSnapshotRequest { key: key.into(), parent: parent.into(), labels: map(labels), ..Default::default() };
         self.runtime.block_on(self.client.view(request)).map(|r| r.into_inner().mounts)
     }
 
@@ -179,6 +202,19 @@ impl Daemon {
         let request =
             CommitSnapshotRequest { name: name.into(), key: key.into(), labels: map(labels), ..Default::default() };
         self.runtime.block_on(self.client.commit(request)).map(drop)
+    }
+
+    /// A commit that names a parent, as containerd does since 2.2 where it was told of the capability "rebase".
+    pub fn commit_on(&mut self, name: &str, key: &str, parent: &str) -> Result<(), Status> {
+        let message = CommitWithParent { name: name.into(), key: key.into(), parent: parent.into() };
+        let path = PathAndQuery::from_static("/containerd.services.snapshots.v1.Snapshots/Commit");
+        let codec = ProstCodec::<CommitWithParent, ()>::default();
+        let channel = self.channel.clone();
+        self.runtime.block_on(async {
+            let mut grpc = Grpc::new(channel);
+            grpc.ready().await.map_err(|error| Status::unknown(error.to_string()))?;
+            grpc.unary(Request::new(message), path, codec).await.map(drop)
+        })
     }
 
     pub fn remove(&mut self, key: &str) -> Result<(), Status> {
@@ -274,13 +310,13 @@ pub fn kill(process: &Child, signal: &str) {
     let _ = Command::new("kill").args([format!("-{signal}"), process.id().to_string()]).status();
 }
 
-async fn connect(socket: PathBuf) -> SnapshotsClient<Channel> {
+async fn connect(socket: PathBuf) -> Channel {
     let end = Instant::now() + Duration::from_secs(60);
     loop {
         let path = socket.clone();
         let connector = tower::service_fn(move |_: Uri| UnixStream::connect(path.clone()));
         match Endpoint::from_static("http://unix").connect_with_connector(connector).await {
-            Ok(channel) => return SnapshotsClient::new(channel),
+            Ok(channel) => return channel,
             Err(error) => {
                 let log = std::fs::read_to_string(socket.with_file_name("log")).unwrap_or_default();
                 assert!(Instant::now() < end, "no daemon: {error}; its log:\n{log}");

@@ -14,12 +14,12 @@ type Change = fn(&mut Changes<'_>) -> Result<(), StoreError>;
 
 /// What a life of layers and containers does, with big records so that pages split.
 const WORKLOAD: &[Change] = &[
-    |c| c.insert_snapshot("base", &big(1, None)),
+    |c| add(c, "base", &big(1, None)),
     |c| {
-        c.insert_snapshot("layer-1", &big(2, Some("base")))?;
-        c.insert_snapshot("layer-2", &big(3, Some("layer-1")))
+        add(c, "layer-1", &big(2, Some("base")))?;
+        add(c, "layer-2", &big(3, Some("layer-1")))
     },
-    |c| c.insert_snapshot("container", &active(4, Some("layer-2"))),
+    |c| add(c, "container", &active(4, Some("layer-2"))),
     |c| {
         c.put_template(&template_key("ext4", 2048), &template(5))?;
         c.put_leases(&[IdRange { start: 0, end: 256 }])
@@ -27,13 +27,13 @@ const WORKLOAD: &[Change] = &[
     |c| {
         let record = c.remove_snapshot("container")?;
         c.put_reclaim(&reclaim(4))?;
-        c.insert_snapshot("other", &active(6, record.parent.as_deref()))
+        add(c, "other", &active(6, record.parent.as_deref()))
     },
-    |c| (10..40).try_for_each(|n| c.insert_snapshot(&format!("many-{n}"), &big(n, None))),
+    |c| (10..40).try_for_each(|n| add(c, &format!("many-{n}"), &big(n, None))),
     |c| (10..40).try_for_each(|n| c.remove_snapshot(&format!("many-{n}")).map(drop)),
     |c| {
         let record = c.remove_snapshot("other")?;
-        c.insert_snapshot("layer-3", &committed(6, record.parent.as_deref()))
+        add(c, "layer-3", &committed(6, record.parent.as_deref()))
     },
     |c| c.remove_reclaim(4).map(drop),
 ];
@@ -112,7 +112,7 @@ fn a_power_cut_at_any_step_loses_nothing_acknowledged_and_halves_nothing() {
             let found = Store::with_backend(disk.after_cut(survivors, &steady));
             let store = found.unwrap_or_else(|error| panic!("{context}: {error}"));
             check(&state(&store), &states, acknowledged, &context);
-            commit(&store, |c| c.insert_snapshot("afterwards", &active(99, None)));
+            commit(&store, |c| add(c, "afterwards", &active(99, None)));
         }
         if !power.is_off() {
             assert_eq!(acknowledged, WORKLOAD.len());
@@ -159,13 +159,13 @@ fn a_power_cut_at_any_step_of_opening_again_loses_nothing_either() {
 fn a_failed_commit_is_reported_and_shows_whole_or_not_at_all_afterwards() {
     let power = Power::lasting(u64::MAX);
     let (_, store) = prepared(&power);
-    commit(&store, |c| c.insert_snapshot("base", &committed(1, None)));
+    commit(&store, |c| add(c, "base", &committed(1, None)));
     let steps = power.steps();
     drop(store);
     let power = Power::lasting(steps + 1);
     let (disk, store) = prepared(&power);
-    commit(&store, |c| c.insert_snapshot("base", &committed(1, None)));
-    let error = refused(&store, |c| c.insert_snapshot("next", &active(2, Some("base"))));
+    commit(&store, |c| add(c, "base", &committed(1, None)));
+    let error = refused(&store, |c| add(c, "next", &active(2, Some("base"))));
     let message = error.to_string();
     assert!(message.starts_with("committing to (backend): "), "{message}");
     assert!(message.contains("the power is off"), "{message}");
@@ -178,11 +178,11 @@ fn a_failed_commit_is_reported_and_shows_whole_or_not_at_all_afterwards() {
 #[test]
 fn a_lone_commit_is_one_sync() {
     let store = Store::with_backend(Disk::blank(&Power::steady())).unwrap();
-    commit(&store, |c| c.insert_snapshot("base", &committed(1, None)));
+    commit(&store, |c| add(c, "base", &committed(1, None)));
     let (syncs, commits) = (store.syncs(), store.commits());
     // The file grows once on the way, which is a sync of its own.
     for n in 2..52 {
-        commit(&store, |c| c.insert_snapshot(&format!("k{n}"), &active(n, Some("base"))));
+        commit(&store, |c| add(c, &format!("k{n}"), &active(n, Some("base"))));
     }
     assert_eq!((store.syncs() - syncs, store.commits() - commits), (51, 50));
 }

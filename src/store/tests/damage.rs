@@ -78,7 +78,7 @@ impl Ends {
                         error.to_string().contains("(backend)") && error.to_string().contains("(tally)"),
                         "{error}"
                     );
-                    let error = refused(&store, |c| c.insert_snapshot("next", &active(999, None)));
+                    let error = refused(&store, |c| c.insert_snapshot("next", &active(999, None), None));
                     assert!(matches!(error, StoreError::Behind { .. }), "{context}: {error}");
                     self.behind += 1;
                 }
@@ -105,7 +105,7 @@ fn lived() -> Lived {
     let mut earlier = Vec::new();
     for n in 1..=24 {
         earlier.push(disk.bytes());
-        commit(&store, |c| c.insert_snapshot(&format!("key-{n}"), &active(n, None)));
+        commit(&store, |c| c.insert_snapshot(&format!("key-{n}"), &active(n, None), None));
         if n % 3 == 0 {
             earlier.push(disk.bytes());
             commit(&store, |c| c.remove_snapshot(&format!("key-{}", n - 1)));
@@ -205,7 +205,7 @@ fn a_tally_that_is_damaged_or_lost_refuses_nothing() {
         let tally = Beside::of(tally);
         let store = open(lived.closed.clone(), &tally).unwrap();
         store.check_complete().unwrap();
-        commit(&store, |c| c.insert_snapshot("next", &active(999, None)));
+        commit(&store, |c| c.insert_snapshot("next", &active(999, None), None));
         drop(store);
         // It counts again from then on.
         let store = open(lived.closed.clone(), &tally).unwrap();
@@ -220,7 +220,7 @@ fn the_tally_of_another_database_refuses_nothing() {
     let disk = Disk::blank(&Power::steady());
     let on = disk.clone();
     let store = Store::with_tally(move || Ok(on.clone()), tally.clone()).unwrap();
-    commit(&store, |c| c.insert_snapshot("a", &active(1, None)));
+    commit(&store, |c| c.insert_snapshot("a", &active(1, None), None));
     drop(store);
     open(disk.bytes(), &tally).unwrap().check_complete().unwrap();
 }
@@ -231,7 +231,7 @@ fn a_power_cut_never_leaves_a_tally_ahead_of_the_database() {
         let power = Power::steady();
         let disk = Disk::blank(&power);
         let store = Store::with_backend(disk).unwrap();
-        (1..6).for_each(|n| commit(&store, |c| c.insert_snapshot(&format!("key-{n}"), &active(n, None))));
+        (1..6).for_each(|n| commit(&store, |c| c.insert_snapshot(&format!("key-{n}"), &active(n, None), None)));
         power.steps()
     };
     for cut in 0..steps {
@@ -240,7 +240,7 @@ fn a_power_cut_never_leaves_a_tally_ahead_of_the_database() {
         let on = disk.clone();
         let mut acknowledged = 0;
         if let Ok(store) = Store::with_tally(move || Ok(on.clone()), tally.clone()) {
-            let lives = |n: &u32| store.commit(|c| c.insert_snapshot(&format!("key-{n}"), &active(*n, None))).is_ok();
+            let lives = |n: &u32| store.commit(|c| c.insert_snapshot(&format!("key-{n}"), &active(*n, None), None)).is_ok();
             acknowledged = (1..6).take_while(lives).count();
         }
         for survivors in [Survivors::Nothing, Survivors::Everything, Survivors::Some(cut)] {
@@ -259,21 +259,21 @@ fn a_power_cut_never_leaves_a_tally_ahead_of_the_database() {
 fn a_file_and_its_tally_are_found_again_and_an_older_file_beside_it_is_refused() {
     let fixture = Fixture::new();
     let path = fixture.directory.path().join("metadata.redb");
-    commit(&fixture.store, |c| c.insert_snapshot("a", &active(1, None)));
+    commit(&fixture.store, |c| c.insert_snapshot("a", &active(1, None), None));
     let copy = std::fs::read(&path).unwrap();
-    commit(&fixture.store, |c| c.insert_snapshot("b", &active(2, None)));
+    commit(&fixture.store, |c| c.insert_snapshot("b", &active(2, None), None));
     let fixture = fixture.reopen();
     fixture.store.check_complete().unwrap();
     let Fixture { store, directory } = fixture;
     drop(store);
     std::fs::write(&path, copy).unwrap();
     let store = Store::open(&path).unwrap();
-    let error = refused(&store, |c| c.insert_snapshot("c", &active(3, None))).to_string();
+    let error = refused(&store, |c| c.insert_snapshot("c", &active(3, None), None)).to_string();
     for part in ["the last 1 commits", "metadata.redb", "metadata.redb.commits", "Put back", "nothing deleted"] {
         assert!(error.contains(part), "{part:?} is not in {error}");
     }
     drop(store);
     std::fs::remove_file(directory.path().join("metadata.redb.commits")).unwrap();
     let store = Store::open(&path).unwrap();
-    commit(&store, |c| c.insert_snapshot("c", &active(3, None)));
+    commit(&store, |c| c.insert_snapshot("c", &active(3, None), None));
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use crate::store::{
-    Changes, Kind, ReclaimKind, ReclaimRecord, SnapshotRecord, Store, StoreError, TemplateKey, TemplateRecord,
+    Changes, Kind, Ownership, ParentRef, ReclaimKind, ReclaimRecord, SnapshotRecord, Store, StoreError, TemplateKey,
+    TemplateRecord,
 };
 use crate::units::{Sectors, ThinId};
 
@@ -69,7 +70,17 @@ pub fn snapshot(number: u32, kind: Kind, parent: Option<&str>) -> SnapshotRecord
         mapped: None,
         inodes: None,
         made_at: None,
+        ownership: Ownership::Stored,
     }
+}
+
+/// Adds a snapshot on its parent as it is now.
+pub fn add(c: &mut Changes<'_>, key: &str, record: &SnapshotRecord) -> Result<(), StoreError> {
+    let parent = match &record.parent {
+        Some(parent) => Some(ParentRef::new(parent, &c.snapshot(parent)?)),
+        None => None,
+    };
+    c.insert_snapshot(key, record, parent.as_ref())
 }
 
 pub fn committed(number: u32, parent: Option<&str>) -> SnapshotRecord {

@@ -127,7 +127,7 @@ fn many_threads_share_syncs_and_nothing_acknowledged_is_lost() {
                 for n in 0..EACH {
                     let number = thread * EACH + n + 1;
                     let key = format!("key-{number}");
-                    commit(store, |c| c.insert_snapshot(&key, &active(number, None)));
+                    commit(store, |c| add(c, &key, &active(number, None)));
                     let read = store.read(|r| r.snapshot(&key)).unwrap();
                     assert_eq!(read.number, u64::from(number), "acknowledged means visible");
                 }
@@ -151,7 +151,7 @@ fn those_who_come_while_a_group_is_written_go_to_disk_together() {
     let before = store.commits();
     let others = (1..=8).map(|n| {
         Box::new(move |store: &Store| {
-            commit(store, |c| c.insert_snapshot(&format!("k{n}"), &active(n, None)));
+            commit(store, |c| add(c, &format!("k{n}"), &active(n, None)));
         }) as Caller<'_>
     });
     with_next_group(&store, &gated, false, others.collect());
@@ -167,7 +167,7 @@ fn changes_of_one_group_see_each_other() {
     let others = (1..=6).map(|n| {
         let (won, lost) = (&won, &lost);
         Box::new(move |store: &Store| {
-            match store.commit(|c| c.insert_snapshot("same", &active(n, None))) {
+            match store.commit(|c| add(c, "same", &active(n, None))) {
                 Ok(()) => won.fetch_add(1, Ordering::SeqCst),
                 Err(StoreError::AlreadyExists { .. }) => lost.fetch_add(1, Ordering::SeqCst),
                 Err(error) => panic!("{error}"),
@@ -186,11 +186,11 @@ fn a_refusal_and_a_panic_in_a_group_leave_the_others_alone() {
     let mut others: Vec<Caller<'_>> = Vec::new();
     for n in 1..=4 {
         others.push(Box::new(move |store| {
-            commit(store, |c| c.insert_snapshot(&format!("good-{n}"), &active(n, None)));
+            commit(store, |c| add(c, &format!("good-{n}"), &active(n, None)));
         }));
         others.push(Box::new(move |store| {
             let error = refused(store, |c| {
-                c.insert_snapshot(&format!("bad-{n}"), &active(10 + n, None))?;
+                add(c, &format!("bad-{n}"), &active(10 + n, None))?;
                 c.remove_snapshot("nobody")
             });
             assert!(matches!(error, StoreError::NotFound { .. }), "{error}");
@@ -198,7 +198,7 @@ fn a_refusal_and_a_panic_in_a_group_leave_the_others_alone() {
         others.push(Box::new(move |store| {
             let panicking = AssertUnwindSafe(|| {
                 store.commit(|c| -> Result<(), StoreError> {
-                    c.insert_snapshot(&format!("ugly-{n}"), &active(20 + n, None))?;
+                    add(c, &format!("ugly-{n}"), &active(20 + n, None))?;
                     panic!("on purpose");
                 })
             });
@@ -211,7 +211,7 @@ fn a_refusal_and_a_panic_in_a_group_leave_the_others_alone() {
     let keys: Vec<_> = page.into_iter().map(|(key, _)| key).collect();
     assert_eq!(keys, ["good-1", "good-2", "good-3", "good-4"]);
     assert_eq!(store.read(|r| r.check_indexes()).unwrap(), [""; 0]);
-    commit(&store, |c| c.insert_snapshot("later", &active(30, None)));
+    commit(&store, |c| add(c, "later", &active(30, None)));
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn a_failed_sync_is_reported_to_every_caller_of_the_group_and_to_all_after_it() 
     let others = (1..=5).map(|n| {
         let failed = &failed;
         Box::new(move |store: &Store| {
-            let error = refused(store, |c| c.insert_snapshot(&format!("k{n}"), &active(n, None)));
+            let error = refused(store, |c| add(c, &format!("k{n}"), &active(n, None)));
             assert!(error.to_string().contains("the disk is broken"), "{error}");
             failed.fetch_add(1, Ordering::SeqCst);
         }) as Caller<'_>
@@ -242,7 +242,7 @@ fn a_refusal_that_may_stand_on_a_lost_change_is_not_reported_as_one() {
     let others = (1..=3).map(|n| {
         Box::new(move |store: &Store| {
             // Two of the three are refused, because of one that never reaches the disk.
-            let error = refused(store, |c| c.insert_snapshot("same", &active(n, None)));
+            let error = refused(store, |c| add(c, "same", &active(n, None)));
             assert!(error.to_string().contains("the disk is broken"), "{error}");
         }) as Caller<'_>
     });
@@ -255,13 +255,13 @@ fn a_lone_panic_leaves_the_store_usable() {
     for _ in 0..2 {
         let panicking = AssertUnwindSafe(|| {
             fixture.store.commit(|c| -> Result<(), StoreError> {
-                c.insert_snapshot("ugly", &active(1, None))?;
+                add(c, "ugly", &active(1, None))?;
                 panic!("on purpose");
             })
         });
         catch_unwind(panicking).unwrap_err();
     }
-    commit(&fixture.store, |c| c.insert_snapshot("good", &active(1, None)));
+    commit(&fixture.store, |c| add(c, "good", &active(1, None)));
     assert_eq!(fixture.store.read(|r| r.page(None, 9)).unwrap().len(), 1);
 }
 
@@ -276,11 +276,11 @@ fn a_change_that_only_reads_costs_no_commit() {
 #[test]
 fn a_reader_keeps_its_view_while_others_commit() {
     let fixture = Fixture::new();
-    commit(&fixture.store, |c| c.insert_snapshot("old", &active(1, None)));
+    commit(&fixture.store, |c| add(c, "old", &active(1, None)));
     fixture
         .store
         .read(|r| {
-            commit(&fixture.store, |c| c.insert_snapshot("new", &active(2, None)));
+            commit(&fixture.store, |c| add(c, "new", &active(2, None)));
             assert_eq!(r.page(None, 9)?.len(), 1);
             Ok(())
         })

@@ -2,7 +2,7 @@
 //! no trace.
 
 use super::fixture::*;
-use crate::store::{IdRange, Kind, Owner, Store, StoreError};
+use crate::store::{IdRange, Kind, Owner, ParentRef, ReclaimRecord, SnapshotRecord, Store, StoreError};
 
 /// Everything there is, to compare before and after.
 fn everything(store: &Store) -> String {
@@ -25,9 +25,9 @@ fn everything(store: &Store) -> String {
 fn family() -> Fixture {
     let fixture = Fixture::new();
     commit(&fixture.store, |c| {
-        c.insert_snapshot("base", &committed(1, None))?;
-        c.insert_snapshot("layer", &committed(2, Some("base")))?;
-        c.insert_snapshot("box", &active(3, Some("layer")))
+        add(c, "base", &committed(1, None))?;
+        add(c, "layer", &committed(2, Some("base")))?;
+        add(c, "box", &active(3, Some("layer")))
     });
     fixture
 }
@@ -35,18 +35,18 @@ fn family() -> Fixture {
 #[test]
 fn a_key_in_use_is_refused() {
     let fixture = family();
-    let error = refused(&fixture.store, |c| c.insert_snapshot("box", &active(9, None)));
+    let error = refused(&fixture.store, |c| add(c, "box", &active(9, None)));
     assert!(matches!(&error, StoreError::AlreadyExists { key } if key == "box"), "{error}");
 }
 
 #[test]
 fn a_parent_must_exist_and_be_committed() {
     let fixture = family();
-    let error = refused(&fixture.store, |c| c.insert_snapshot("x", &active(9, Some("nobody"))));
+    let error = refused(&fixture.store, |c| add(c, "x", &active(9, Some("nobody"))));
     assert!(matches!(&error, StoreError::NoParent { key } if key == "nobody"), "{error}");
-    let error = refused(&fixture.store, |c| c.insert_snapshot("x", &active(9, Some("box"))));
+    let error = refused(&fixture.store, |c| add(c, "x", &active(9, Some("box"))));
     assert_eq!(error.to_string(), "parent \"box\" is active, not committed");
-    let error = refused(&fixture.store, |c| c.insert_snapshot("x", &active(9, Some("x"))));
+    let error = refused(&fixture.store, |c| add(c, "x", &active(9, Some("x"))));
     assert!(matches!(&error, StoreError::NoParent { key } if key == "x"), "{error}");
 }
 
@@ -69,7 +69,7 @@ fn a_snapshot_with_children_stays_and_stays_committed() {
 fn a_view_is_a_child_too_and_shows_a_thin_that_is_not_its_own() {
     let fixture = family();
     let view = snapshot(9, Kind::View, Some("base"));
-    commit(&fixture.store, |c| c.insert_snapshot("view", &view));
+    commit(&fixture.store, |c| add(c, "view", &view));
     let children = fixture.store.read(|r| r.children_of("base")).unwrap();
     assert_eq!(children, ["layer", "view"]);
     let base = Some(Owner::Snapshot("base".to_owned()));
@@ -81,7 +81,7 @@ fn a_view_is_a_child_too_and_shows_a_thin_that_is_not_its_own() {
         let mut record = snapshot(10, kind, None);
         assert_eq!(record.owned_thin(), Some(thin(10)));
         record.thin = view.thin;
-        let error = refused(&fixture.store, |c| c.insert_snapshot("thief", &record));
+        let error = refused(&fixture.store, |c| add(c, "thief", &record));
         assert!(matches!(error, StoreError::ThinOwned { .. }), "{error}");
     }
 }
@@ -117,7 +117,7 @@ fn a_thin_has_one_owner_and_the_refusal_names_both() {
     let fixture = family();
     let mut thief = active(9, None);
     thief.thin = thin(2);
-    let error = refused(&fixture.store, |c| c.insert_snapshot("thief", &thief));
+    let error = refused(&fixture.store, |c| add(c, "thief", &thief));
     let expected = "thin 2 of snapshot \"thief\" belongs to snapshot \"layer\"";
     assert_eq!(error.to_string(), expected);
     let error = refused(&fixture.store, |c| c.put_template(&template_key("ext4", 1), &template(3)));
@@ -127,11 +127,11 @@ fn a_thin_has_one_owner_and_the_refusal_names_both() {
     let error = refused(&fixture.store, |c| c.put_foreign(thin(1)));
     assert!(matches!(error, StoreError::ThinOwned { thin: 1, .. }), "{error}");
     commit(&fixture.store, |c| c.put_foreign(thin(77)));
-    let error = refused(&fixture.store, |c| c.insert_snapshot("x", &active(77, None)));
+    let error = refused(&fixture.store, |c| add(c, "x", &active(77, None)));
     assert!(error.to_string().ends_with("belongs to somebody else's thin"), "{error}");
     assert!(commit(&fixture.store, |c| c.remove_foreign(thin(77))));
     assert!(!commit(&fixture.store, |c| c.remove_foreign(thin(1))), "not a foreign one");
-    commit(&fixture.store, |c| c.insert_snapshot("x", &active(77, None)));
+    commit(&fixture.store, |c| add(c, "x", &active(77, None)));
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn a_device_number_has_one_owner() {
     let fixture = family();
     let mut twin = active(9, None);
     twin.number = 2;
-    let error = refused(&fixture.store, |c| c.insert_snapshot("twin", &twin));
+    let error = refused(&fixture.store, |c| add(c, "twin", &twin));
     let expected = "device number 2 of snapshot \"twin\" belongs to snapshot \"layer\"";
     assert_eq!(error.to_string(), expected);
 }
@@ -157,7 +157,7 @@ fn thin_and_number_pass_from_a_removed_snapshot_to_reclaim_and_are_free_after_it
     assert_eq!(ticked, Some(reclaim(3)));
     assert_eq!(commit(&fixture.store, |c| c.remove_reclaim(3)), None);
     assert_eq!(fixture.store.read(|r| r.thin_owner(thin(3))).unwrap(), None);
-    commit(&fixture.store, |c| c.insert_snapshot("box", &active(3, Some("layer"))));
+    commit(&fixture.store, |c| add(c, "box", &active(3, Some("layer"))));
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn committing_moves_thin_and_number_from_key_to_name() {
     commit(&fixture.store, |c| {
         let record = c.remove_snapshot("box")?;
         let record = crate::store::SnapshotRecord { kind: Kind::Committed, ..record };
-        c.insert_snapshot("image", &record)
+        add(c, "image", &record)
     });
     fixture
         .store
@@ -177,6 +177,44 @@ fn committing_moves_thin_and_number_from_key_to_name() {
             Ok(())
         })
         .unwrap();
+}
+
+#[test]
+fn nothing_is_made_on_a_parent_that_was_exchanged_since_it_was_looked_up() {
+    let fixture = family();
+    let looked_up = ParentRef::new("image", &committed(8, Some("base")));
+    for kind in [Kind::Active, Kind::View] {
+        let record =
+            SnapshotRecord { thin: thin(if kind == Kind::View { 8 } else { 20 }), ..snapshot(20, kind, Some("image")) };
+        let error = refused(&fixture.store, |c| c.insert_snapshot("new", &record, Some(&looked_up)));
+        assert!(matches!(&error, StoreError::NotFound { key } if key == "image"), "{error}");
+        let error = refused(&fixture.store, |c| {
+            // Removed and made anew, at the same moment even.
+            add(c, "image", &committed(9, Some("base")))?;
+            c.insert_snapshot("new", &record, Some(&looked_up))
+        });
+        assert!(
+            matches!(&error, StoreError::ParentChanged { key, parent } if key == "new" && parent == "image"),
+            "{error}"
+        );
+        let error = refused(&fixture.store, |c| c.insert_snapshot("new", &record, None));
+        assert!(matches!(error, StoreError::ParentChanged { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_thin_that_a_view_on_record_shows_is_its_parents_and_stays_with_it() {
+    let fixture = family();
+    let other = SnapshotRecord { thin: thin(2), ..snapshot(9, Kind::View, Some("base")) };
+    let error = refused(&fixture.store, |c| add(c, "view", &other));
+    assert_eq!(error.to_string(), "view \"view\" shows thin 2, which is not its parent's");
+    commit(&fixture.store, |c| add(c, "view", &snapshot(9, Kind::View, Some("base"))));
+    let error = refused(&fixture.store, |c| c.replace_snapshot("base", &committed(44, None)));
+    assert!(matches!(error, StoreError::HasChildren { .. }), "{error}");
+    let of = |number: u32, key: &str| ReclaimRecord { key: key.to_owned(), ..reclaim(number) };
+    let viewed = |entry: &ReclaimRecord| fixture.store.read(|r| r.is_viewed(entry)).unwrap();
+    assert!(viewed(&of(1, "base")));
+    assert!(!viewed(&of(77, "base")) && !viewed(&of(1, "layer")));
 }
 
 #[test]
@@ -198,13 +236,13 @@ fn a_change_that_is_refused_late_leaves_nothing_behind() {
     let before = everything(&fixture.store);
     let commits = fixture.store.commits();
     let error = refused(&fixture.store, |c| {
-        c.insert_snapshot("new", &active(10, Some("layer")))?;
+        add(c, "new", &active(10, Some("layer")))?;
         c.put_template(&template_key("xfs", 1), &template(11))?;
         c.put_leases(&[IdRange { start: 0, end: 256 }])?;
         c.put_foreign(thin(20))?;
         c.remove_snapshot("box")?;
         c.put_reclaim(&reclaim(3))?;
-        c.insert_snapshot("layer", &active(12, None))
+        add(c, "layer", &active(12, None))
     });
     assert!(matches!(error, StoreError::AlreadyExists { .. }));
     assert_eq!(everything(&fixture.store), before);
@@ -223,13 +261,13 @@ fn an_operation_that_is_refused_has_done_nothing_even_if_the_change_goes_on() {
         thief.thin = thin(50);
         thief.number = 1;
         c.replace_snapshot("box", &thief).unwrap_err();
-        c.insert_snapshot("thief", &thief).unwrap_err();
+        add(c, "thief", &thief).unwrap_err();
         c.put_reclaim(&reclaim(1)).unwrap_err();
         let (good, bad) = (IdRange { start: 0, end: 1 }, IdRange { start: 2, end: 1 });
         c.put_leases(&[good, bad]).unwrap_err();
         let mut unwritable = active(60, Some("layer"));
         unwritable.created_at = std::time::UNIX_EPOCH - std::time::Duration::from_secs(1);
-        let error = c.insert_snapshot("unwritable", &unwritable).unwrap_err();
+        let error = add(c, "unwritable", &unwritable).unwrap_err();
         assert!(matches!(error, StoreError::Encode { .. }), "{error}");
         Ok(())
     });

@@ -82,7 +82,10 @@ impl Model {
         match operation.clone() {
             Operation::Insert(key, id, kind, parent) => {
                 let parent = parent.map(name);
-                let record = snapshot(id, kind, parent.as_deref());
+                let mut record = snapshot(id, kind, parent.as_deref());
+                if let (Kind::View, Some(parent)) = (kind, parent.as_ref().and_then(|key| self.snapshots.get(key))) {
+                    record.thin = parent.thin;
+                }
                 let parent_fits = parent.is_none_or(|parent| {
                     let parent = self.snapshots.get(&parent);
                     parent.is_some_and(|parent| parent.kind == Kind::Committed)
@@ -99,7 +102,8 @@ impl Model {
                     return false;
                 };
                 let record = snapshot(id, kind, old.parent.as_deref());
-                let fits = self.free(&record, Some(&key)) && (kind == Kind::Committed || !self.has_children(&key));
+                let stays = kind == Kind::Committed && record.thin == old.thin;
+                let fits = self.free(&record, Some(&key)) && (stays || !self.has_children(&key));
                 if fits {
                     self.snapshots.insert(key, record);
                 }
@@ -148,7 +152,11 @@ fn apply(c: &mut Changes<'_>, operation: &Operation) -> Result<(), StoreError> {
     match operation.clone() {
         Operation::Insert(key, id, kind, parent) => {
             let parent = parent.map(name);
-            c.insert_snapshot(&name(key), &snapshot(id, kind, parent.as_deref()))
+            let mut record = snapshot(id, kind, parent.as_deref());
+            if let (Kind::View, Some(parent)) = (kind, &parent) {
+                record.thin = c.snapshot(parent)?.thin;
+            }
+            add(c, &name(key), &record)
         }
         Operation::Replace(key, id, kind) => {
             let parent = c.snapshot(&name(key))?.parent;

@@ -28,7 +28,7 @@ fn refusal(path: &Path) -> StoreError {
 #[test]
 fn a_new_file_belongs_to_its_owner_alone_and_leaves_no_draft() {
     let fixture = Fixture::new();
-    commit(&fixture.store, |c| c.insert_snapshot("a", &active(1, None)));
+    commit(&fixture.store, |c| c.insert_snapshot("a", &active(1, None), None));
     let mut names: Vec<_> = std::fs::read_dir(fixture.directory.path())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -46,7 +46,7 @@ fn what_a_crash_left_of_making_the_file_is_no_obstacle() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("metadata.redb.new"), "half a database").unwrap();
     let store = Store::open(&directory.path().join("metadata.redb")).unwrap();
-    commit(&store, |c| c.insert_snapshot("a", &active(1, None)));
+    commit(&store, |c| add(c, "a", &active(1, None)));
     assert!(!directory.path().join("metadata.redb.new").exists());
 }
 
@@ -65,7 +65,7 @@ fn a_file_that_is_open_already_is_refused() {
     let fixture = Fixture::new();
     let error = refusal(&fixture.directory.path().join("metadata.redb"));
     assert!(matches!(error, StoreError::InUse { .. }), "{error}");
-    commit(&fixture.store, |c| c.insert_snapshot("a", &active(1, None)));
+    commit(&fixture.store, |c| add(c, "a", &active(1, None)));
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn damage_is_found_at_the_start_or_does_no_harm() {
     let disk = Disk::blank(&Power::steady());
     let store = Store::with_backend(disk.clone()).unwrap();
     for n in 1..=40 {
-        commit(&store, |c| c.insert_snapshot(&format!("key-{n}"), &active(n, None)));
+        commit(&store, |c| add(c, &format!("key-{n}"), &active(n, None)));
     }
     let expected = store.read(|r| r.page(None, usize::MAX)).unwrap();
     drop(store);
@@ -152,7 +152,7 @@ fn damage_is_found_at_the_start_or_does_no_harm() {
 fn a_shortened_file_is_refused() {
     let disk = Disk::blank(&Power::steady());
     let store = Store::with_backend(disk.clone()).unwrap();
-    commit(&store, |c| c.insert_snapshot("a", &active(1, None)));
+    commit(&store, |c| add(c, "a", &active(1, None)));
     drop(store);
     let sound = disk.bytes();
     for length in [1, 320, 4096, sound.len() / 2, sound.len() - 1] {
@@ -206,16 +206,16 @@ fn a_full_disk_is_named_as_such_and_once_there_is_room_the_store_goes_on() {
     let full = Arc::new(AtomicBool::new(false));
     let filling = Filling { disk: disk.clone(), full: Arc::clone(&full) };
     let store = Store::with_backends(move || Ok(filling.clone())).unwrap();
-    commit(&store, |c| c.insert_snapshot("before", &active(1, None)));
+    commit(&store, |c| add(c, "before", &active(1, None)));
     full.store(true, Ordering::SeqCst);
     for _ in 0..3 {
-        let error = refused(&store, |c| c.insert_snapshot("during", &active(2, None)));
+        let error = refused(&store, |c| add(c, "during", &active(2, None)));
         assert!(matches!(error, StoreError::DiskFull { .. }), "{error}");
         assert_eq!(error.to_string(), "no space left for (backend): make room on its file system");
     }
     full.store(false, Ordering::SeqCst);
     assert_eq!(store.read(|r| r.page(None, 9)).unwrap().len(), 1);
-    commit(&store, |c| c.insert_snapshot("after", &active(3, None)));
+    commit(&store, |c| add(c, "after", &active(3, None)));
     let found = disk.after_cut(Survivors::Nothing, &Power::steady());
     drop(store);
     let store = Store::with_backend(found).unwrap();
@@ -276,7 +276,7 @@ fn a_copy_is_read_and_mended_without_a_change_to_the_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("metadata.redb");
     let store = Store::open(&path).unwrap();
-    commit(&store, |c| c.insert_snapshot("a", &active(1, None)));
+    commit(&store, |c| c.insert_snapshot("a", &active(1, None), None));
     let error = Store::open_copy(&path).unwrap_err();
     assert!(matches!(error, StoreError::InUse { .. }), "{error}");
     // As a crash leaves it, which a database is not closed by.
@@ -287,7 +287,7 @@ fn a_copy_is_read_and_mended_without_a_change_to_the_file() {
         let before = seen(path);
         let copy = Store::open_copy(path).unwrap();
         assert!(copy.read(|r| r.find_snapshot("a")).unwrap().is_some());
-        commit(&copy, |c| c.insert_snapshot("b", &active(2, None)));
+        commit(&copy, |c| c.insert_snapshot("b", &active(2, None), None));
         drop(copy);
         assert!(seen(path) == before, "{} was changed", path.display());
     }

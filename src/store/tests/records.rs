@@ -17,7 +17,7 @@ fn a_snapshot_reads_as_it_was_put() {
     let mut record = committed(7, None);
     record.mapped = Some(1 << 20);
     record.inodes = Some(12);
-    commit(&fixture.store, |c| c.insert_snapshot("layer", &record));
+    commit(&fixture.store, |c| add(c, "layer", &record));
     let fixture = fixture.reopen();
     let read = fixture.store.read(|r| r.snapshot("layer")).unwrap();
     assert_eq!(read, record);
@@ -33,9 +33,9 @@ fn keys_may_hold_slashes_spaces_nuls_and_four_kilobytes() {
     assert!(long.len() > 4096);
     let keys = ["a/b c", "ünïcode 牛", "with\0nul", "with", long.as_str()];
     for (key, number) in keys.iter().zip(1..) {
-        commit(&fixture.store, |c| c.insert_snapshot(key, &committed(number, None)));
+        commit(&fixture.store, |c| add(c, key, &committed(number, None)));
         let child = format!("child of {key}");
-        commit(&fixture.store, |c| c.insert_snapshot(&child, &active(number + 10, Some(key))));
+        commit(&fixture.store, |c| add(c, &child, &active(number + 10, Some(key))));
     }
     let fixture = fixture.reopen();
     for key in keys {
@@ -47,16 +47,14 @@ fn keys_may_hold_slashes_spaces_nuls_and_four_kilobytes() {
 #[test]
 fn an_empty_key_is_refused() {
     let fixture = Fixture::new();
-    let error = refused(&fixture.store, |c| c.insert_snapshot("", &active(1, None)));
+    let error = refused(&fixture.store, |c| add(c, "", &active(1, None)));
     assert!(matches!(error, StoreError::EmptyKey));
 }
 
 #[test]
 fn pages_walk_through_all_snapshots_in_the_order_of_their_keys() {
     let fixture = Fixture::new();
-    commit(&fixture.store, |c| {
-        (1..=25).try_for_each(|n| c.insert_snapshot(&format!("key-{n:03}"), &committed(n, None)))
-    });
+    commit(&fixture.store, |c| (1..=25).try_for_each(|n| add(c, &format!("key-{n:03}"), &committed(n, None))));
     let mut seen = Vec::new();
     let mut after: Option<String> = None;
     loop {
@@ -74,14 +72,14 @@ fn pages_walk_through_all_snapshots_in_the_order_of_their_keys() {
 fn a_page_inside_a_change_shows_what_the_change_did() {
     let fixture = Fixture::new();
     commit(&fixture.store, |c| {
-        c.insert_snapshot("b", &committed(1, None))?;
-        c.insert_snapshot("d", &committed(2, None))
+        add(c, "b", &committed(1, None))?;
+        add(c, "d", &committed(2, None))
     });
     let keys = commit(&fixture.store, |c| {
         c.remove_snapshot("b")?;
-        c.insert_snapshot("a", &active(3, None))?;
-        c.insert_snapshot("c", &active(4, None))?;
-        c.insert_snapshot("e", &active(5, Some("d")))?;
+        add(c, "a", &active(3, None))?;
+        add(c, "c", &active(4, None))?;
+        add(c, "e", &active(5, Some("d")))?;
         let all = c.page(None, 10)?;
         let some = c.page(Some("a"), 2)?;
         Ok([all, some].map(|page| page.into_iter().map(|(key, _)| key).collect::<Vec<_>>()))
@@ -155,8 +153,8 @@ fn every_recorded_thin_is_listed_with_its_owner() {
     let fixture = Fixture::new();
     let key = template_key("ext4", 2048);
     commit(&fixture.store, |c| {
-        c.insert_snapshot("layer", &committed(1, None))?;
-        c.insert_snapshot("view", &snapshot(2, Kind::View, Some("layer")))?;
+        add(c, "layer", &committed(1, None))?;
+        add(c, "view", &snapshot(2, Kind::View, Some("layer")))?;
         c.put_template(&key, &template(3))?;
         c.put_reclaim(&reclaim(4))?;
         c.put_foreign(thin(5))

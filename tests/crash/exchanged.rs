@@ -1,0 +1,134 @@
+//! A parent that is removed and made anew while something is made on it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+
+use devmapper_snapshotter::dm::FaultPlan;
+use devmapper_snapshotter::snapshotter::{Error, Labels};
+
+use super::explore::{run, Base};
+use super::judge;
+use super::machine::Steps;
+use super::programs::by_hand::*;
+use super::world::World;
+
+/// A committed snapshot `p` that nothing stands on.
+fn with_parent() -> (Base, World) {
+    let base = Base::new(true);
+    let program = [prepare("a", ""), write("a", 4, 1, true), commit("p", "a")];
+    let ran = run(&base, &program, &FaultPlan::counting(), Steps::Everything).unwrap();
+    (base, ran.world)
+}
+
+/// Removes `p` and makes another one, with other content; what the old one left is taken away at once.
+fn exchange(world: &World) -> Result<(), Error> {
+    let snapshotter = world.snapshotter();
+    snapshotter.remove("p")?;
+    snapshotter.cleanup()?;
+    snapshotter.prepare("a", "", Labels::new())?;
+    snapshotter.commit("p", "a", Labels::new())
+}
+
+fn thin_of(world: &World, key: &str) -> u32 {
+    world.store().read(|r| r.snapshot(key)).unwrap().thin.get()
+}
+
+#[test]
+fn a_prepare_whose_parent_is_exchanged_after_its_look_up_stands_on_the_new_one() {
+    let (_base, world) = with_parent();
+    let old = thin_of(&world, "p");
+    let ((reached, at), (go, wait)) = (channel(), channel());
+    world.machine.before("create_snap", move || {
+        reached.send(()).unwrap();
+        wait.recv().unwrap();
+    });
+    let mounts = std::thread::scope(|scope| {
+        let prepared = scope.spawn(|| world.snapshotter().prepare("b", "p", Labels::new()));
+        at.recv().unwrap();
+        // Not reclaimed, so that the old thin is still there to be snapshotted.
+        world.snapshotter().remove("p").unwrap();
+        world.snapshotter().prepare("a", "", Labels::new()).unwrap();
+        world.snapshotter().commit("p", "a", Labels::new()).unwrap();
+        go.send(()).unwrap();
+        prepared.join().unwrap()
+    });
+    assert_ne!(thin_of(&world, "p"), old);
+    assert_eq!(mounts.unwrap().len(), 1);
+    // The first one was written to, the second was not.
+    let attached = world.machine.attach(world.snapshotter().mounts("b").unwrap()[0].source.as_ref(), false).unwrap();
+    let mut block = [0; 8];
+    attached.handle.read_at(&mut block, 4 * super::machine::BLOCK.0 * 512).unwrap();
+    assert_eq!(block, [0; 8], "it shows the content of the parent that is gone");
+    drop(attached);
+    world.snapshotter().cleanup().unwrap();
+    judge::findings(&world, "afterwards", |_| false).unwrap();
+}
+
+#[test]
+fn a_prepare_whose_parent_goes_after_its_look_up_is_told_so_and_leaves_nothing() {
+    let (_base, world) = with_parent();
+    let ((reached, at), (go, wait)) = (channel(), channel());
+    world.machine.before("create_snap", move || {
+        reached.send(()).unwrap();
+        wait.recv().unwrap();
+    });
+    let error = std::thread::scope(|scope| {
+        let prepared = scope.spawn(|| world.snapshotter().prepare("b", "p", Labels::new()));
+        at.recv().unwrap();
+        world.snapshotter().remove("p").unwrap();
+        go.send(()).unwrap();
+        prepared.join().unwrap().unwrap_err()
+    });
+    assert!(error.to_string().contains("\"p\" does not exist"), "{error}");
+    world.snapshotter().cleanup().unwrap();
+    judge::findings(&world, "afterwards", |_| false).unwrap();
+    assert_eq!(world.thins().len(), 1, "more than the template is left");
+}
+
+/// Ends the other thread however this one ends.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_view_shows_the_thin_of_the_parent_that_is_on_record_however_often_that_is_exchanged() {
+    let (_base, world) = with_parent();
+    let stop = AtomicBool::new(false);
+    let (views, exchanges) = std::thread::scope(|scope| {
+        let exchanging = scope.spawn(|| {
+            let mut done = 0;
+            while !stop.load(Ordering::Relaxed) {
+                match exchange(&world) {
+                    Ok(()) => done += 1,
+                    Err(Error::HasChildren { .. }) => {}
+                    Err(error) => panic!("exchanging: {error}"),
+                }
+            }
+            done
+        });
+        let ends = StopOnDrop(&stop);
+        let mut views = 0;
+        for _ in 0..400 {
+            match world.snapshotter().view("v", "p", Labels::new()) {
+                Ok(_) => {
+                    views += 1;
+                    // The parent cannot go while the view is there.
+                    assert_eq!(thin_of(&world, "v"), thin_of(&world, "p"));
+                    world.snapshotter().remove("v").unwrap();
+                }
+                Err(Error::ParentNotFound { .. } | Error::ParentChanged { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        drop(ends);
+        (views, exchanging.join().unwrap())
+    });
+    println!("{views} views, {exchanges} exchanges");
+    assert!(views > 0 && exchanges > 0, "{views} views, {exchanges} exchanges");
+    world.snapshotter().cleanup().unwrap();
+    judge::findings(&world, "afterwards", |_| false).unwrap();
+}
