@@ -10,6 +10,7 @@ use devmapper_snapshotter::block::RealDisks;
 use devmapper_snapshotter::config::{Backing, Config};
 use devmapper_snapshotter::dm::{CountingKernel, Dm, RealKernel, Verb};
 use devmapper_snapshotter::fs::{Formatter, FsError, FsSpec, FsState, FsType, Mkfs, Writer};
+use devmapper_snapshotter::names::DevicePrefix;
 use devmapper_snapshotter::pool::{Backer, Pool, PoolSettings};
 use devmapper_snapshotter::snapshotter::{Error, Settings, Snapshotter};
 use devmapper_snapshotter::store::Store;
@@ -56,7 +57,7 @@ impl Place {
         let directory = tempfile::tempdir().unwrap();
         let config = Config {
             root: directory.path().into(),
-            name: devmapper_snapshotter::names::DevicePrefix::new(name).unwrap(),
+            name: DevicePrefix::new(name).unwrap(),
             backing: Backing::Embedded { data_size: Some(Sectors((1 << 30) / 512)) },
             ..Config::default()
         };

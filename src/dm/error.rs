@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::codec::CodecError;
+use super::explain::Misfit;
 use super::message::{MessageError, PoolMessage};
 use super::reply::DriverVersion;
 use super::request::{Payload, Request};
@@ -97,8 +98,8 @@ pub enum Error {
         /// Which device.
         device: String,
     },
-    /// EBUSY: the device is open, mounted, or stands below another one.
-    #[error("{verb} of {device}: it is in use (open, mounted, or below another device)")]
+    /// EBUSY: the device is open, mounted, or stands below another one; on a load that is a device that the table names.
+    #[error("{verb} of {device}: {} is in use (open, mounted, or below another device)", if *verb == Verb::Load { "a device that its table names" } else { "it" })]
     Busy {
         /// What was asked.
         verb: Verb,
@@ -203,37 +204,13 @@ pub enum Error {
         /// How much there is.
         size: Sectors,
     },
-    /// A table that ends or begins within a sector of the device below (EINVAL).
-    #[error("load of {device}: the table's {what} of {value} is no multiple of the {block}-byte sectors of the device below, {below}; use a size that is")]
-    TableNotAligned {
+    /// The devices below do not allow this table.
+    #[error("load of {device}: {misfit}")]
+    TableUnfit {
         /// The device whose table it is.
         device: String,
-        /// "length", "start" or "offset".
-        what: &'static str,
-        /// What it is.
-        value: Sectors,
-        /// The device below.
-        below: DeviceNumber,
-        /// The size of its sectors in bytes.
-        block: u32,
-    },
-    /// A pool whose data and metadata are one device (EINVAL).
-    #[error("load of {device}: {below} is named both for data and for metadata; they need a device each")]
-    OneDeviceTwice {
-        /// The device whose table it is.
-        device: String,
-        /// The device below.
-        below: DeviceNumber,
-    },
-    /// A device below is in use by something else (EBUSY), or may not be written to (EACCES, EPERM, EROFS).
-    #[error("load of {device}: a device that its table names {}: {table}", if *errno == Errno::EBUSY { "is in use by something else (mounted, or below another device); release it first" } else { "cannot be opened for writing; is it read-only?" })]
-    BackingDeviceRefused {
-        /// The device whose table it is.
-        device: String,
-        /// The table.
-        table: String,
-        /// What the kernel said.
-        errno: Errno,
+        /// Why not.
+        misfit: Misfit,
     },
     /// A device below is not there (ENODEV, ENXIO, ENOENT).
     #[error("load of {device}: a device that its table names is not there ({errno}): {table}")]
@@ -370,7 +347,6 @@ impl Error {
             | Error::NoControlNode { errno, .. }
             | Error::NoPermission { errno, .. }
             | Error::BackingDeviceMissing { errno, .. }
-            | Error::BackingDeviceRefused { errno, .. }
             | Error::TableRefused { errno, .. }
             | Error::Node { errno, .. }
             | Error::Cookie { errno, .. }
@@ -389,13 +365,12 @@ impl Error {
             | Error::WrongPool { .. }
             | Error::PoolSuspended { .. }
             | Error::TableTooLong { .. }
-            | Error::TableNotAligned { .. }
-            | Error::OneDeviceTwice { .. }
             | Error::TargetMissing { .. }
             | Error::MessageRefused { .. } => Errno::EINVAL,
             Error::PoolFailed { .. } => Errno::EOPNOTSUPP,
             Error::PoolFull { .. } => Errno::ENOSPC,
             Error::Interrupted { .. } => Errno::EINTR,
+            Error::TableUnfit { misfit, .. } => misfit.errno(),
             Error::Rollback { cause, .. } => return cause.errno(),
             Error::DriverTooOld { .. }
             | Error::ReplyTooLarge { .. }

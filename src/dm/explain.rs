@@ -11,6 +11,50 @@ use super::Errno;
 use crate::names::DmName;
 use crate::units::{DeviceNumber, Sectors};
 
+/// What is wrong between a table and the devices that it names.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Misfit {
+    /// The table ends or begins within a sector of the device below (EINVAL).
+    #[error("the table's {what} of {value} is no multiple of the {block}-byte sectors of the device below, {below}; use a size that is")]
+    NotAligned {
+        /// "length", "start" or "offset".
+        what: &'static str,
+        /// What it is.
+        value: Sectors,
+        /// The device below.
+        below: DeviceNumber,
+        /// The size of its sectors in bytes.
+        block: u32,
+    },
+    /// Data and metadata of a pool are one device (EINVAL).
+    #[error("{below} is named both for data and for metadata; they need a device each")]
+    OneDeviceTwice {
+        /// That device.
+        below: DeviceNumber,
+    },
+    /// A device below may not be written to (EACCES, EPERM), though the caller may use device-mapper.
+    #[error("a device that its table names cannot be opened for writing; is it read-only? {table}")]
+    ReadOnly {
+        /// The table.
+        table: String,
+        /// What the kernel said.
+        errno: Errno,
+    },
+}
+
+impl Misfit {
+    pub(super) fn errno(&self) -> Errno {
+        match self {
+            Misfit::NotAligned { .. } | Misfit::OneDeviceTwice { .. } => Errno::EINVAL,
+            Misfit::ReadOnly { errno, .. } => *errno,
+        }
+    }
+
+    fn of(self, device: &DmName) -> Error {
+        Error::TableUnfit { device: device.to_string(), misfit: self }
+    }
+}
+
 /// The error of a load, with its reason where it can be found out. `exists` says that the device itself is
 /// known to be there.
 pub(super) fn load_error(dm: &Dm, name: &DmName, table: &[Target], exists: bool, error: Error) -> Error {
@@ -19,12 +63,9 @@ pub(super) fn load_error(dm: &Dm, name: &DmName, table: &[Target], exists: bool,
             Error::BackingDeviceMissing { device: name.to_string(), table: text(table), errno: Errno::ENXIO }
         }
         Error::TableRefused { .. } => table.iter().find_map(|target| reason(dm, name, target)).unwrap_or(error),
-        Error::Busy { .. } => {
-            Error::BackingDeviceRefused { device: name.to_string(), table: text(table), errno: Errno::EBUSY }
-        }
         // Whoever may ask for the version may use device-mapper: then it is about a device below.
         Error::NoPermission { errno, .. } if dm.driver_version().is_ok() => {
-            Error::BackingDeviceRefused { device: name.to_string(), table: text(table), errno }
+            Misfit::ReadOnly { table: text(table), errno }.of(name)
         }
         other => other,
     }
@@ -65,7 +106,7 @@ const LEAST_METADATA: Sectors = Sectors((2 << 20) / 512);
 
 fn one_device_twice(name: &DmName, pool: &ThinPoolTable) -> Option<Error> {
     let below = number(&pool.data)?;
-    (number(&pool.metadata)? == below).then(|| Error::OneDeviceTwice { device: name.to_string(), below })
+    (number(&pool.metadata)? == below).then(|| Misfit::OneDeviceTwice { below }.of(name))
 }
 
 /// The kernel wants a table to begin and to end between two sectors of the device below (`device_area_is_invalid` and
@@ -75,7 +116,7 @@ fn misaligned(dm: &Dm, name: &DmName, below: &DeviceRef, parts: &[(&'static str,
     let block = dm.kernel().logical_block_size(below)?;
     let uneven = |value: Sectors| value.bytes().is_ok_and(|bytes| bytes % u64::from(block.max(1)) != 0);
     let (what, value) = *parts.iter().find(|(_, value)| uneven(*value))?;
-    Some(Error::TableNotAligned { device: name.to_string(), what, value, below, block })
+    Some(Misfit::NotAligned { what, value, below, block }.of(name))
 }
 
 /// Why a thin could not be loaded on `pool`.
@@ -223,7 +264,7 @@ mod tests {
     #[test]
     fn a_device_below_that_is_in_use_or_write_protected_is_not_the_device_that_is_made() {
         let busy = said(linear(8, 8), Errno::EBUSY);
-        assert!(busy.contains("a device that its table names is in use by something else"), "{busy}");
+        assert!(busy.contains("a device that its table names is in use"), "{busy}");
         let protected = said(linear(8, 8), Errno::EACCES);
         assert!(protected.contains("cannot be opened for writing") && !protected.contains("root"), "{protected}");
     }

@@ -82,6 +82,7 @@ pub use client::{ActivateOptions, Dm, LoadOptions, SuspendOptions};
 pub use count::CountingKernel;
 pub use error::{Error, Result};
 pub use events::{Change, EventWatch};
+pub use explain::Misfit;
 pub use fault::{Fault, FaultPlan, FaultyKernel, Verdict};
 pub use info::{DeviceInfo, ListedDevice, Removal};
 pub use log::{LogLevel, LogSink, LoggingKernel, TracingSink};

@@ -127,15 +127,23 @@ impl Dm {
     /// # Errors
     /// [`Error::Node`].
     pub fn sweep_nodes(&self, prefix: &str) -> Result<Swept> {
+        self.sweep_nodes_of(prefix, |_| true)
+    }
+
+    /// The same for those among them that `is_swept` says: names of other programs may start alike.
+    ///
+    /// # Errors
+    /// [`Error::Node`].
+    pub fn sweep_nodes_of(&self, prefix: &str, is_swept: impl Fn(&DmName) -> bool) -> Result<Swept> {
         if self.settings().nodes == NodePolicy::Leave {
             return Ok(Swept::default());
         }
         let nodes = self.nodes();
         // Nodes first: one that is made between the two lists must not be taken for a left-over.
-        let present = nodes.names(prefix)?;
+        let present: Vec<DmName> = nodes.names(prefix)?.into_iter().filter(&is_swept).collect();
         let devices = self.list()?;
         let mut swept = Swept::default();
-        for device in devices.iter().filter(|d| d.name.as_str().starts_with(prefix)) {
+        for device in devices.iter().filter(|d| d.name.as_str().starts_with(prefix) && is_swept(&d.name)) {
             if nodes.make(&device.name, device.device)? {
                 swept.made.push(device.name.clone());
             }

@@ -318,7 +318,9 @@ impl Pool {
 
     /// Makes the nodes of this pool's devices that are missing, and removes those without a device.
     pub fn sweep_nodes(&self) -> Result<(), PoolError> {
-        self.dm.sweep_nodes(&format!("{}-", self.names.prefix())).map(drop).map_err(PoolError::Kernel)
+        let is_ours = |name: &DmName| self.names.role(name.as_str()).is_some();
+        let swept = self.dm.sweep_nodes_of(&format!("{}-", self.names.prefix()), is_ours);
+        swept.map(drop).map_err(PoolError::Kernel)
     }
 
     /// Lets a device go on that was left suspended.

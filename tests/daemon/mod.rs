@@ -62,8 +62,9 @@ impl Daemon {
         let process = Command::new("true").spawn().unwrap();
         let runtime = Runtime::new().unwrap();
         let nobody = Endpoint::from_static("http://unix");
-        let client = SnapshotsClient::new(runtime.block_on(async { nobody.connect_lazy() }));
-        Daemon { process, runtime, client, name: name.into(), config: config.into(), directory }
+        let channel = runtime.block_on(async { nobody.connect_lazy() });
+        let client = SnapshotsClient::new(channel.clone());
+        Daemon { process, runtime, client, channel, name: name.into(), config: config.into(), directory }
     }
 
     /// Ends the daemon; its devices stay.
@@ -98,7 +99,8 @@ impl Daemon {
                 return false;
             }
             if self.log().lines().last().is_some_and(|line| line.contains("serving")) {
-                self.client = self.runtime.block_on(connect(self.directory.path().join("d.sock")));
+                self.channel = self.runtime.block_on(connect(self.directory.path().join("d.sock")));
+                self.client = SnapshotsClient::new(self.channel.clone());
                 self.wait_until_it_serves();
                 return true;
             }
