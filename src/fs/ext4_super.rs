@@ -328,7 +328,7 @@ impl Superblock {
 /// A journal elsewhere, by an inode or a device of the writer's choice, would be another disk for the kernel to write to.
 fn check_journal(block: &Superblock, fields: Fields<'_>) -> Option<&'static str> {
     let (inode, device) = (fields.le32(224)?, fields.le32(228)?);
-    (block.has_journal && (inode != JOURNAL_INODE || device != 0)).then_some("its journal is not inside it")
+    (block.has_journal && (inode != JOURNAL_INODE || device != 0)).then_some("its journal is not in its own inode 8")
 }
 
 /// CRC-32C without the last inversion, as the kernel's `ext4_chksum` has it.
@@ -427,8 +427,8 @@ mod tests {
             (40, &[0, 0, 1, 0], "number of inodes"),
             (20, &[2, 0, 0, 0], "first block"),
             (88, &[0xFF; 2], "inodes have"),
-            (224, &[9, 0, 0, 0], "journal is not inside"),
-            (228, &[1, 8, 0, 0], "journal is not inside"),
+            (224, &[9, 0, 0, 0], "journal is not in its own"),
+            (228, &[1, 8, 0, 0], "journal is not in its own"),
             (254, &[0; 2], "group descriptors"),
             (254, &[33; 1], "group descriptors"),
         ] {

@@ -48,10 +48,10 @@ pub trait Formatter: Send + Sync + Debug {
     fn inspect(&self, device: &Path, fs_type: FsType) -> Result<FsState, FsError>;
 
     /// Makes a file system clean that was not unmounted and that anybody may have written, by replaying its journal. One that
-    /// has noted errors ([`FsState::errors`]) may stay as it is.
+    /// has noted errors ([`FsState::errors`]) is left as it is.
     ///
     /// # Errors
-    /// [`FsError::NotClean`] for one that is damaged or has no journal; [`FsError::MountForbidden`]; [`FsError`].
+    /// [`FsError::NotClean`] for one that has noted errors, is damaged or has no journal; [`FsError::MountForbidden`]; [`FsError`].
     fn replay(&self, device: &Path, fs_type: FsType) -> Result<(), FsError>;
 }
 
@@ -259,6 +259,10 @@ impl Formatter for Mkfs {
     }
 
     fn replay(&self, device: &Path, fs_type: FsType) -> Result<(), FsError> {
+        let not_clean = |program_said| FsError::NotClean { device: device.to_owned(), fs_type, program_said };
+        if let Some(errors) = self.inspect(device, fs_type)?.errors {
+            return Err(not_clean(errors.to_string()));
+        }
         match fs_type {
             FsType::Ext4 => self.replay_ext4(device)?,
             FsType::Xfs => {
@@ -267,11 +271,10 @@ impl Formatter for Mkfs {
                 mounted(device, fs_type, |_| Ok(()))?;
             }
         }
-        let state = self.inspect(device, fs_type)?;
-        if state.clean || state.errors.is_some() {
-            Ok(())
-        } else {
-            Err(FsError::NotClean { device: device.to_owned(), fs_type, program_said: String::new() })
+        match self.inspect(device, fs_type)? {
+            FsState { clean: true, .. } => Ok(()),
+            FsState { errors: Some(errors), .. } => Err(not_clean(errors.to_string())),
+            FsState { errors: None, .. } => Err(not_clean(String::new())),
         }
     }
 }

@@ -179,7 +179,7 @@ impl Shared {
     }
 
     /// The state of the file system on `node`; one that was not unmounted (power went) is made clean first. One that has noted
-    /// errors is refused before anything could make it look clean, and again behind the replay, which may bring such a note.
+    /// errors is refused before anything could make it look clean, and so is one whose journal brings such a note.
     fn clean(&self, key: &str, record: &SnapshotRecord, node: &Path) -> Result<FsState, Error> {
         let fs = fs_type(&record.fs)?;
         let state = self.without_errors(key, node, fs)?;
