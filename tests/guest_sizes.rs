@@ -10,7 +10,7 @@ use std::process::Command;
 use containerd_snapshots::api::types::Mount;
 use containerd_snapshots::tonic::Code;
 use daemon::{refused, with_mounted, Daemon};
-use devmapper_snapshotter::fs::{cost, Formatter, FsType, Mkfs};
+use devmapper_snapshotter::fs::{cost, Formatter, FsType, Mkfs, Writer};
 use fs_common::{sectors, spec, Lab, GIB};
 
 const MAX_SIZE: &str = "containerd.io/snapshot/max-size";
@@ -117,7 +117,7 @@ fn a_large_ext4_grows_and_an_xfs_of_small_groups_is_not_grown_into_thousands_of_
     Mkfs::new().format(&lab.open(1, 1024 * GIB), &spec(FsType::Ext4, &[]), sectors(1024 * GIB)).unwrap();
     for size in [2048 * GIB, 6144 * GIB] {
         lab.close(1);
-        Mkfs::new().grow(&lab.open(1, size), FsType::Ext4, sectors(size)).unwrap();
+        Mkfs::new().grow(&lab.open(1, size), FsType::Ext4, sectors(size), Writer::Us).unwrap();
     }
     lab.close(1);
     let config = "base_image_size = \"1GiB\"\nfs_type = \"xfs\"\nfs_options = [\"-d\", \"agsize=16m\"]";
@@ -206,7 +206,7 @@ fn an_empty_file_system_takes_no_more_than_was_estimated_made_or_grown() {
         Mkfs::new().format(&device, &spec(fs_type, &[]), sectors(made)).unwrap();
         if size > made {
             lab.close(1);
-            Mkfs::new().grow(&lab.open(1, size), fs_type, sectors(size)).unwrap();
+            Mkfs::new().grow(&lab.open(1, size), fs_type, sectors(size), Writer::Us).unwrap();
         }
         let (takes, most) = (lab.mapped(1), cost::bytes(fs_type, sectors(made), sectors(size)) / cost::UNIT);
         println!(

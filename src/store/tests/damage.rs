@@ -240,7 +240,8 @@ fn a_power_cut_never_leaves_a_tally_ahead_of_the_database() {
         let on = disk.clone();
         let mut acknowledged = 0;
         if let Ok(store) = Store::with_tally(move || Ok(on.clone()), tally.clone()) {
-            let lives = |n: &u32| store.commit(|c| c.insert_snapshot(&format!("key-{n}"), &active(*n, None), None)).is_ok();
+            let lives =
+                |n: &u32| store.commit(|c| c.insert_snapshot(&format!("key-{n}"), &active(*n, None), None)).is_ok();
             acknowledged = (1..6).take_while(lives).count();
         }
         for survivors in [Survivors::Nothing, Survivors::Everything, Survivors::Some(cut)] {
