@@ -1,6 +1,9 @@
 //! Watches how full the pool is, so that a Prepare need not ask the kernel, and whether it refuses writes.
+//!
+//! On a thread of its own: a pool, or the file system under it, that does not answer takes no thread from anybody else.
 
-use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::snapshotter::Snapshotter;
@@ -8,35 +11,56 @@ use crate::snapshotter::Snapshotter;
 /// How often the pool is looked at. One status without a flush takes some 0.03 ms.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// Looks at the pool until dropped; logs when it runs short of room, when it no longer is, and when it
-/// has refused writes.
-pub async fn watch(snapshotter: Arc<Snapshotter>) {
-    let mut ticks = tokio::time::interval(EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let (mut short, mut lapses) = (false, 0);
-    loop {
-        ticks.tick().await;
-        let snapshotter = Arc::clone(&snapshotter);
-        let look = tokio::task::spawn_blocking(move || {
-            let pool = snapshotter.pool();
-            let room = pool.look().and_then(|_| pool.check_room());
-            (room, pool.lapses())
-        });
-        let Ok((room, seen)) = look.await else { continue };
-        if seen > lapses {
+/// The watch; it ends when this is dropped, without being waited for.
+#[derive(Debug)]
+pub struct Monitor {
+    _until_dropped: mpsc::Sender<()>,
+}
+
+/// Looks at the pool until the watch is dropped; logs when it runs short of room, when it no longer is, and when it has refused
+/// writes.
+pub fn watch(snapshotter: &Arc<Snapshotter>) -> std::io::Result<Monitor> {
+    let (until_dropped, dropped) = mpsc::channel();
+    let snapshotter = Arc::downgrade(snapshotter);
+    std::thread::Builder::new().name("monitor".into()).spawn(move || {
+        let mut seen = Seen::default();
+        while let Some(snapshotter) = Weak::upgrade(&snapshotter) {
+            seen.look(&snapshotter);
+            drop(snapshotter);
+            if dropped.recv_timeout(EVERY) != Err(RecvTimeoutError::Timeout) {
+                break;
+            }
+        }
+    })?;
+    Ok(Monitor { _until_dropped: until_dropped })
+}
+
+/// What the last look has shown.
+#[derive(Debug, Default)]
+struct Seen {
+    short: bool,
+    lapses: u64,
+}
+
+impl Seen {
+    fn look(&mut self, snapshotter: &Snapshotter) {
+        let pool = snapshotter.pool();
+        let room = pool.look().and_then(|_| pool.check_room());
+        let lapses = pool.lapses();
+        if lapses > self.lapses {
             tracing::error!(
                 "the pool has refused writes; snapshots that were there to be written to are not committed"
             );
         }
-        lapses = seen;
+        self.lapses = lapses;
         match room {
-            Ok(()) if short => {
+            Ok(()) if self.short => {
                 tracing::info!("the pool has room again");
-                short = false;
+                self.short = false;
             }
-            Err(error) if !short => {
+            Err(error) if !self.short => {
                 tracing::error!(%error, "new writable snapshots are refused");
-                short = true;
+                self.short = true;
             }
             _ => {}
         }

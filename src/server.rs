@@ -111,3 +111,16 @@ pub async fn serve(listener: StdListener, service: Service, stop: impl Future<Ou
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_ends_before_the_unit_kills_the_daemon() {
+        let unit = include_str!("../contrib/systemd/devmapper-snapshotter.service");
+        let limit = unit.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")).and_then(|s| s.parse().ok());
+        let limit = Duration::from_secs(limit.expect("the unit says how long a stop may take"));
+        assert!(DRAIN + crate::snapshotter::STOP_LIMIT < limit, "{limit:?}");
+    }
+}

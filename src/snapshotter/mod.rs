@@ -9,6 +9,8 @@
 mod check;
 mod commit;
 mod create;
+mod crew;
+mod delete;
 mod error;
 mod info;
 mod labels;
@@ -18,6 +20,7 @@ mod overview;
 mod reclaim;
 mod recover;
 mod templates;
+mod trouble;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -28,7 +31,7 @@ pub use error::Error;
 pub use info::{FieldUpdate, Info, Usage};
 pub use labels::Labels;
 pub use overview::{Overview, PoolView, Stuck};
-pub use reclaim::{Reclaiming, Swept};
+pub use reclaim::{Reclaiming, Swept, STOP_LIMIT};
 
 use crate::block::Disks;
 use crate::fs::{Formatter, FsSpec, FsType};
@@ -136,7 +139,12 @@ impl Snapshotter {
         active.map(|node| mounts(&record, &node)).transpose()
     }
 
-    /// Finishes what removals left to do, as far as nobody has it open, before it returns.
+    /// No removal is taken further than the step it is at; what is left is taken up by the next start. Does not wait.
+    pub fn stop_reclaiming(&self) {
+        self.reclaimer.stop();
+    }
+
+    /// Finishes what removals left to do, as far as nobody has it open and the kernel answers, before it returns.
     pub fn cleanup(&self) -> Result<Swept, Error> {
         self.reclaimer.sweep()
     }
