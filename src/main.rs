@@ -216,14 +216,14 @@ fn open(config: &Config, dm: Dm) -> Result<Snapshotter, AnyError> {
 async fn serve(sockets: Sockets, snapshotter: Arc<Snapshotter>, address: &Path) -> Result<(), AnyError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let monitor = tokio::spawn(monitor::watch(Arc::clone(&snapshotter)));
+    let monitor = monitor::watch(&snapshotter)?;
     monitor::watch_events(&snapshotter)?;
     let metrics = Arc::new(Metrics::new(Arc::clone(&snapshotter)));
     let scraped = sockets.metrics.map(|listener| tokio::spawn(serve_metrics(listener, Arc::clone(&metrics))));
     let service = Service::new(Arc::clone(&snapshotter), metrics);
     let broken = Arc::new(AtomicBool::new(false));
     let stop = {
-        let (service, broken) = (service.clone(), Arc::clone(&broken));
+        let (service, broken, snapshotter) = (service.clone(), Arc::clone(&broken), Arc::clone(&snapshotter));
         async move {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -232,12 +232,14 @@ async fn serve(sockets: Sockets, snapshotter: Arc<Snapshotter>, address: &Path) 
             }
             tracing::info!("stopping; devices stay as they are");
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+            // While calls under way finish; so the stop waits for whichever takes longer, and not for one after the other.
+            snapshotter.stop_reclaiming();
         }
     };
     tracing::info!(address = %address.display(), pool = %snapshotter.pool().device_name(), "serving");
     sd_notify::notify(&[sd_notify::NotifyState::Ready])?;
     let served = server::serve(sockets.calls, service, stop).await;
-    monitor.abort();
+    drop(monitor);
     if let Some(scraped) = scraped {
         scraped.abort();
     }

@@ -1,6 +1,9 @@
 //! Watches how full the pool is, so that a Prepare need not ask the kernel, and whether it refuses writes.
+//!
+//! On a thread of its own: a pool, or the file system under it, that does not answer takes no thread from anybody else.
 
 use std::collections::BTreeMap;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -11,49 +14,83 @@ const EVERY: Duration = Duration::from_secs(2);
 /// After so many looks at a pool that somebody else assembles, who else uses it is looked at as well.
 const LOOKS_BETWEEN_NEIGHBOURS: u32 = 8;
 
-/// Looks at the pool until dropped; logs when it runs short of room, when it no longer is, and when it
-/// has refused writes.
-pub async fn watch(snapshotter: Arc<Snapshotter>) {
-    let mut ticks = tokio::time::interval(EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let (mut short, mut lapses) = (false, 0);
-    // Those that are there at the start are said by the start.
-    let mut neighbours = neighbours(&snapshotter).await;
-    for nth in 1u32.. {
-        ticks.tick().await;
-        let name = snapshotter.pool().device_name().clone();
-        if nth % LOOKS_BETWEEN_NEIGHBOURS == 0 && snapshotter.pool().is_shared() {
-            for (uuid, device) in self::neighbours(&snapshotter).await {
-                if neighbours.insert(uuid.clone(), device.clone()).is_none() {
-                    tracing::warn!(uuid, device, "another daemon of this kind has begun to use the pool");
-                }
+/// The watch; it ends when this is dropped, without being waited for.
+#[derive(Debug)]
+pub struct Monitor {
+    _until_dropped: mpsc::Sender<()>,
+}
+
+/// Looks at the pool until the watch is dropped; logs when it runs short of room, when it no longer is, and when it has refused
+/// writes.
+pub fn watch(snapshotter: &Arc<Snapshotter>) -> std::io::Result<Monitor> {
+    let (until_dropped, dropped) = mpsc::channel();
+    let snapshotter = Arc::downgrade(snapshotter);
+    std::thread::Builder::new().name("monitor".into()).spawn(move || {
+        let mut seen = Seen::default();
+        while let Some(snapshotter) = Weak::upgrade(&snapshotter) {
+            seen.look(&snapshotter);
+            drop(snapshotter);
+            if dropped.recv_timeout(EVERY) != Err(RecvTimeoutError::Timeout) {
+                break;
             }
         }
-        let snapshotter = Arc::clone(&snapshotter);
-        let look = tokio::task::spawn_blocking(move || {
-            let pool = snapshotter.pool();
-            let grown = pool.maintain();
-            let room = grown.and_then(|()| pool.look()).and_then(|_| pool.check_room());
-            (room, pool.lapses())
-        });
-        let Ok((room, seen)) = look.await else { continue };
-        if seen > lapses {
+    })?;
+    Ok(Monitor { _until_dropped: until_dropped })
+}
+
+/// What the last look has shown.
+#[derive(Debug, Default)]
+struct Seen {
+    short: bool,
+    lapses: u64,
+    looks: u32,
+    /// Other daemons with devices on a shared pool, each with one of these. Those that are there at the start are said by the start.
+    neighbours: Option<BTreeMap<String, String>>,
+}
+
+impl Seen {
+    fn look(&mut self, snapshotter: &Snapshotter) {
+        let pool = snapshotter.pool();
+        self.look_for_neighbours(snapshotter);
+        let name = pool.device_name();
+        let room = pool.maintain().and_then(|()| pool.look()).and_then(|_| pool.check_room());
+        let lapses = pool.lapses();
+        if lapses > self.lapses {
             tracing::error!(
                 pool = %name,
                 "the pool has refused writes; snapshots that were there to be written to are not committed"
             );
         }
-        lapses = seen;
+        self.lapses = lapses;
         match room {
-            Ok(()) if short => {
+            Ok(()) if self.short => {
                 tracing::info!(pool = %name, "the pool has room again");
-                short = false;
+                self.short = false;
             }
-            Err(error) if !short => {
+            Err(error) if !self.short => {
                 tracing::error!(%error, "new writable snapshots are refused");
-                short = true;
+                self.short = true;
             }
             _ => {}
+        }
+    }
+
+    fn look_for_neighbours(&mut self, snapshotter: &Snapshotter) {
+        let is_due = self.looks % LOOKS_BETWEEN_NEIGHBOURS == 0;
+        self.looks = self.looks.wrapping_add(1);
+        if !is_due || !snapshotter.pool().is_shared() {
+            return;
+        }
+        // Where it cannot be told now, it is looked at again.
+        let Ok(found) = snapshotter.pool().neighbours() else { return };
+        let Some(known) = &mut self.neighbours else {
+            self.neighbours = Some(found);
+            return;
+        };
+        for (uuid, device) in found {
+            if known.insert(uuid.clone(), device.clone()).is_none() {
+                tracing::warn!(uuid, device, "another daemon of this kind has begun to use the pool");
+            }
         }
     }
 }
@@ -81,11 +118,4 @@ pub fn watch_events(snapshotter: &Arc<Snapshotter>) -> std::io::Result<()> {
         }
     };
     std::thread::Builder::new().name("pool-events".into()).spawn(follow).map(drop)
-}
-
-/// Other daemons with devices on a shared pool, each with one of these; nobody where that cannot be told now.
-async fn neighbours(snapshotter: &Arc<Snapshotter>) -> BTreeMap<String, String> {
-    let snapshotter = Arc::clone(snapshotter);
-    let look = tokio::task::spawn_blocking(move || snapshotter.pool().neighbours());
-    look.await.ok().and_then(Result::ok).unwrap_or_default()
 }

@@ -156,4 +156,12 @@ mod tests {
         assert!(error.contains("a directory that is no socket"), "{error}");
         assert_eq!(std::fs::read(directory.path().join("d")).unwrap(), b"precious");
     }
+
+    #[test]
+    fn a_stop_ends_before_the_unit_kills_the_daemon() {
+        let unit = include_str!("../contrib/systemd/devmapper-snapshotter.service");
+        let limit = unit.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")).and_then(|s| s.parse().ok());
+        let limit = Duration::from_secs(limit.expect("the unit says how long a stop may take"));
+        assert!(DRAIN + crate::snapshotter::STOP_LIMIT < limit, "{limit:?}");
+    }
 }

@@ -57,7 +57,7 @@ fn activation_is_three_requests_and_its_failure_leaves_nothing() {
     let uuid = DmUuid::new("devmapper-test-activate").unwrap();
     let name = bench.name("layer");
     let table = [Target::thin(pool_device, thin_id(1), Sectors(2048))];
-    let options = ActivateOptions { read_only: true };
+    let options = ActivateOptions { read_only: true, ..Default::default() };
     let info = bench.dm.activate(&name, Some(&uuid), &table, options).unwrap();
     assert_eq!(bench.counter.total(), 3, "{:?}", bench.counter.counts());
     assert_eq!(Some(&info), bench.dm.info(&name).unwrap().as_ref());

@@ -45,7 +45,10 @@ impl Zoo {
         let activate = |short: &str, uuid: Option<&str>, table: &[Target], read_only: bool| {
             let name = bench.name(short);
             let uuid = uuid.map(|uuid| DmUuid::new(uuid).unwrap());
-            bench.dm.activate(&name, uuid.as_ref(), table, ActivateOptions { read_only }).unwrap();
+            bench
+                .dm
+                .activate(&name, uuid.as_ref(), table, ActivateOptions { read_only, ..Default::default() })
+                .unwrap();
             name
         };
         let view = Target::thin(pool_device, thin_id(2), Sectors(32768));

@@ -185,7 +185,7 @@ fn a_discard_through_the_loop_device_shrinks_the_file() {
     device.write_at(&vec![5; 16 << 20], 0).unwrap();
     device.flush().unwrap();
     assert!(allocated(&disk.file).unwrap() >= 16 * MIB);
-    assert!(discard_all(device.as_ref(), || true).unwrap());
+    assert!(discard_all(device.as_ref(), devmapper_snapshotter::units::Sectors(128), || true).unwrap());
     assert!(allocated(&disk.file).unwrap() < MIB, "{} bytes left", allocated(&disk.file).unwrap());
     assert_eq!(std::fs::metadata(&disk.file).unwrap().len(), 64 * MIB, "the file was cut");
 }

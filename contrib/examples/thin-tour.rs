@@ -94,7 +94,7 @@ impl Tour {
             Ok(fs::write(root.join("after"), "2")?)
         })?;
         let target = Target::thin(pool.device, snapshot, THIN_SIZE);
-        let view = self.activate("view", target, ActivateOptions { read_only: true })?;
+        let view = self.activate("view", target, ActivateOptions { read_only: true, ..Default::default() })?;
         self.mounted("view", true, |root| {
             let has = |file: &str| root.join(file).exists();
             println!("the snapshot has `before`: {}, `after`: {}", has("before"), has("after"));

@@ -16,8 +16,9 @@ use crate::units::{DeviceNumber, Sectors};
 use super::error::BlockError;
 use super::ioctl;
 
-/// The most that one discard call is given, 1 GiB. A discard cannot be interrupted while the kernel is at it.
-pub const DISCARD_STEP: Sectors = Sectors(1 << 21);
+/// The most that [`discard_all`] gives to one discard call, 256 MiB, unless a block is larger. A discard cannot be
+/// interrupted while the kernel is at it, so this is also what a stop may have to wait for.
+pub const DISCARD_STEP: Sectors = Sectors(1 << 19);
 
 /// What a device is opened for.
 ///
@@ -81,8 +82,8 @@ pub trait Disk: Send + Debug {
     /// [`BlockError::Step`]: some earlier write may be lost.
     fn flush(&self) -> Result<(), BlockError>;
 
-    /// Tells the device that `length` from `offset` on is not needed any more (BLKDISCARD, one call for each
-    /// [`DISCARD_STEP`]). On a thin, whole pool blocks inside the range read as zeros afterwards and are free.
+    /// Tells the device that `length` from `offset` on is not needed any more (BLKDISCARD, one call). On a thin, whole pool
+    /// blocks inside the range read as zeros afterwards and are free; a block that is only partly inside is left as it is.
     ///
     /// # Errors
     /// [`BlockError::DiscardUnsupported`], [`BlockError::Discard`] naming where it stopped.
@@ -123,15 +124,17 @@ pub trait Disk: Send + Debug {
     fn write_at(&self, data: &[u8], offset: u64) -> Result<(), BlockError>;
 }
 
-/// Discards a whole device in steps of [`DISCARD_STEP`], asking before each whether to go on.
+/// Discards a whole device in steps of about [`DISCARD_STEP`], asking before each whether to go on.
+///
+/// Steps begin and end at multiples of `block`, the unit in which the device can discard (a pool's block): what is only partly
+/// inside a step is left as it is, so a block that two steps share would stay behind.
 ///
 /// `Ok(false)` means that `keep_going` said no before the end was reached.
 ///
 /// # Errors
 /// As [`Disk::size`] and [`Disk::discard`].
-pub fn discard_all(disk: &dyn Disk, mut keep_going: impl FnMut() -> bool) -> Result<bool, BlockError> {
-    let size = disk.size()?;
-    for (offset, length) in steps(Sectors(0), size) {
+pub fn discard_all(disk: &dyn Disk, block: Sectors, mut keep_going: impl FnMut() -> bool) -> Result<bool, BlockError> {
+    for (offset, length) in steps(disk.size()?, block) {
         if !keep_going() {
             return Ok(false);
         }
@@ -140,12 +143,14 @@ pub fn discard_all(disk: &dyn Disk, mut keep_going: impl FnMut() -> bool) -> Res
     Ok(true)
 }
 
-/// The pieces, none longer than [`DISCARD_STEP`], that make up a range.
-fn steps(offset: Sectors, length: Sectors) -> impl Iterator<Item = (Sectors, Sectors)> {
-    let end = offset.0.saturating_add(length.0);
-    let mut next = offset.0;
+/// The pieces that make up `size`: whole blocks, as many as fit into [`DISCARD_STEP`] and one at least; the last piece is what
+/// is left.
+fn steps(size: Sectors, block: Sectors) -> impl Iterator<Item = (Sectors, Sectors)> {
+    let block = block.0.max(1);
+    let most = (DISCARD_STEP.0 / block).max(1) * block;
+    let mut next = 0;
     std::iter::from_fn(move || {
-        let step = DISCARD_STEP.0.min(end - next);
+        let step = most.min(size.0 - next);
         let piece = (step > 0).then_some((Sectors(next), Sectors(step)));
         next += step;
         piece
@@ -189,7 +194,7 @@ impl RealDisk {
         BlockError::step(step, &self.path, source)
     }
 
-    fn discard_step(&self, offset: Sectors, length: Sectors) -> Result<(), BlockError> {
+    fn discard_now(&self, offset: Sectors, length: Sectors) -> Result<(), BlockError> {
         let bytes = |sectors: Sectors| sectors.bytes().map_err(|_| Errno::EINVAL);
         let discarded = bytes(offset).and_then(|start| ioctl::discard(self.file.as_fd(), start, bytes(length)?));
         discarded.map_err(|errno| match errno {
@@ -228,7 +233,7 @@ impl Disk for RealDisk {
 
     fn discard(&self, offset: Sectors, length: Sectors) -> Result<(), BlockError> {
         failpoint::reach(|| "before a discard".into());
-        steps(offset, length).try_for_each(|(offset, length)| self.discard_step(offset, length))
+        self.discard_now(offset, length)
     }
 
     fn set_read_only(&self, read_only: bool) -> Result<(), BlockError> {
@@ -273,29 +278,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_discard_is_cut_into_steps_that_meet_without_gap_or_overlap() {
-        let length = Sectors(2 * DISCARD_STEP.0 + 7);
-        let pieces: Vec<_> = steps(Sectors(3), length).collect();
-        assert_eq!(
-            pieces,
-            [
-                (Sectors(3), DISCARD_STEP),
-                (Sectors(3 + DISCARD_STEP.0), DISCARD_STEP),
-                (Sectors(3 + 2 * DISCARD_STEP.0), Sectors(7)),
-            ]
-        );
-        assert_eq!(steps(Sectors(5), Sectors(0)).count(), 0);
+    fn steps_of_a_discard_meet_without_gap_or_overlap_and_never_inside_a_block() {
+        const MIB: u64 = 2048;
+        // The largest block, the smallest, and those that do not divide a step.
+        for block in [128, 192, 640, 448 * MIB, 768 * MIB, 1000 * MIB, 1024 * MIB, 1] {
+            for size in [0, 1, block, 3 * block, 10_240 * MIB, 10_240 * MIB + 7] {
+                let mut end = 0;
+                for (offset, length) in steps(Sectors(size), Sectors(block)) {
+                    assert_eq!(offset.0, end, "block {block}, size {size}");
+                    assert_eq!(offset.0 % block, 0, "a seam inside a block of {block}, size {size}");
+                    assert!(length.0 > 0 && length.0 <= DISCARD_STEP.0.max(block));
+                    end += length.0;
+                }
+                assert_eq!(end, size, "block {block}");
+            }
+        }
     }
 
     #[test]
     fn a_discard_of_everything_stops_when_told() {
         let disk = MemoryDisk::new(Sectors(16));
         disk.write_at(&[7; 512], 0).unwrap();
-        assert!(!discard_all(&disk, || false).unwrap());
+        assert!(!discard_all(&disk, Sectors(1), || false).unwrap());
         let mut sector = [0; 512];
         disk.read_at(&mut sector, 0).unwrap();
         assert_eq!(sector, [7; 512], "discarded although told to stop");
-        assert!(discard_all(&disk, || true).unwrap());
+        assert!(discard_all(&disk, Sectors(1), || true).unwrap());
         disk.read_at(&mut sector, 0).unwrap();
         assert_eq!(sector, [0; 512]);
     }

@@ -18,10 +18,14 @@ use crate::units::{DeviceNumber, Sectors};
 
 use super::error::BlockError;
 use super::ioctl::{self, LoopConfig, LoopInfo, LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO, LO_FLAGS_READ_ONLY};
+use super::limit::within;
 use super::loop_nodes::LoopNodes;
 
 /// How often a free device is looked for again when somebody else took the last one in between.
 const ATTACH_TRIES: u32 = 64;
+
+/// How long a loop device that may be another file's is waited for.
+const STATUS_LIMIT: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// How to attach a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,8 +115,20 @@ impl Loops {
         let metadata = std::fs::metadata(file).map_err(|source| BlockError::Open { path: file.to_owned(), source })?;
         let mut found = Vec::new();
         for index in self.nodes.attached()? {
-            let (path, device) = self.nodes.open(index, false)?;
-            match ioctl::loop_status(device.as_fd()) {
+            let nodes = self.nodes.clone();
+            // For the status the kernel asks the file system that the device's file is on (loop_get_status in
+            // drivers/block/loop.c), which may be the mount of a server that does not answer. Ours has just answered.
+            let asked = within(STATUS_LIMIT, move || {
+                let (path, device) = nodes.open(index, false)?;
+                let status = ioctl::loop_status(device.as_fd());
+                Ok((path, device, status))
+            });
+            let Some(asked) = asked else {
+                tracing::warn!("/dev/loop{index} is left out: the file system that its file is on does not answer");
+                continue;
+            };
+            let (path, device, status) = asked?;
+            match status {
                 Ok(info) if is_whole(&info, &metadata) => found.push(LoopDevice::new(path, device, &info)?),
                 // Another file's, or detached since it was listed.
                 Ok(_) | Err(Errno::ENXIO) => {}

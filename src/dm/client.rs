@@ -24,7 +24,13 @@ use crate::units::Sectors;
 pub struct ActivateOptions {
     /// Writes fail with EPERM.
     pub read_only: bool,
+    /// The minor number it gets, at most [`MAX_MINOR`]; by default the kernel takes the lowest free one, which is often the
+    /// one that was given back last.
+    pub minor: Option<u32>,
 }
+
+/// The largest minor number: the kernel has 20 bits for it (`MINORBITS` in linux/kdev_t.h).
+pub const MAX_MINOR: u32 = (1 << 20) - 1;
 
 /// How a table is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -95,17 +101,20 @@ impl Dm {
     /// # Errors
     /// [`Error::NameOrUuidInUse`] (EBUSY).
     pub fn create(&self, name: &DmName, uuid: Option<&DmUuid>) -> Result<DeviceInfo> {
-        let info = self.create_device(name, uuid)?;
+        let info = self.create_device(name, uuid, None)?;
         match self.make_node(name, info.device) {
             Ok(()) => Ok(info),
             Err(error) => Err(error.after_rollback(self.remove(name))),
         }
     }
 
-    fn create_device(&self, name: &DmName, uuid: Option<&DmUuid>) -> Result<DeviceInfo> {
+    fn create_device(&self, name: &DmName, uuid: Option<&DmUuid>, minor: Option<u32>) -> Result<DeviceInfo> {
         let mut request = self.named(Verb::Create, name);
         if let Some(uuid) = uuid {
             request = request.create_uuid(uuid.clone());
+        }
+        if let Some(minor) = minor {
+            request = request.minor(minor);
         }
         let reply = self.submit(&request)?;
         DeviceInfo::from_header(Verb::Create, &reply.header)
@@ -115,7 +124,8 @@ impl Dm {
     /// fails, what was made is removed again.
     ///
     /// # Errors
-    /// [`Error::NameOrUuidInUse`] (EBUSY), [`Error::NoSuchThin`] (ENODATA), [`Error::TableTooLong`],
+    /// [`Error::NameOrUuidInUse`] (EBUSY), also when the minor number is in use; [`Error::Codec`] when it is above
+    /// [`MAX_MINOR`]; [`Error::NoSuchThin`] (ENODATA), [`Error::TableTooLong`],
     /// [`Error::WrongPool`], [`Error::PoolSuspended`], [`Error::TargetMissing`],
     /// [`Error::BackingDeviceMissing`] and [`Error::TableRefused`] (EINVAL). [`Error::Rollback`] when the
     /// removal failed as well.
@@ -126,7 +136,7 @@ impl Dm {
         table: &[Target],
         options: ActivateOptions,
     ) -> Result<DeviceInfo> {
-        self.create_device(name, uuid)?;
+        self.create_device(name, uuid, options.minor)?;
         let started = self
             .load_into(name, table, LoadOptions { read_only: options.read_only, secure: false }, true)
             .and_then(|_| self.resume_reply(name))

@@ -4,6 +4,7 @@
 //! file needs no `unsafe` and a reply that is cut short or lies about its offsets is an error that names
 //! the field. Layouts: linux/dm-ioctl.h. It must not know how a buffer reaches the kernel.
 
+use super::client::MAX_MINOR;
 use super::reply::{DriverVersion, Header, ListEntry, Reply, ReplyData, TargetVersion};
 use super::request::{Payload, Request, Selector, TargetLine};
 use super::verb::{Flags, Verb};
@@ -111,7 +112,7 @@ pub enum CodecError {
 ///
 /// # Errors
 /// [`CodecError::DoesNotFit`] for a target type above 15 bytes and for text with a NUL,
-/// [`CodecError::RequestTooLarge`] above 4 GiB.
+/// [`CodecError::RequestTooLarge`] above 4 GiB, [`CodecError::OutOfRange`] for a minor number of more than 20 bits.
 pub fn encode(request: &Request, room: usize) -> Result<Vec<u8>, CodecError> {
     let mut buffer = Vec::with_capacity(HEADER_BYTES + room);
     buffer.resize(HEADER_BYTES, 0);
@@ -143,6 +144,10 @@ fn encode_device(request: &Request, buffer: &mut [u8]) -> Result<(), CodecError>
         put_text(buffer, at::UUID, "uuid", uuid.as_str(), MAX_UUID_BYTES)?;
     }
     if let Some(minor) = request.new_minor() {
+        // Of a larger one the kernel would take the low 20 bits, without a word.
+        if minor > MAX_MINOR {
+            return Err(CodecError::OutOfRange { field: "dev (minor)", value: minor.into() });
+        }
         // The major is the driver's own; the kernel looks at the minor alone.
         put_u64(buffer, at::DEV, DeviceNumber { major: 0, minor }.to_u64());
     }

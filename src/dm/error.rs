@@ -84,8 +84,9 @@ pub enum Error {
         /// Of which device.
         device: String,
     },
-    /// EBUSY on create and rename: another device has this name or uuid.
-    #[error("{verb} of {device}: the name or the uuid is in use by another device")]
+    /// EBUSY on create and rename: another device has this name or uuid, or the minor number that was asked for; the kernel
+    /// does not say which.
+    #[error("{verb} of {device}: the name, the uuid or the number is in use by another device")]
     NameOrUuidInUse {
         /// Create or rename.
         verb: Verb,
@@ -416,9 +417,11 @@ impl Error {
             (_, Errno::ENXIO) => Error::NoSuchDevice { verb, device },
             (Verb::Create, Errno::EBUSY) => Error::NameOrUuidInUse {
                 verb,
-                device: match request.new_uuid() {
-                    Some(uuid) => format!("{device} (uuid {uuid})"),
-                    None => device,
+                device: match (request.new_uuid(), request.new_minor()) {
+                    (Some(uuid), Some(minor)) => format!("{device} (uuid {uuid}, minor number {minor})"),
+                    (Some(uuid), None) => format!("{device} (uuid {uuid})"),
+                    (None, Some(minor)) => format!("{device} (minor number {minor})"),
+                    (None, None) => device,
                 },
             },
             (Verb::Rename, Errno::EBUSY) => Error::NameOrUuidInUse {

@@ -36,7 +36,8 @@
 //! dm.create_thin(&pool.name, ThinId::new(1)?)?;
 //! dm.create_snap(&pool.name, ThinId::new(2)?, ThinId::new(1)?)?;
 //! let snapshot = Target::thin(pool.device, ThinId::new(2)?, Sectors(2_097_152));
-//! let device = dm.activate(&DmName::new("snapshot")?, None, &[snapshot], ActivateOptions { read_only: true })?;
+//! let read_only = ActivateOptions { read_only: true, ..Default::default() };
+//! let device = dm.activate(&DmName::new("snapshot")?, None, &[snapshot], read_only)?;
 //! assert!(device.read_only && !device.suspended);
 //! # Ok(())
 //! # }
@@ -78,7 +79,7 @@ use std::time::Duration;
 
 pub use nix::errno::Errno;
 
-pub use client::{ActivateOptions, Dm, LoadOptions, SuspendOptions};
+pub use client::{ActivateOptions, Dm, LoadOptions, SuspendOptions, MAX_MINOR};
 pub use count::CountingKernel;
 pub use error::{Error, Result};
 pub use events::{Change, EventWatch};

@@ -149,7 +149,9 @@ impl Dm {
             }
         }
         for name in present {
-            if !devices.iter().any(|device| device.name == name) && nodes.remove(&name)? {
+            // The list is in the order of the names.
+            let has_device = devices.binary_search_by(|device| device.name.cmp(&name)).is_ok();
+            if !has_device && nodes.remove(&name)? {
                 swept.removed.push(nodes.path(&name));
             }
         }

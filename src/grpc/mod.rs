@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use containerd_snapshots::api::types::Mount as ApiMount;
 use containerd_snapshots::{Info as ApiInfo, Kind as ApiKind, Usage as ApiUsage};
-use tokio::sync::{mpsc, Notify};
+use tokio::sync::{mpsc, Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::Stream;
 use tonic::{Code, Status};
@@ -35,11 +35,42 @@ pub struct Service {
     metrics: Arc<Metrics>,
     /// Told when only a new start can tell what is on disk.
     broken: Arc<Notify>,
+    lanes: Lanes,
+}
+
+/// How many calls of a kind may be under way at a time; others wait without a thread. Those that ask devices may have to wait
+/// for one that does not answer; the runtime has 512 threads that may block, and some must be left for the calls that go by
+/// the database alone: Remove, Update, List.
+#[derive(Debug, Clone)]
+struct Lanes {
+    devices: Arc<Semaphore>,
+    usage: Arc<Semaphore>,
+    cleanup: Arc<Semaphore>,
+}
+
+impl Default for Lanes {
+    fn default() -> Lanes {
+        let lane = |calls| Arc::new(Semaphore::new(calls));
+        Lanes { devices: lane(256), usage: lane(32), cleanup: lane(8) }
+    }
+}
+
+impl Lanes {
+    /// A place for this call, for as long as it runs.
+    async fn place(&self, verb: &str) -> Option<OwnedSemaphorePermit> {
+        let lane = match verb {
+            "Prepare" | "View" | "Commit" | "Mounts" => &self.devices,
+            "Usage" => &self.usage,
+            "Cleanup" => &self.cleanup,
+            _ => return None,
+        };
+        Arc::clone(lane).acquire_owned().await.ok()
+    }
 }
 
 impl Service {
     pub fn new(snapshotter: Arc<Snapshotter>, metrics: Arc<Metrics>) -> Self {
-        Service { snapshotter, metrics, broken: Arc::default() }
+        Service { snapshotter, metrics, broken: Arc::default(), lanes: Lanes::default() }
     }
 
     /// Ready when a write of the database has failed in a way that only a new start can put right.
@@ -56,7 +87,12 @@ impl Service {
     ) -> Result<T, Status> {
         let snapshotter = Arc::clone(&self.snapshotter);
         let started = Instant::now();
-        let result = tokio::task::spawn_blocking(move || call(&snapshotter)).await;
+        let place = self.lanes.place(verb).await;
+        let result = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            call(&snapshotter)
+        })
+        .await;
         let result = result.map_err(|panic| {
             tracing::error!(verb, key, %panic, "panicked");
             let what = format!("{verb} {key:?}: the daemon met a bug of its own; its log says where");

@@ -1,15 +1,17 @@
 //! What monitoring asks for, in Prometheus' text: how calls go, how full the pool is, what there is and what is stuck.
 //!
-//! Calls are counted as they end; everything else is looked up at each scrape. Knows the snapshotter, and knows nothing of
+//! Calls are counted as they end; everything else is looked up at a scrape, by one thread of its own at a time (`scrape`). Knows the snapshotter, and knows nothing of
 //! containerd's service.
 
 mod http;
+mod scrape;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::family::Family;
@@ -29,7 +31,10 @@ const PREFIX: &str = "devmapper_snapshotter";
 #[derive(Debug)]
 pub struct Metrics {
     calls: Family<Call, Histogram, fn() -> Histogram>,
-    registry: Registry,
+    /// What is counted as it happens.
+    counted: Registry,
+    /// What is looked up, and may take its time.
+    looked_up: Registry,
 }
 
 /// One kind of call with one outcome.
@@ -44,10 +49,11 @@ impl Metrics {
         // From a quarter of a millisecond to 16 s.
         let calls: Family<Call, Histogram, fn() -> Histogram> =
             Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.00025, 2.0, 17)));
-        let mut registry = Registry::with_prefix(PREFIX);
-        registry.register_with_unit("call", "Calls by verb and gRPC code", Unit::Seconds, calls.clone());
-        registry.register_collector(Box::new(State(snapshotter)));
-        Metrics { calls, registry }
+        let mut counted = Registry::with_prefix(PREFIX);
+        counted.register_with_unit("call", "Calls by verb and gRPC code", Unit::Seconds, calls.clone());
+        let mut looked_up = Registry::with_prefix(PREFIX);
+        looked_up.register_collector(Box::new(State(snapshotter)));
+        Metrics { calls, counted, looked_up }
     }
 
     /// Counts a call that has ended; `code` is the name of its gRPC status code.
@@ -55,10 +61,27 @@ impl Metrics {
         self.calls.get_or_create(&Call { verb, code }).observe(took.as_secs_f64());
     }
 
-    /// All figures in the text format of OpenMetrics 1.0.
-    pub fn text(&self) -> Result<String, fmt::Error> {
+    /// What is looked up in the database, the kernel and /proc, in the text format of OpenMetrics 1.0, without its end. Blocks,
+    /// and for as long as a disk or the kernel does not answer.
+    fn look_up(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        encode_registry(&mut text, &self.looked_up)?;
+        Ok(text)
+    }
+
+    /// All figures: what has been counted, and what was looked up `age` ago, if anything was. Waits for nothing.
+    fn text(&self, looked_up: Option<(&str, Duration)>) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode_registry(&mut text, &self.counted)?;
+        if let Some((looked_up, age)) = looked_up {
+            text.push_str(looked_up);
+            let mut registry = Registry::with_prefix(PREFIX);
+            let help =
+                "How long ago the figures of pool and snapshots were looked up; large when a disk does not answer";
+            registry.register_with_unit("figures_age", help, Unit::Seconds, ConstGauge::new(age.as_secs_f64()));
+            encode_registry(&mut text, &registry)?;
+        }
+        encode_eof(&mut text)?;
         Ok(text)
     }
 }
@@ -86,8 +109,10 @@ impl Collector for State {
         let help = "Removed snapshots that are still to be taken away";
         plain(&mut encoder, "reclaiming", help, None, overview.reclaiming)?;
         let stuck = overview.stuck.iter().map(|stuck| {
-            let why = if stuck.busy { "busy" } else { "failed" };
-            ([("device", stuck.device.as_str()), ("why", why), ("holders", &stuck.holders)], stuck.since.as_secs())
+            (
+                [("device", stuck.device.as_str()), ("why", stuck.why), ("holders", &stuck.holders)],
+                stuck.since.as_secs(),
+            )
         });
         let help = "Since when a device could not be taken away, and who holds it";
         gauge(&mut encoder, "reclaim_stuck", help, Some(&Unit::Seconds), stuck)

@@ -3,6 +3,7 @@
 //! A name says what a device is for an operator; the uuid carries the pool's own UUID, so that a device is known to be
 //! ours by more than its name. Knows nothing of what is in the pool.
 
+use super::minors::minors;
 use crate::names::{DevicePrefix, DmName, DmUuid};
 use crate::units::ThinId;
 
@@ -58,6 +59,16 @@ impl DeviceNames {
     /// What a device of this name is for; `None` when the name is not one of ours.
     pub fn role(&self, name: &str) -> Option<Role> {
         role_under(&self.prefix, name)
+    }
+
+    /// The minor numbers for the device `role`, in the order in which they are to be tried; none for what is not a thin's.
+    pub fn minors(&self, role: Role) -> impl Iterator<Item = u32> {
+        let id = match role {
+            Role::Pool | Role::Data | Role::Metadata | Role::Claim => None,
+            Role::Snapshot(number) | Role::View(number) => u32::try_from(number).ok(),
+            Role::Template(id) | Role::Reclaim(id) => Some(id.get()),
+        };
+        id.map(|id| minors(&self.uuid, id)).into_iter().flatten()
     }
 
     /// Whether a device with this uuid belongs to this pool.

@@ -19,6 +19,7 @@ mod ids;
 mod label;
 mod lapses;
 mod metadata;
+mod minors;
 mod room;
 mod table;
 
@@ -36,7 +37,7 @@ use room::Below;
 pub use room::Room;
 
 pub use crate::block::Space;
-use crate::block::{self, Disks};
+use crate::block::Disks;
 use crate::config::PoolFeature;
 use crate::dm::{self, ActivateOptions, Dm, Target, ThinPoolStatus, WorkingPool};
 pub use crate::dm::{DeviceInfo, PoolMode};
@@ -251,18 +252,26 @@ impl Pool {
     pub fn activate(&self, role: Role, id: ThinId, size: Sectors, read_only: bool) -> Result<PathBuf, PoolError> {
         let name = self.names.name(role);
         let table = [Target::thin(self.device, id, size)];
-        let options = ActivateOptions { read_only };
-        let activate = || self.dm.activate(&name, Some(&self.names.uuid(role)), &table, options).map(drop);
-        let activated = match activate() {
+        let uuid = self.names.uuid(role);
+        let activate =
+            |minor| self.dm.activate(&name, Some(&uuid), &table, ActivateOptions { read_only, minor }).map(drop);
+        let mut minors = self.names.minors(role);
+        let first = minors.next();
+        let activated = match activate(first) {
             Err(source @ dm::Error::NameOrUuidInUse { .. }) => match self.info(role)? {
                 Some(info) if !self.is_ours(&info) => return Err(PoolError::NameTaken { device: name, source }),
                 Some(info) if !info.live_table => {
                     self.deactivate(role)?;
-                    activate()
+                    activate(first)
                 }
                 Some(info) if info.suspended => return self.resume(role).map(|()| self.dm.node(&name)),
                 Some(_) => Ok(()),
-                None => Err(source),
+                // The number is somebody else's device's: another one, and in the end the kernel's choice.
+                None => {
+                    tracing::debug!(device = %name, %source, "another minor number is tried");
+                    let settled = |tried: &dm::Result<()>| !matches!(tried, Err(dm::Error::NameOrUuidInUse { .. }));
+                    minors.map(|minor| activate(Some(minor))).find(settled).unwrap_or_else(|| activate(None))
+                }
             },
             other => other,
         };
@@ -354,11 +363,6 @@ impl Pool {
         self.dm.info(&name).map_err(|source| PoolError::Look { device: name, source })
     }
 
-    /// Who has the device `role` open or mounted, as far as /proc tells; for messages.
-    pub fn holders(&self, role: Role) -> Vec<block::Holder> {
-        self.info(role).ok().flatten().map(|info| block::holders(info.device)).unwrap_or_default()
-    }
-
     /// The block device node of `role`.
     pub fn node(&self, role: Role) -> PathBuf {
         self.dm.node(&self.names.name(role))
@@ -400,6 +404,11 @@ impl Pool {
     fn status(&self) -> Result<ThinPoolStatus, PoolError> {
         let status = self.dm.pool_status(&self.device_name, true);
         status.map_err(|source| PoolError::Look { device: self.device_name.clone(), source })
+    }
+
+    /// Looks whether the pool takes changes; [`PoolError::Failed`] or [`PoolError::NeedsCheck`] where it does not.
+    pub fn takes_changes(&self) -> Result<(), PoolError> {
+        self.must_be_well(&self.status()?)
     }
 
     /// Refuses a pool that takes no changes: it has failed, or must be checked.

@@ -9,6 +9,8 @@
 mod check;
 mod commit;
 mod create;
+mod crew;
+mod delete;
 mod error;
 mod info;
 mod labels;
@@ -20,6 +22,7 @@ mod reclaim;
 mod recover;
 mod sizes;
 mod templates;
+mod trouble;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -31,7 +34,7 @@ pub use error::{Error, Subject};
 pub use info::{FieldUpdate, Info, Usage};
 pub use labels::Labels;
 pub use overview::{Overview, PoolView, Stuck};
-pub use reclaim::{Reclaiming, Swept};
+pub use reclaim::{Reclaiming, Swept, STOP_LIMIT};
 
 use crate::block::Disks;
 use crate::fs::{Formatter, FsSpec, FsType, MountOptions};
@@ -143,7 +146,12 @@ impl Snapshotter {
         active.map(|node| mounts(&record, &node)).transpose()
     }
 
-    /// Finishes what removals left to do, as far as nobody has it open, before it returns.
+    /// No removal is taken further than the step it is at; what is left is taken up by the next start. Does not wait.
+    pub fn stop_reclaiming(&self) {
+        self.reclaimer.stop();
+    }
+
+    /// Finishes what removals left to do, as far as nobody has it open and the kernel answers, before it returns.
     pub fn cleanup(&self) -> Result<Swept, Error> {
         self.reclaimer.sweep()
     }

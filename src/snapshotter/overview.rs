@@ -26,9 +26,10 @@ pub struct Overview {
 pub struct Stuck {
     /// Its device-mapper name.
     pub device: String,
-    /// Somebody has it open or mounted; otherwise it failed for another reason, which is in the log.
-    pub busy: bool,
-    /// Who holds it, as far as /proc tells.
+    /// `busy`: somebody has it open or mounted. `hangs`: the kernel has not answered. `failed`: another reason, which is in
+    /// the log; for the pool's own device, that it takes no changes.
+    pub why: &'static str,
+    /// Who holds it, as far as /proc tells, or that this is not known.
     pub holders: String,
     /// How long ago it was first tried.
     pub since: Duration,

@@ -1,17 +1,22 @@
 //! The reclaimer: takes away, behind the answers, what removed snapshots left in the kernel and in the pool.
 //!
 //! What it has to do is on record, so a crash loses none of it. What somebody still has open is tried again later, and
-//! holds nothing else up. Devices wait for the kernel's grace periods when they go, so several go side by side.
+//! holds nothing else up; nor does a device whose removal the kernel does not answer. Devices wait for the kernel's grace
+//! periods when they go, so several go side by side.
+//!
+//! Invariant: a sweep reads the table once, in one view of the database, so a thin in it is there with all the removed views
+//! that show it.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::crew::{Crew, Job};
+use super::delete::Outcome;
+use super::trouble::{Tally, Troubles, RETRY};
 use super::{Error, Shared, Stuck};
-use crate::block::{discard_all, Access};
-use crate::pool::{Pool, PoolError, Role};
+use crate::pool::{PoolError, Role};
 use crate::store::{ReclaimKind, ReclaimRecord};
 use crate::units::ThinId;
 
@@ -19,8 +24,12 @@ use crate::units::ThinId;
 const WORKERS: usize = 8;
 /// Entries ticked off with one database commit.
 const BATCH: usize = 256;
-/// When what was busy is tried again.
-const RETRY: Duration = Duration::from_secs(5);
+/// How long a removal may take before the others go on without it, and a stop does.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// How long a stop may take beyond the calls under way: what the kernel does not end by then is left to the next start.
+pub const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// How long a cleanup waits for a sweep that makes no progress.
+const CLEANUP_LIMIT: Duration = Duration::from_secs(10);
 
 /// When what removals left behind is taken away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -39,7 +48,7 @@ pub struct Swept {
     pub reclaimed: usize,
     /// Still open or mounted somewhere; tried again later.
     pub busy: usize,
-    /// Failed for another reason, which is in the log; tried again later.
+    /// Failed for another reason, or not answered by the kernel yet; what is known of it is in the log, and it is tried again.
     pub failed: usize,
 }
 
@@ -47,20 +56,21 @@ pub struct Swept {
 #[derive(Debug)]
 pub struct Reclaimer {
     work: Arc<Work>,
-    thread: Option<JoinHandle<()>>,
+    /// There is a thread.
+    behind: bool,
 }
 
 #[derive(Debug)]
 struct Work {
     shared: Arc<Shared>,
-    /// How many devices are taken away side by side.
-    workers: usize,
+    crew: Crew,
     wake: Mutex<Wake>,
     woken: Condvar,
-    /// One sweep at a time.
-    sweeping: Mutex<()>,
-    /// What could not be taken away when it was last tried, which is in the log already.
-    stuck: Mutex<BTreeMap<Role, Trouble>>,
+    /// Set once and for all; asked for between the steps of everything here.
+    stop: AtomicBool,
+    troubles: Troubles,
+    /// What a thread is at work on, whether anybody still waits for it or not.
+    under_way: Mutex<BTreeSet<Role>>,
     /// Devices of committed snapshots, which are only in the way.
     idle: Mutex<BTreeSet<Role>>,
 }
@@ -68,14 +78,12 @@ struct Work {
 #[derive(Debug, Default)]
 struct Wake {
     kicked: bool,
-    stop: bool,
-}
-
-/// Why a device is still there, and since when.
-#[derive(Debug)]
-struct Trouble {
-    busy: bool,
-    since: Instant,
+    /// A sweep is under way; one at a time.
+    sweeping: bool,
+    /// When the last sweep began, ended, or was done with an entry.
+    progress: Option<Instant>,
+    /// The thread has ended.
+    ended: bool,
 }
 
 impl Reclaimer {
@@ -83,27 +91,27 @@ impl Reclaimer {
         let behind = reclaiming == Reclaiming::Behind;
         let work = Arc::new(Work {
             shared,
-            workers: if behind { WORKERS } else { 1 },
-            wake: Mutex::new(Wake { kicked: true, stop: false }),
+            crew: Crew::new(if behind { WORKERS } else { 1 }, PATIENCE),
+            wake: Mutex::new(Wake { kicked: true, ..Wake::default() }),
             woken: Condvar::new(),
-            sweeping: Mutex::default(),
-            stuck: Mutex::default(),
+            stop: AtomicBool::new(false),
+            troubles: Troubles::default(),
+            under_way: Mutex::default(),
             idle: Mutex::new(idle),
         });
-        let thread = behind.then(|| {
+        if behind {
             let work = Arc::clone(&work);
             std::thread::Builder::new()
                 .name("reclaimer".into())
                 .spawn(move || work.run())
-                .expect("a thread can be started")
-        });
-        Reclaimer { work, thread }
+                .expect("a thread can be started");
+        }
+        Reclaimer { work, behind }
     }
 
     /// There is something new on record.
     pub fn kick(&self) {
-        locked(&self.work.wake).kicked = true;
-        self.work.woken.notify_one();
+        self.work.kick();
     }
 
     /// The device is not needed any more, and no record says so.
@@ -112,43 +120,74 @@ impl Reclaimer {
         self.kick();
     }
 
-    /// Takes away what can be taken away now.
+    /// Takes away what can be taken away now. Where a sweep that is under way gets no further, it is not waited for.
     pub fn sweep(&self) -> Result<Swept, Error> {
-        self.work.sweep()
+        match self.work.begin(Some(CLEANUP_LIMIT)) {
+            Some(alone) => self.work.sweep(&alone, true),
+            None => {
+                tracing::warn!("a sweep gets no further; removals go on behind the answer to this cleanup");
+                Ok(Swept::default())
+            }
+        }
     }
 
     /// What could not be taken away when it was last tried, and who holds it now.
     pub fn stuck(&self) -> Vec<Stuck> {
-        let pool = &self.work.shared.pool;
-        let stuck: Vec<_> =
-            locked(&self.work.stuck).iter().map(|(role, t)| (*role, t.busy, t.since.elapsed())).collect();
-        let stuck = stuck.into_iter().map(|(role, busy, since)| Stuck {
-            device: pool.names().name(role).to_string(),
-            busy,
-            holders: holders(pool, role),
-            since,
-        });
-        stuck.collect()
+        self.work.troubles.stuck(&self.work.shared.pool)
+    }
+
+    /// Begins no further step from now on; does not wait.
+    pub fn stop(&self) {
+        self.work.stop.store(true, Ordering::SeqCst);
+        self.work.woken.notify_all();
     }
 }
 
 impl Drop for Reclaimer {
+    /// Waits for the steps under way, but not for one that the kernel does not end: each is safe to be cut short anywhere.
     fn drop(&mut self) {
-        locked(&self.work.wake).stop = true;
-        self.work.woken.notify_one();
-        if let Some(thread) = self.thread.take() {
-            if thread.join().is_err() {
-                tracing::error!("the reclaimer had panicked");
-            }
+        self.stop();
+        if !self.behind {
+            return;
+        }
+        let wake = locked(&self.work.wake);
+        let waited = self.work.woken.wait_timeout_while(wake, STOP_LIMIT, |wake| !wake.ended);
+        if waited.is_ok_and(|(wake, _)| !wake.ended) {
+            tracing::warn!("the reclaimer is not waited for; what it was at is taken up by the next start");
         }
     }
 }
 
+/// Says, when it is dropped, that the thread has ended.
+struct Ending<'a>(&'a Work);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        locked(&self.0.wake).ended = true;
+        self.0.woken.notify_all();
+        if std::thread::panicking() {
+            tracing::error!("the reclaimer has panicked; removals wait for the next start");
+        }
+    }
+}
+
+/// The one sweep that is under way.
+struct Alone<'a>(&'a Work);
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        locked(&self.0.wake).sweeping = false;
+        self.0.woken.notify_all();
+    }
+}
+
 impl Work {
-    fn run(&self) {
+    fn run(self: &Arc<Self>) {
+        let _ending = Ending(self);
         let mut left = false;
         while self.wait(left) {
-            left = match self.sweep() {
+            let Some(alone) = self.begin(None) else { break };
+            left = match self.sweep(&alone, false) {
                 Ok(swept) => swept.busy + swept.failed > 0,
                 Err(error) => {
                     tracing::error!(%error, "reclaiming stopped; it is tried again");
@@ -158,98 +197,183 @@ impl Work {
         }
     }
 
-    /// Waits for a kick, or for [`RETRY`] when something is left; false when it is time to stop.
+    fn kick(&self) {
+        locked(&self.wake).kicked = true;
+        self.woken.notify_all();
+    }
+
+    /// Waits for a kick, or until something that is left is to be tried again; false when it is time to stop.
     fn wait(&self, left: bool) -> bool {
-        let idle = |wake: &mut Wake| !wake.kicked && !wake.stop;
+        let idle = |wake: &mut Wake| !wake.kicked && !self.stopping();
         let wake = locked(&self.wake);
         let mut wake = if left {
-            self.woken.wait_timeout_while(wake, RETRY, idle).unwrap_or_else(|e| e.into_inner()).0
+            let pause = self.troubles.next().unwrap_or(RETRY);
+            self.woken.wait_timeout_while(wake, pause, idle).unwrap_or_else(|e| e.into_inner()).0
         } else {
             self.woken.wait_while(wake, idle).unwrap_or_else(|e| e.into_inner())
         };
         wake.kicked = false;
-        !wake.stop
+        !self.stopping()
     }
 
     fn stopping(&self) -> bool {
-        locked(&self.wake).stop
+        self.stop.load(Ordering::SeqCst)
     }
 
-    fn sweep(&self) -> Result<Swept, Error> {
-        let _alone = locked(&self.sweeping);
-        let mut tally = Tally { pool: &self.shared.pool, stuck: &self.stuck, swept: Swept::default() };
-        self.sweep_idle(&mut tally);
-        let mut after = None;
-        while !self.stopping() {
-            let batch = self.shared.store.read(|r| r.reclaims(after, BATCH))?;
-            let Some(last) = batch.last() else { break };
-            after = Some(last.number);
-            self.sweep_batch(&batch, &mut tally)?;
+    /// Waits until no other sweep is under way; `None` when it is time to stop, or one that is makes no progress for `limit`.
+    fn begin(&self, limit: Option<Duration>) -> Option<Alone<'_>> {
+        let mut wake = locked(&self.wake);
+        while wake.sweeping {
+            let stands_still = |limit: Duration| wake.progress.is_none_or(|at| at.elapsed() >= limit);
+            if self.stopping() || limit.is_some_and(stands_still) {
+                return None;
+            }
+            wake = self.woken.wait_timeout(wake, Duration::from_millis(100)).unwrap_or_else(|e| e.into_inner()).0;
         }
-        Ok(tally.swept)
+        (wake.sweeping, wake.progress) = (true, Some(Instant::now()));
+        Some(Alone(self))
     }
 
-    fn sweep_idle(&self, tally: &mut Tally<'_>) {
-        let idle: Vec<Role> = std::mem::take(&mut *locked(&self.idle)).into_iter().collect();
-        let outcomes = side_by_side(self.workers, &idle, |&role| self.shared.pool.deactivate(role));
-        for (role, result) in idle.into_iter().zip(outcomes) {
-            if !tally.take(role, result) {
-                locked(&self.idle).insert(role);
+    /// Does `action` for each of these, side by side.
+    fn each<I: Clone + Send + 'static, T: Send + 'static>(
+        self: &Arc<Self>,
+        items: &[(Role, I)],
+        action: impl Fn(&Work, I) -> T + Clone + Send + 'static,
+    ) -> Vec<Option<T>> {
+        let job = |(role, item): &(Role, I)| -> Job<T> {
+            let (work, action, role, item) = (Arc::clone(self), action.clone(), *role, item.clone());
+            Box::new(move || {
+                let _under_way = UnderWay::begin(&work, role);
+                let result = action(&work, item);
+                locked(&work.wake).progress = Some(Instant::now());
+                result
+            })
+        };
+        self.crew.run(items.iter().map(job).collect(), || self.stopping())
+    }
+
+    /// Takes away what can be taken away, `all` of it or what it is time to try again.
+    fn sweep(self: &Arc<Self>, _alone: &Alone<'_>, all: bool) -> Result<Swept, Error> {
+        let mut tally = Tally::new(&self.shared.pool, &self.troubles, all);
+        let done = self.sweep_everything(all, &mut tally);
+        let swept = tally.report();
+        done.map(|()| swept)
+    }
+
+    fn sweep_everything(self: &Arc<Self>, all: bool, tally: &mut Tally<'_>) -> Result<(), Error> {
+        self.sweep_idle(tally);
+        let entries = self.shared.store.read(|r| r.reclaims(None, usize::MAX))?;
+        let is_view = |entry: &ReclaimRecord| matches!(entry.kind, ReclaimKind::View { .. });
+        let (views, thins): (Vec<_>, Vec<_>) = entries.into_iter().partition(is_view);
+        // Views go first: a thin that a view still shows to somebody is left alone.
+        let views = self.sweep_views(views, tally)?;
+        let shown = self.shown(&views, &thins)?;
+        let is_shown = |entry: &ReclaimRecord| matches!(entry.kind, ReclaimKind::Thin(thin) if shown.contains(&thin));
+        let (shown, thins): (Vec<_>, Vec<_>) = thins.into_iter().partition(is_shown);
+        tally.swept.busy += shown.len();
+        self.sweep_thins(thins, all, tally)
+    }
+
+    /// Those of `entries` that it is time to try.
+    fn due<I>(&self, entries: Vec<I>, role: impl Fn(&I) -> Role, tally: &mut Tally<'_>) -> Vec<(Role, I)> {
+        let under_way = locked(&self.under_way).clone();
+        let named = entries.into_iter().map(|entry| (role(&entry), entry));
+        named.filter(|(role, _)| tally.is_due(*role, &under_way)).collect()
+    }
+
+    fn sweep_idle(self: &Arc<Self>, tally: &mut Tally<'_>) {
+        let all: Vec<Role> = locked(&self.idle).iter().copied().collect();
+        let due = self.due(all, |role| *role, tally);
+        let results = self.each(&due, |work, role| work.shared.pool.deactivate(role));
+        for ((role, _), result) in due.into_iter().zip(results) {
+            if !self.was_stopped(&result) && tally.take(role, result) {
+                locked(&self.idle).remove(&role);
             }
         }
     }
 
-    /// Views go first: a thin that a view still shows to somebody is left alone.
-    fn sweep_batch(&self, batch: &[ReclaimRecord], tally: &mut Tally<'_>) -> Result<(), Error> {
-        let (views, thins): (Vec<_>, Vec<_>) =
-            batch.iter().partition(|entry| matches!(entry.kind, ReclaimKind::View { .. }));
-        let mut done = Vec::new();
-        let outcomes =
-            side_by_side(self.workers, &views, |entry| self.shared.pool.deactivate(Role::View(entry.number)));
-        for (entry, result) in views.iter().zip(outcomes) {
-            if tally.take(Role::View(entry.number), result) {
-                done.push(entry.number);
-            }
-        }
-        self.tick_off(&done)?;
-        let shown = self.shown(&thins)?;
-        let outcomes = side_by_side(self.workers, &thins, |entry| match entry.kind {
-            ReclaimKind::Thin(thin) if shown.contains(&thin) => Ok(false),
-            ReclaimKind::Thin(thin) => self.shared.reclaim_thin(entry, thin).map(|()| true),
-            ReclaimKind::View { .. } => Ok(false),
-        });
-        let mut done = Vec::new();
-        for (entry, result) in thins.iter().zip(outcomes) {
-            match result {
-                Ok(false) => tally.swept.busy += 1,
-                result => {
-                    if tally.take(Role::Snapshot(entry.number), result.map(drop)) {
-                        done.push(entry.number);
-                    }
+    /// Returns the views that are still there.
+    fn sweep_views(
+        self: &Arc<Self>,
+        views: Vec<ReclaimRecord>,
+        tally: &mut Tally<'_>,
+    ) -> Result<Vec<ReclaimRecord>, Error> {
+        let due = self.due(views.clone(), |entry| Role::View(entry.number), tally);
+        let mut gone = BTreeSet::new();
+        for batch in due.chunks(BATCH) {
+            let results = self.each(batch, |work, entry| work.shared.pool.deactivate(Role::View(entry.number)));
+            let mut done = Vec::new();
+            for ((role, entry), result) in batch.iter().zip(results) {
+                if !self.was_stopped(&result) && tally.take(*role, result) {
+                    done.push(entry.number);
                 }
             }
+            self.tick_off(&done)?;
+            gone.extend(done);
         }
-        self.tick_off(&done)
+        Ok(views.into_iter().filter(|view| !gone.contains(&view.number)).collect())
     }
 
-    /// The thins that removed views, not yet taken away, still show, and those of `thins` that a view on record shows.
-    fn shown(&self, thins: &[&ReclaimRecord]) -> Result<BTreeSet<ThinId>, Error> {
-        let mut shown = BTreeSet::new();
-        for entry in thins {
-            if self.shared.store.read(|r| r.is_viewed(entry))? {
-                shown.extend(entry.thin());
+    fn sweep_thins(self: &Arc<Self>, thins: Vec<ReclaimRecord>, all: bool, tally: &mut Tally<'_>) -> Result<(), Error> {
+        let due = self.due(thins, |entry| Role::Snapshot(entry.number), tally);
+        let mut left = due.as_slice();
+        while !left.is_empty() && !self.stopping() {
+            // A pool that takes no changes is asked once, and not by every thin.
+            if !self.pool_takes_changes(all && left.len() == due.len()) {
+                tally.swept.failed += left.len();
+                return Ok(());
             }
+            let (batch, rest) = left.split_at(BATCH.min(left.len()));
+            let refused = Arc::new(AtomicBool::new(false));
+            let results = self.each(batch, move |work, entry| work.reclaim(&entry, &refused));
+            let mut done = Vec::new();
+            for ((role, entry), result) in batch.iter().zip(results) {
+                if matches!(result, Some(Ok(Outcome::Left))) {
+                    tally.swept.failed += 1;
+                } else if !self.was_stopped(&result) && tally.take(*role, result.map(|result| result.map(drop))) {
+                    done.push(entry.number);
+                }
+            }
+            self.tick_off(&done)?;
+            left = rest;
         }
-        let mut after = None;
-        loop {
-            let batch = self.shared.store.read(|r| r.reclaims(after, BATCH))?;
-            let Some(last) = batch.last() else { return Ok(shown) };
-            after = Some(last.number);
-            shown.extend(batch.iter().filter_map(|entry| match entry.kind {
-                ReclaimKind::View { of } => Some(of),
-                ReclaimKind::Thin(_) => None,
-            }));
+        Ok(())
+    }
+
+    /// Whether something was not begun because it is time to stop; that is no trouble of its own.
+    fn was_stopped<T>(&self, result: &Option<T>) -> bool {
+        result.is_none() && self.stopping()
+    }
+
+    /// Looks whether thins can be deleted at all; one that could not a moment ago is not looked at, unless `now`.
+    fn pool_takes_changes(&self, now: bool) -> bool {
+        if !now && self.troubles.pool_rests() {
+            return false;
         }
+        match self.shared.pool.takes_changes() {
+            Ok(()) => self.troubles.pool_is_well(),
+            Err(error) => self.troubles.pool_refuses(&error),
+        }
+        !self.troubles.pool_rests()
+    }
+
+    /// The thins that removed views still show to somebody (`views` are those that are left), and those of `thins` that a view on
+    /// record shows.
+    fn shown(&self, views: &[ReclaimRecord], thins: &[ReclaimRecord]) -> Result<BTreeSet<ThinId>, Error> {
+        let of_views = views.iter().filter_map(|entry| match entry.kind {
+            ReclaimKind::View { of } => Some(of),
+            ReclaimKind::Thin(_) => None,
+        });
+        let mut shown: BTreeSet<ThinId> = of_views.collect();
+        self.shared.store.read(|r| {
+            for entry in thins {
+                if r.is_viewed(entry)? {
+                    shown.extend(entry.thin());
+                }
+            }
+            Ok(())
+        })?;
+        Ok(shown)
     }
 
     fn tick_off(&self, done: &[u64]) -> Result<(), Error> {
@@ -259,128 +383,49 @@ impl Work {
         self.shared.store.commit(|c| done.iter().try_for_each(|number| c.remove_reclaim(*number).map(drop)))?;
         Ok(())
     }
-}
 
-impl Shared {
-    /// Discards and deletes a thin that nobody has open.
-    fn reclaim_thin(&self, entry: &ReclaimRecord, thin: ThinId) -> Result<(), PoolError> {
-        let own = Role::Snapshot(entry.number);
-        let spare = Role::Reclaim(thin);
-        let mut discarded = !self.settings.discard || self.discard_unused(own)?;
-        self.pool.deactivate(own)?;
-        if !discarded {
-            match self.pool.activate(spare, thin, entry.size, false) {
-                Ok(_) => discarded = self.discard_unused(spare)?,
-                // It was deleted and not ticked off when everything ended; or it was never made.
-                Err(gone) if gone.is_no_such_thin() => discarded = true,
-                Err(error) => return Err(error),
+    fn reclaim(&self, entry: &ReclaimRecord, refused: &AtomicBool) -> Result<Outcome, PoolError> {
+        let ReclaimKind::Thin(thin) = entry.kind else { return Ok(Outcome::Left) };
+        if refused.load(Ordering::SeqCst) {
+            return Ok(Outcome::Left);
+        }
+        let result = self.shared.reclaim_thin(entry, thin, &|| !self.stopping());
+        // Where the pool is the cause, the others need not find that out one by one.
+        if result.as_ref().is_err_and(|error| !error.is_busy()) {
+            if let Err(error) = self.shared.pool.takes_changes() {
+                self.troubles.pool_refuses(&error);
+                refused.store(true, Ordering::SeqCst);
+                return Ok(Outcome::Left);
             }
         }
-        self.pool.deactivate(spare)?;
-        if !discarded {
-            tracing::warn!(%thin, key = entry.key, "deleted without a discard; its space stays with the pool's backing");
-        }
-        self.pool.delete(thin)
-    }
-
-    /// Discards the device if it is there, writable and open nowhere; says whether it did.
-    fn discard_unused(&self, role: Role) -> Result<bool, PoolError> {
-        match self.pool.info(role)? {
-            Some(info) if info.live_table && !info.read_only && info.open_count == 0 => {}
-            _ => return Ok(false),
-        }
-        let node = self.pool.node(role);
-        let discard = || {
-            let disk = self.disks.open(&node, Access::WriteExclusive)?;
-            discard_all(disk.as_ref(), || true)
-        };
-        Ok(discard().unwrap_or_else(|error| {
-            tracing::debug!(%error, "not discarded");
-            false
-        }))
+        result
     }
 }
 
-/// Counts results, and logs what is new about them.
-struct Tally<'a> {
-    pool: &'a Pool,
-    stuck: &'a Mutex<BTreeMap<Role, Trouble>>,
-    swept: Swept,
+/// Notes what a thread is at work on, as long as it is.
+struct UnderWay<'a> {
+    work: &'a Work,
+    role: Role,
+    since: Instant,
 }
 
-impl Tally<'_> {
-    /// Says whether it is done.
-    fn take(&mut self, role: Role, result: Result<(), PoolError>) -> bool {
-        let Err(error) = result else {
-            locked(self.stuck).remove(&role);
-            self.swept.reclaimed += 1;
-            return true;
-        };
-        let busy = error.is_busy();
-        *(if busy { &mut self.swept.busy } else { &mut self.swept.failed }) += 1;
-        let is_news = {
-            let mut stuck = locked(self.stuck);
-            let since = stuck.get(&role).map(|trouble| trouble.since);
-            let before = stuck.insert(role, Trouble { busy, since: since.unwrap_or_else(Instant::now) });
-            before.is_none_or(|trouble| trouble.busy != busy)
-        };
-        if is_news {
-            let again = RETRY.as_secs();
-            if busy {
-                let by = holders(self.pool, role);
-                tracing::info!(%error, by, "still in use; it is tried again every {again} s");
-            } else {
-                tracing::error!(%error, "cannot be reclaimed; it is tried again every {again} s");
-            }
-        }
-        false
+impl UnderWay<'_> {
+    fn begin(work: &Work, role: Role) -> UnderWay<'_> {
+        locked(&work.under_way).insert(role);
+        UnderWay { work, role, since: Instant::now() }
     }
 }
 
-/// Who has the device open or mounted, for people to read.
-fn holders(pool: &Pool, role: Role) -> String {
-    let holders: Vec<String> = pool.holders(role).iter().map(ToString::to_string).collect();
-    holders.join(", ")
-}
-
-/// Runs `action` on every item, on up to `workers` threads; results in the items' order.
-fn side_by_side<T: Sync, R: Send>(workers: usize, items: &[T], action: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let workers = workers.min(items.len());
-    if workers <= 1 {
-        return items.iter().map(action).collect();
-    }
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut results = Vec::new();
-        while let Some((index, item)) = {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            items.get(index).map(|item| (index, item))
-        } {
-            results.push((index, action(item)));
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        locked(&self.work.under_way).remove(&self.role);
+        // Nobody waited for it any more: another sweep finishes it.
+        if self.since.elapsed() >= PATIENCE {
+            self.work.kick();
         }
-        results
-    };
-    let mut results: Vec<(usize, R)> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().flat_map(|thread| thread.join().expect("no action panics")).collect()
-    });
-    results.sort_by_key(|(index, _)| *index);
-    results.into_iter().map(|(_, result)| result).collect()
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::side_by_side;
-
-    #[test]
-    fn results_come_in_the_items_order_whatever_thread_made_them() {
-        let items: Vec<u32> = (0..1000).collect();
-        assert_eq!(side_by_side(8, &items, |n| n * 2), items.iter().map(|n| n * 2).collect::<Vec<_>>());
-        assert_eq!(side_by_side(8, &[7], |n| n + 1), [8]);
-        assert!(side_by_side(8, &[] as &[u32], |n| *n).is_empty());
-    }
 }

@@ -118,7 +118,8 @@ fn content(world: &World, pool: DeviceNumber, record: &SnapshotRecord, snapshot:
     let dm = world.dm();
     let name = DmName::new("judge").unwrap();
     let table = [Target::thin(pool, record.thin, record.size)];
-    dm.activate(&name, None, &table, ActivateOptions { read_only: true }).map_err(|e| e.to_string())?;
+    dm.activate(&name, None, &table, ActivateOptions { read_only: true, ..Default::default() })
+        .map_err(|e| e.to_string())?;
     let judged = blocks(world, &name, record, snapshot, loss);
     dm.remove(&name).map_err(|e| e.to_string())?;
     judged

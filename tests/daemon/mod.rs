@@ -73,6 +73,11 @@ impl Daemon {
         self.process.wait().unwrap();
     }
 
+    /// The daemon's process.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Starts the daemon again after [`Daemon::stop`].
     pub fn begin(&mut self) {
         self.process = spawn(&self.name, &self.directory, &self.config);

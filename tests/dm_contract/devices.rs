@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use devmapper_snapshotter::dm::{Change, Errno, Error, Removal, Selector, StatusOptions, SuspendOptions, Target, Verb};
+use devmapper_snapshotter::dm::{
+    ActivateOptions, Change, Errno, Error, Removal, Selector, StatusOptions, SuspendOptions, Target, Verb, MAX_MINOR,
+};
 use devmapper_snapshotter::names::{DmName, DmUuid};
 use devmapper_snapshotter::units::Sectors;
 
@@ -34,6 +36,35 @@ pub fn a_name_and_a_uuid_are_taken_once(world: &mut dyn World) {
     let found = world.dm().info_of(Selector::Uuid(uuid.clone())).unwrap().unwrap();
     assert_eq!((found.name, found.uuid), (first, Some(uuid)));
     assert_eq!(world.dm().info(&second).unwrap(), None);
+}
+
+pub fn a_minor_number_that_is_asked_for_is_given_once(world: &mut dyn World) {
+    let disk = world.disk(MIB);
+    let table = [Target::linear(disk, Sectors::ZERO, Sectors(8))];
+    let asking = |minor| ActivateOptions { minor: Some(minor), ..ActivateOptions::default() };
+    for minor in [MAX_MINOR, 70_000] {
+        let (first, second) = (world.name(&format!("first-{minor}")), world.name(&format!("second-{minor}")));
+        let info = world.dm().activate(&first, None, &table, asking(minor)).unwrap();
+        assert_eq!(info.device.minor, minor);
+        let by_number = world.dm().info_of(Selector::Number(info.device)).unwrap();
+        assert_eq!(by_number.map(|info| info.name), Some(first.clone()));
+        assert!(open(world, &first).read(0, 4096).is_ok(), "it can be opened by its node");
+
+        let error = world.dm().activate(&second, None, &table, asking(minor)).unwrap_err();
+        assert!(matches!(error, Error::NameOrUuidInUse { verb: Verb::Create, .. }), "{error}");
+        assert!(error.to_string().contains(&minor.to_string()), "{error}");
+        assert_eq!(world.dm().info(&second).unwrap(), None);
+        // Without asking, the lowest free one is given.
+        assert!(world.dm().activate(&second, None, &table, Default::default()).unwrap().device.minor < 70_000);
+
+        world.dm().remove(&first).unwrap();
+        world.dm().remove(&second).unwrap();
+        let again = world.dm().activate(&second, None, &table, asking(minor)).unwrap();
+        assert_eq!(again.device.minor, minor);
+    }
+    // The kernel would take the low 20 bits.
+    let beyond = world.dm().activate(&world.name("beyond"), None, &table, asking(MAX_MINOR + 1)).unwrap_err();
+    assert!(matches!(beyond, Error::Codec { .. }), "{beyond}");
 }
 
 pub fn every_verb_says_that_a_device_is_absent(world: &mut dyn World) {

@@ -95,7 +95,7 @@ pub fn a_read_only_device_takes_no_writes(world: &mut dyn World) {
     open(world, &name).write(0, &[1; 4096]).unwrap();
     let table = [Target::thin(pool.device, thin_id(1), sectors(MIB))];
     let view = world.name("view");
-    let options = ActivateOptions { read_only: true };
+    let options = ActivateOptions { read_only: true, ..Default::default() };
     assert!(world.dm().activate(&view, None, &table, options).unwrap().read_only);
     let device = open(world, &view);
     assert_eq!(device.read(0, 4096).unwrap(), [1; 4096]);

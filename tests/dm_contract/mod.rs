@@ -60,6 +60,7 @@ macro_rules! for_every_case {
         $callback! {
             a_new_device_has_a_number_and_no_table,
             a_name_and_a_uuid_are_taken_once,
+            a_minor_number_that_is_asked_for_is_given_once,
             every_verb_says_that_a_device_is_absent,
             names_and_uuids_go_up_to_their_limits,
             a_device_can_be_renamed,
