@@ -33,7 +33,7 @@ impl Daemon {
         let directory = tempfile::tempdir().unwrap();
         let process = spawn(name, &directory, config);
         let runtime = Runtime::new().unwrap();
-        let client = runtime.block_on(connect(directory.path().join("d.sock")));
+        let client = runtime.block_on(connect(socket(&directory)));
         let mut daemon = Daemon { process, runtime, client, name: name.into(), config: config.into(), directory };
         daemon.wait_until_it_serves();
         daemon
@@ -58,7 +58,7 @@ impl Daemon {
     /// Starts the daemon again after [`Daemon::stop`].
     pub fn begin(&mut self) {
         self.process = spawn(&self.name, &self.directory, &self.config);
-        self.client = self.runtime.block_on(connect(self.directory.path().join("d.sock")));
+        self.client = self.runtime.block_on(connect(socket(&self.directory)));
         self.wait_until_it_serves();
     }
 
@@ -268,10 +268,15 @@ fn spawn(name: &str, directory: &tempfile::TempDir, config: &str) -> Child {
         .arg("--root")
         .arg(root)
         .arg("--address")
-        .arg(directory.path().join("d.sock"))
+        .arg(socket(directory))
         .stderr(std::fs::File::options().create(true).append(true).open(directory.path().join("log")).unwrap())
         .spawn()
         .unwrap()
+}
+
+/// Not below what is tested, which may be full.
+fn socket(directory: &tempfile::TempDir) -> PathBuf {
+    PathBuf::from("/run").join(directory.path().file_name().unwrap()).with_extension("sock")
 }
 
 pub fn kill(process: &Child, signal: &str) {
@@ -286,7 +291,8 @@ async fn connect(socket: PathBuf) -> SnapshotsClient<Channel> {
         match Endpoint::from_static("http://unix").connect_with_connector(connector).await {
             Ok(channel) => return SnapshotsClient::new(channel),
             Err(error) => {
-                let log = std::fs::read_to_string(socket.with_file_name("log")).unwrap_or_default();
+                let log = std::env::temp_dir().join(socket.file_stem().unwrap()).join("log");
+                let log = std::fs::read_to_string(log).unwrap_or_default();
                 assert!(Instant::now() < end, "no daemon: {error}; its log:\n{log}");
             }
         }
