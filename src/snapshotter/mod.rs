@@ -74,7 +74,7 @@ pub struct Snapshotter {
 #[derive(Debug)]
 struct Shared {
     settings: Settings,
-    pool: Pool,
+    pool: Arc<Pool>,
     store: Arc<Store>,
     disks: Arc<dyn Disks>,
     formatter: Arc<dyn Formatter>,
@@ -85,7 +85,7 @@ impl Snapshotter {
     /// Puts right whatever the last run left behind, makes sure of the template, and starts the reclaimer.
     pub fn start(
         settings: Settings,
-        pool: Pool,
+        pool: impl Into<Arc<Pool>>,
         store: Arc<Store>,
         disks: Arc<dyn Disks>,
         formatter: Arc<dyn Formatter>,
@@ -97,11 +97,12 @@ impl Snapshotter {
     pub fn start_reclaiming(
         reclaiming: Reclaiming,
         settings: Settings,
-        pool: Pool,
+        pool: impl Into<Arc<Pool>>,
         store: Arc<Store>,
         disks: Arc<dyn Disks>,
         formatter: Arc<dyn Formatter>,
     ) -> Result<Snapshotter, Error> {
+        let pool = pool.into();
         let shared = Arc::new(Shared { settings, pool, store, disks, formatter, host_lapses: HostLapses::default() });
         let left = recover::recover(&shared)?;
         templates::template(&shared)?;
