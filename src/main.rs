@@ -78,7 +78,9 @@ fn run(flags: Flags) -> Result<(), AnyError> {
     let config = Config::load(flags.config.as_deref(), &overrides)?;
     let filter = EnvFilter::try_new(&config.log_level).map_err(|e| format!("log_level {:?}: {e}", config.log_level))?;
     let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    // What cannot be logged, for instance into a file on a full file system, is lost: told of on stderr, that would be a panic.
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).log_internal_errors(false);
+    log.with_writer(std::io::stderr).init();
     match flags.command {
         Some(Command::Check { repair: false }) => return commands::check(&config),
         Some(Command::Check { repair: true }) => return commands::repair(&config),
@@ -198,7 +200,8 @@ fn database(root: &Path) -> PathBuf {
 fn open(config: &Config, dm: Dm) -> Result<Snapshotter, AnyError> {
     let store = Arc::new(Store::open(&database(&config.root))?);
     let (backer, settings) = parts(config);
-    let pool = Pool::open(&settings, dm, Arc::clone(&store), backer)?;
+    let pool = Arc::new(Pool::open(&settings, dm, Arc::clone(&store), backer)?);
+    monitor::watch_events(&pool)?;
     let settings = Settings {
         fs: FsSpec {
             fs_type: config.fs_type.parse()?,
@@ -217,7 +220,7 @@ async fn serve(sockets: Sockets, snapshotter: Arc<Snapshotter>, address: &Path) 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let monitor = monitor::watch(&snapshotter)?;
-    monitor::watch_events(&snapshotter)?;
+    monitor::give_back(&snapshotter)?;
     let metrics = Arc::new(Metrics::new(Arc::clone(&snapshotter)));
     let scraped = sockets.metrics.map(|listener| tokio::spawn(serve_metrics(listener, Arc::clone(&metrics))));
     let service = Service::new(Arc::clone(&snapshotter), metrics);

@@ -7,6 +7,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use crate::pool::Pool;
 use crate::snapshotter::Snapshotter;
 
 /// How often the pool is looked at. One status without a flush takes some 0.03 ms.
@@ -95,11 +96,34 @@ impl Seen {
     }
 }
 
-/// Looks at the pool right after each of its events, on a thread of its own, until the snapshotter is gone: who waits for a block of a
-/// pool that can grow waits no longer than that takes.
-pub fn watch_events(snapshotter: &Arc<Snapshotter>) -> std::io::Result<()> {
-    let events = snapshotter.pool().events();
+/// Gives space that the pool does not need back to the file system below it, on a thread of its own, until the snapshotter is gone.
+pub fn give_back(snapshotter: &Arc<Snapshotter>) -> std::io::Result<()> {
     let snapshotter: Weak<Snapshotter> = Arc::downgrade(snapshotter);
+    let give = move || {
+        let mut failed = false;
+        loop {
+            std::thread::sleep(EVERY);
+            let Some(snapshotter) = snapshotter.upgrade() else { return };
+            let go_on = || Arc::strong_count(&snapshotter) > 1;
+            match snapshotter.pool().give_back(go_on) {
+                Ok(_) => failed = false,
+                Err(error) if failed => tracing::debug!(%error, "space is not given back"),
+                Err(error) => {
+                    tracing::warn!(%error, "space that the pool does not need is not given back to the file system below it; tried again");
+                    failed = true;
+                }
+            }
+        }
+    };
+    std::thread::Builder::new().name("give-back".into()).spawn(give).map(drop)
+}
+
+/// Looks at the pool right after each of its events, on a thread of its own, until the pool's last user is gone: who waits for a block
+/// of a pool that can grow waits no longer than that takes. From before the start's own writes on: a template may need more than the
+/// pool has.
+pub fn watch_events(pool: &Arc<Pool>) -> std::io::Result<()> {
+    let events = pool.events();
+    let pool: Weak<Pool> = Arc::downgrade(pool);
     let follow = move || {
         let mut seen = 0;
         loop {
@@ -110,8 +134,7 @@ pub fn watch_events(snapshotter: &Arc<Snapshotter>) -> std::io::Result<()> {
                     std::thread::sleep(EVERY);
                 }
             }
-            let Some(snapshotter) = snapshotter.upgrade() else { return };
-            let pool = snapshotter.pool();
+            let Some(pool) = pool.upgrade() else { return };
             if let Err(error) = pool.look().and_then(|_| pool.maintain()) {
                 tracing::debug!(%error, "looking at the pool after an event");
             }

@@ -28,6 +28,8 @@ pub enum Role {
     Template(ThinId),
     /// A thin that is being discarded before it is deleted.
     Reclaim(ThinId),
+    /// The thin that holds the blocks whose space was given back to the file system below the pool.
+    Balloon,
 }
 
 /// Forms and reads the names of one pool's devices.
@@ -64,7 +66,7 @@ impl DeviceNames {
     /// The minor numbers for the device `role`, in the order in which they are to be tried; none for what is not a thin's.
     pub fn minors(&self, role: Role) -> impl Iterator<Item = u32> {
         let id = match role {
-            Role::Pool | Role::Data | Role::Metadata | Role::Claim => None,
+            Role::Pool | Role::Data | Role::Metadata | Role::Claim | Role::Balloon => None,
             Role::Snapshot(number) | Role::View(number) => u32::try_from(number).ok(),
             Role::Template(id) | Role::Reclaim(id) => Some(id.get()),
         };
@@ -108,6 +110,7 @@ fn suffix(role: Role) -> String {
         Role::View(number) => format!("view-{number}"),
         Role::Template(id) => format!("template-{}", id.get()),
         Role::Reclaim(id) => format!("reclaim-{}", id.get()),
+        Role::Balloon => "balloon".into(),
     }
 }
 
@@ -117,6 +120,7 @@ fn parse(suffix: &str) -> Option<Role> {
         "data" => return Some(Role::Data),
         "metadata" => return Some(Role::Metadata),
         "claim" => return Some(Role::Claim),
+        "balloon" => return Some(Role::Balloon),
         _ => {}
     }
     let (what, number) = suffix.split_once('-')?;
@@ -140,7 +144,7 @@ mod tests {
 
     fn roles() -> impl Strategy<Value = Role> {
         let id = (0..=ThinId::MAX.get()).prop_map(|n| ThinId::new(n).unwrap());
-        (0..8u8, id).prop_map(|(kind, id)| match kind {
+        (0..9u8, id).prop_map(|(kind, id)| match kind {
             0 => Role::Pool,
             1 => Role::Data,
             2 => Role::Metadata,
@@ -148,6 +152,7 @@ mod tests {
             4 => Role::View(id.get().into()),
             5 => Role::Template(id),
             6 => Role::Claim,
+            7 => Role::Balloon,
             _ => Role::Reclaim(id),
         })
     }

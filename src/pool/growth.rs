@@ -42,19 +42,36 @@ impl Pool {
         let Some(step) = self.backer.growth_step() else { return Ok(()) };
         let _one_at_a_time = self.growing.lock().unwrap_or_else(|e| e.into_inner());
         if !self.backed.load(Ordering::Relaxed) {
-            self.backer.restore_blocks()?;
+            self.restore_blocks()?;
             self.backed.store(true, Ordering::Relaxed);
         }
         let status = self.status()?;
         let Some(status) = status.working().filter(|status| !status.needs_check) else { return Ok(()) };
-        if status.data.free() >= table::low_water(step, self.block_size) {
+        let has = Sectors(status.data.total * self.block_size.0);
+        let is_low = status.data.free() < table::low_water(step, self.block_size);
+        if !is_low && (status.no_space == NoSpacePolicy::Queue || self.policy(has) == NoSpacePolicy::Error) {
             return Ok(());
         }
         let pool = self.table()?;
-        let has = pool.length;
-        let room = self.backer.room_to_grow(has);
-        let mut by = self.blocks(step.min(room));
-        while by >= self.blocks(LEAST).max(self.block_size) {
+        // Whoever meets the end may wait again, since the file system below has got room.
+        if !is_low {
+            return self.load(pool, NoSpacePolicy::Queue);
+        }
+        let mut by = self.blocks(step.min(self.backer.room_to_grow(self.backed_part(has))));
+        // What the file is long enough for comes first.
+        let taken = match self.held_back() {
+            Sectors(0) => Ok(Sectors(0)),
+            _ => self.note_own_events(EVENTS, || self.take_again(by))?,
+        };
+        match taken {
+            Ok(Sectors(0)) => {}
+            Ok(_) => return self.set_policy(pool),
+            Err(error) => {
+                tracing::warn!(%error, "space that went back to the file system below the pool is not taken again")
+            }
+        }
+        by = by.min(self.blocks(self.backer.room_to_grow(has)));
+        while by >= self.least() {
             let length = Sectors(has.0 + by.0);
             match self.backer.lengthen(length) {
                 Ok(()) => return self.extend(pool, length),
@@ -66,6 +83,31 @@ impl Pool {
             }
         }
         self.refuse_more(pool)
+    }
+
+    fn least(&self) -> Sectors {
+        self.blocks(LEAST).max(self.block_size)
+    }
+
+    /// How much of a data area of this length has its space.
+    fn backed_part(&self, length: Sectors) -> Sectors {
+        Sectors(length.0.saturating_sub(self.held_back().0))
+    }
+
+    /// Whoever needs a block of a full pool waits for it if there is more to come.
+    fn policy(&self, length: Sectors) -> NoSpacePolicy {
+        match self.backer.room_to_grow(self.backed_part(length)) {
+            room if room < self.least() => NoSpacePolicy::Error,
+            _ => NoSpacePolicy::Queue,
+        }
+    }
+
+    fn set_policy(&self, pool: ThinPoolTable) -> Result<(), PoolError> {
+        let policy = self.policy(pool.length);
+        if pool.features.no_space == policy {
+            return Ok(());
+        }
+        self.load(pool, policy)
     }
 
     fn blocks(&self, size: Sectors) -> Sectors {
@@ -91,8 +133,7 @@ impl Pool {
         };
         let from = pool.length;
         self.dm.reload(&name, &[Target::Linear(LinearTable { length, ..area })]).map_err(fail)?;
-        let more = self.backer.room_to_grow(length).0 > 0;
-        let policy = if more { NoSpacePolicy::Queue } else { NoSpacePolicy::Error };
+        let policy = self.policy(length);
         self.note_own_events(EVENTS, || self.load(ThinPoolTable { length, ..pool }, policy))??;
         tracing::info!(pool = %self.device_name, %from, to = %length, "the pool has grown");
         Ok(())

@@ -8,7 +8,7 @@ use std::fmt;
 
 use super::error::During;
 use super::Error;
-use crate::pool::{DeviceInfo, Pool, PoolMode, Role};
+use crate::pool::{DeviceInfo, Pool, PoolMode, Role, BALLOON_LENGTH};
 use crate::store::{IdRange, Kind, Owner, ReclaimKind, SnapshotRecord, Store};
 use crate::units::{Sectors, ThinId};
 
@@ -118,7 +118,8 @@ fn check_thins(store: &Store, pool: &Pool, thins: &BTreeSet<ThinId>) -> Result<V
     let claimed = pool.claimed().map_err(Error::start)?;
     let shared = pool.is_shared();
     // What is in reclaim may be deleted and not ticked off yet; what isn't ours may come and go.
-    let must_be = recorded.iter().filter(|(_, owner)| matches!(owner, Owner::Snapshot(_) | Owner::Template(_)));
+    let must_be =
+        recorded.iter().filter(|(_, owner)| matches!(owner, Owner::Snapshot(_) | Owner::Template(_) | Owner::Balloon));
     let missing = must_be
         .filter(|(thin, _)| !thins.contains(thin))
         .map(|(thin, owner)| Finding::ThinMissing { thin: *thin, owner: owner.clone() });
@@ -173,6 +174,10 @@ fn wanted(store: &Store) -> Result<BTreeMap<Role, Wanted>, Error> {
             ReclaimKind::View { of } => (Role::View(entry.number), of),
         };
         wanted.insert(role, Wanted { key: entry.key, shows: (thin, entry.size), kind: None });
+    }
+    if let Some(balloon) = store.read(|r| r.balloon())? {
+        let shows = (balloon.thin, BALLOON_LENGTH);
+        wanted.insert(Role::Balloon, Wanted { key: "(balloon)".into(), shows, kind: None });
     }
     Ok(wanted)
 }

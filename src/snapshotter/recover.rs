@@ -88,13 +88,14 @@ fn keep(shared: &Shared, role: Role, info: &DeviceInfo) -> Result<(), Error> {
 
 fn fate(shared: &Shared, role: Role) -> Result<Fate, Error> {
     let owner = match role {
+        Role::Balloon if shared.store.read(|r| r.balloon())?.is_some() => return Ok(Fate::Keep),
         Role::Snapshot(number) | Role::View(number) => shared.store.read(|r| r.number_owner(number))?,
         _ => None,
     };
     let key = match owner {
         Some(Owner::Snapshot(key)) => key,
         Some(Owner::Reclaim(_)) => return Ok(Fate::Keep),
-        Some(Owner::Template(_) | Owner::Foreign) | None => return Ok(Fate::Remove),
+        Some(Owner::Template(_) | Owner::Balloon | Owner::Foreign) | None => return Ok(Fate::Remove),
     };
     Ok(Fate::Kept(Box::new(shared.find(&key)?)))
 }

@@ -48,7 +48,7 @@ impl Daemon {
         let directory = tempfile::tempdir().unwrap();
         let process = spawn(name, &directory, config);
         let runtime = Runtime::new().unwrap();
-        let channel = runtime.block_on(connect(directory.path().join("d.sock")));
+        let channel = runtime.block_on(connect(socket(&directory)));
         let client = SnapshotsClient::new(channel.clone());
         let mut daemon =
             Daemon { process, runtime, client, channel, name: name.into(), config: config.into(), directory };
@@ -81,7 +81,7 @@ impl Daemon {
     /// Starts the daemon again after [`Daemon::stop`].
     pub fn begin(&mut self) {
         self.process = spawn(&self.name, &self.directory, &self.config);
-        self.channel = self.runtime.block_on(connect(self.directory.path().join("d.sock")));
+        self.channel = self.runtime.block_on(connect(socket(&self.directory)));
         self.client = SnapshotsClient::new(self.channel.clone());
         self.wait_until_it_serves();
     }
@@ -104,7 +104,7 @@ impl Daemon {
                 return false;
             }
             if self.log().lines().last().is_some_and(|line| line.contains("serving")) {
-                self.channel = self.runtime.block_on(connect(self.directory.path().join("d.sock")));
+                self.channel = self.runtime.block_on(connect(socket(&self.directory)));
                 self.client = SnapshotsClient::new(self.channel.clone());
                 self.wait_until_it_serves();
                 return true;
@@ -300,17 +300,26 @@ fn spawn(name: &str, directory: &tempfile::TempDir, config: &str) -> Child {
     let has_size = ["_device", "data_size", "pool_name"].iter().any(|key| config.contains(key));
     let size = if has_size { "" } else { "data_size = \"2GiB\"\n" };
     let room = if config.contains("min_free_percent") { "" } else { "min_free_percent = 0\n" };
-    std::fs::write(&file, format!("name = \"{name}\"\n{room}{size}{config}\n")).unwrap();
+    let text = format!("name = \"{name}\"\n{room}{size}{config}\n");
+    // The file system below may be full at a later start.
+    if std::fs::read_to_string(&file).ok().as_ref() != Some(&text) {
+        std::fs::write(&file, text).unwrap();
+    }
     Command::new(std::env::var("DAEMON").expect("DAEMON is the path of the daemon to test"))
         .arg("--config")
         .arg(file)
         .arg("--root")
         .arg(root)
         .arg("--address")
-        .arg(directory.path().join("d.sock"))
+        .arg(socket(directory))
         .stderr(std::fs::File::options().create(true).append(true).open(directory.path().join("log")).unwrap())
         .spawn()
         .unwrap()
+}
+
+/// Not below what is tested, which may be full.
+fn socket(directory: &tempfile::TempDir) -> PathBuf {
+    PathBuf::from("/run").join(directory.path().file_name().unwrap()).with_extension("sock")
 }
 
 pub fn kill(process: &Child, signal: &str) {
@@ -325,7 +334,8 @@ async fn connect(socket: PathBuf) -> Channel {
         match Endpoint::from_static("http://unix").connect_with_connector(connector).await {
             Ok(channel) => return channel,
             Err(error) => {
-                let log = std::fs::read_to_string(socket.with_file_name("log")).unwrap_or_default();
+                let log = std::env::temp_dir().join(socket.file_stem().unwrap()).join("log");
+                let log = std::fs::read_to_string(log).unwrap_or_default();
                 assert!(Instant::now() < end, "no daemon: {error}; its log:\n{log}");
             }
         }
@@ -348,7 +358,8 @@ pub fn refused<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, says: 
 
 /// Mounts, runs, unmounts.
 pub fn with_mounted(mount: &Mount, action: impl FnOnce(&std::path::Path)) {
-    let target = tempfile::tempdir().unwrap();
+    // Not below what is tested, which may be full.
+    let target = tempfile::tempdir_in("/run").unwrap();
     let mut command = Command::new("mount");
     command.args(["-t", &mount.r#type, &mount.source]).arg(target.path());
     if !mount.options.is_empty() {
