@@ -1,5 +1,6 @@
-//! File systems that others have written to: a guest that means ill, a disk that loses writes. Whatever they hold, Commit and
-//! Prepare end in an answer, the host's kernel lives, and no layer is committed that is known to have lost something.
+//! File systems that others have written to: a guest that means ill, a disk that loses writes. Whatever they hold,
+//! Commit and Prepare end in an answer, the host's kernel lives, and no layer is committed that is known to have lost
+//! something.
 // guest: --mem 3G
 
 mod daemon;
@@ -37,7 +38,8 @@ fn unpack(mount: &Mount) {
     });
 }
 
-/// Mounts, runs, and ends the file system without unmounting it, as the end of a virtual machine does: the log is on the disk.
+/// Mounts, runs, and ends the file system without unmounting it, as the end of a virtual machine does: the log is on
+/// the disk.
 fn cut_short(mount: &Mount, action: impl FnOnce(&Path)) {
     with_mounted(mount, |root| {
         action(root);
@@ -271,8 +273,8 @@ impl Losing {
         format!("{SMALL}\ndata_device = \"/dev/mapper/losing\"\nmetadata_device = \"{}\"", self.metadata)
     }
 
-    /// What lies behind the first 64 MiB is lost. (The target `error` leaves flushes alone, `flakey` does not, and then dm-thin's own
-    /// commits fail.)
+    /// What lies behind the first 64 MiB is lost. (The target `error` leaves flushes alone, `flakey` does not, and then
+    /// dm-thin's own commits fail.)
     fn table(&self, losing: bool) -> String {
         let Losing { data, sectors, .. } = self;
         let sound = if losing { 64 << 11 } else { *sectors };
@@ -294,8 +296,8 @@ impl Drop for Losing {
     }
 }
 
-/// Writes a file of `size` bytes, and has the kernel write it out while the disk loses writes, for as long as that takes. The
-/// file's writer asks for nothing, and hears of nothing.
+/// Writes a file of `size` bytes, and has the kernel write it out while the disk loses writes, for as long as that
+/// takes. The file's writer asks for nothing, and hears of nothing.
 fn lose(losing: &Losing, path: &Path, size: usize) {
     let file = File::options().write(true).create(true).truncate(false).open(path).unwrap();
     file.write_all_at(&vec![0xa5; size], 0).unwrap();

@@ -191,12 +191,12 @@ fn mounts_are_one_block_device_each() {
     let mut d = Daemon::start("mounts");
     let active = d.prepare("a", "").unwrap();
     assert_eq!(active.len(), 1);
-    assert_eq!((active[0].r#type.as_str(), active[0].options.len()), ("ext4", 0));
+    assert_eq!((active[0].r#type.as_str(), &active[0].options[..]), ("ext4", &["errors=remount-ro".to_owned()][..]));
     assert!(active[0].source.starts_with("/dev/mapper/mounts-snap-"), "{}", active[0].source);
     assert_eq!(d.mounts("a").unwrap(), active);
     d.commit("c", "a").unwrap();
     let view = d.view("v", "c").unwrap();
-    assert_eq!(view[0].options, ["ro"]);
+    assert_eq!(view[0].options, ["ro", "errors=remount-ro"]);
     assert!(view[0].source.starts_with("/dev/mapper/mounts-view-"), "{}", view[0].source);
 }
 

@@ -1,7 +1,7 @@
 //! ext4's superblock: what is read of it, how it is checked before anything is believed, and what is noted in it.
 //!
-//! The layout is the kernel's (Documentation/filesystems/ext4/super.rst); all of it little-endian. Whoever had the layer
-//! mounted may have written it, so that every number is held to the device's size first.
+//! The layout is the kernel's (Documentation/filesystems/ext4/super.rst); all of it little-endian. Whoever had the
+//! layer mounted may have written it, so that every number is held to the device's size first.
 
 use uuid::Uuid;
 
@@ -29,9 +29,10 @@ const RO_COMPAT_BIGALLOC: u32 = 0x200;
 const RO_COMPAT_METADATA_CHECKSUMS: u32 = 0x400;
 const RO_COMPAT_ORPHAN_PRESENT: u32 = 0x1_0000;
 
-/// The incompatible features that a file system may have before a program or the kernel is let loose on it: filetype, recover,
-/// meta_bg, extent, 64bit, flex_bg, ea_inode, csum_seed, large_dir, inline_data, encrypt, casefold. Not compression (no kernel
-/// has it), a journal that is a device of its own, mmp (whoever opens it waits as long as the superblock says).
+/// The incompatible features that a file system may have before a program or the kernel is let loose on it: filetype,
+/// recover, meta_bg, extent, 64bit, flex_bg, ea_inode, csum_seed, large_dir, inline_data, encrypt, casefold. Not
+/// compression (no kernel has it), a journal that is a device of its own, mmp (whoever opens it waits as long as the
+/// superblock says).
 const INCOMPAT_KNOWN: u32 = 0x2
     | INCOMPAT_RECOVER
     | INCOMPAT_META_BG
@@ -129,8 +130,8 @@ impl Superblock {
         })
     }
 
-    /// The errno in the journal's superblock, by which the kernel ended it (`s_errno`); 0 for none, and where its place is
-    /// not known.
+    /// The errno in the journal's superblock, by which the kernel ended it (`s_errno`); 0 for none, and where its place
+    /// is not known.
     fn journal_errno(&self, disk: &dyn Disk) -> Result<i32, FsError> {
         /// `JBD2_MAGIC_NUMBER`; the journal is big-endian (include/linux/jbd2.h, `journal_superblock_s`).
         const MAGIC: u32 = 0xC03B_3998;
@@ -164,13 +165,14 @@ impl Superblock {
     }
 }
 
-/// Has the file system abort its journal when a write of a file's new data fails, and leave that behind for Commit to see:
-/// writes `data_err=abort,dioread_lock` to the superblock's mount options, if there are none yet and there is a journal.
+/// Has the file system abort its journal when a write of a file's new data fails, and leave that behind for Commit to
+/// see: writes `data_err=abort,dioread_lock` to the superblock's mount options, if there are none yet and there is a
+/// journal.
 ///
 /// They stand in the superblock rather than in each mount's options since a file system without a journal cannot be
-/// mounted with them (Linux 6.15 and later), and since this way they hold whoever mounts it; a kernel that does not know an option
-/// in there says so and goes on. `data_err=abort` alone does nothing from Linux 5.6 to 6.14, where new blocks are
-/// unwritten ones until their data is on the disk (`dioread_nolock`), and wait for nothing.
+/// mounted with them (Linux 6.15 and later), and since this way they hold whoever mounts it; a kernel that does not
+/// know an option in there says so and goes on. `data_err=abort` alone does nothing from Linux 5.6 to 6.14, where new
+/// blocks are unwritten ones until their data is on the disk (`dioread_nolock`), and wait for nothing.
 ///
 /// The file system must be unmounted.
 ///
@@ -280,8 +282,9 @@ fn parse_layout(fields: Fields<'_>) -> Option<Layout> {
     })
 }
 
-/// The kernel's own checks of the geometry (fs/ext4/super.c), so that all that is computed of it is bounded: at least 8 blocks
-/// in a group and no more than a bitmap has bits, inodes of a power of two, descriptors that fill a block.
+/// The kernel's own checks of the geometry (fs/ext4/super.c), so that all that is computed of it is bounded: at least 256
+/// blocks in a group (mke2fs's least) and no more than a bitmap has bits, inodes of a power of two bytes, as many of
+/// them as the groups have, descriptors that fill a block.
 fn check(block: &Superblock, fields: Fields<'_>) -> Option<&'static str> {
     let Layout { first_block, blocks_per_group, inodes_per_group, inode_size, descriptor_size, .. } = block.layout;
     let bits = block.block_size * 8;
@@ -325,7 +328,8 @@ impl Superblock {
     }
 }
 
-/// A journal elsewhere, by an inode or a device of the writer's choice, would be another disk for the kernel to write to.
+/// A journal elsewhere, by an inode or a device of the writer's choice, would be another disk for the kernel to write
+/// to.
 fn check_journal(block: &Superblock, fields: Fields<'_>) -> Option<&'static str> {
     let (inode, device) = (fields.le32(224)?, fields.le32(228)?);
     (block.has_journal && (inode != JOURNAL_INODE || device != 0)).then_some("its journal is not in its own inode 8")

@@ -34,8 +34,8 @@ pub trait Formatter: Send + Sync + Debug {
 
     /// Grows the file system on a device that has become larger to `size`, and leaves one that reaches there already
     /// as it is. `writer` says who may have written what is there. What the device has beyond the old size must read as
-    /// zeros, as it does on a thin that never was larger. It may be mounted elsewhere at the time; then it takes more of
-    /// the pool.
+    /// zeros, as it does on a thin that never was larger. It may be mounted elsewhere at the time; then it takes more
+    /// of the pool.
     ///
     /// # Errors
     /// [`FsError::MountForbidden`]; [`FsError`].
@@ -47,11 +47,12 @@ pub trait Formatter: Send + Sync + Debug {
     /// [`FsError::Superblock`], [`FsError::Block`].
     fn inspect(&self, device: &Path, fs_type: FsType) -> Result<FsState, FsError>;
 
-    /// Makes a file system clean that was not unmounted and that anybody may have written, by replaying its journal. One that
-    /// has noted errors ([`FsState::errors`]) is left as it is.
+    /// Makes a file system clean that was not unmounted and that anybody may have written, by replaying its journal.
+    /// One that has noted errors ([`FsState::errors`]) is left as it is.
     ///
     /// # Errors
-    /// [`FsError::NotClean`] for one that has noted errors, is damaged or has no journal; [`FsError::MountForbidden`]; [`FsError`].
+    /// [`FsError::NotClean`] for one that has noted errors, is damaged or has no journal; [`FsError::MountForbidden`];
+    /// [`FsError`].
     fn replay(&self, device: &Path, fs_type: FsType) -> Result<(), FsError>;
 }
 
@@ -134,9 +135,9 @@ impl Mkfs {
         Ok(knows)
     }
 
-    /// By e2fsck, so that the kernel never mounts it. `journal_only` replays the journal and works off the list of files that
-    /// were deleted while open, and mends nothing else; what it leaves is what mounting and unmounting leaves. One that is not clean
-    /// afterwards is damaged.
+    /// By e2fsck, so that the kernel never mounts it. `journal_only` replays the journal and works off the list of
+    /// files that were deleted while open, and mends nothing else; what it leaves is what mounting and unmounting
+    /// leaves. One that is not clean afterwards is damaged.
     fn replay_ext4(&self, device: &Path) -> Result<(), FsError> {
         let program = self.tools.find(Tool::E2fsck)?;
         let disk = RealDisks.open(device, Access::Read)?;
@@ -144,8 +145,8 @@ impl Mkfs {
         drop(disk);
         let arguments = ["-p", "-E", "journal_only"].map(OsString::from).into_iter().chain([device.into()]);
         let Ended { status, stderr } = self.tools.run(&program, &arguments.collect::<Vec<_>>(), device)?;
-        // Exit codes of e2fsck(8): 1, 2 and 4 stand for damage, mended or not. A journal that is none is made anew, for one; the next
-        // Commit must not take what is left for a whole layer.
+        // Exit codes of e2fsck(8): 1, 2 and 4 stand for damage, mended or not. A journal that is none is made anew, for
+        // one; the next Commit must not take what is left for a whole layer.
         if status.code().is_some_and(|code| code & 7 != 0) {
             ext4_super::note_error(RealDisks.open(device, Access::WriteExclusive)?.as_ref())?;
             let (device, fs_type) = (device.to_owned(), FsType::Ext4);

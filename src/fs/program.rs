@@ -47,8 +47,9 @@ pub(super) fn find(program: &str, directories: &[PathBuf]) -> Option<PathBuf> {
     directories.iter().map(|directory| directory.join(program)).find(executable)
 }
 
-/// Runs a program, without a shell, in a process group of its own and in the C locale. Standard input is empty, standard
-/// output and standard error are one (e2fsck complains on the former). At the time limit the whole group is killed.
+/// Runs a program, without a shell, in a process group of its own and in the C locale. Standard input is empty,
+/// standard output and standard error are one (e2fsck complains on the former). At the time limit the whole group is
+/// killed.
 ///
 /// # Errors
 /// [`FsError::MkfsStart`].

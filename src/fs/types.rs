@@ -22,7 +22,8 @@ impl FsType {
     /// All of them.
     pub const ALL: [FsType; 2] = [FsType::Ext4, FsType::Xfs];
 
-    /// Goes up when what this crate itself does at mkfs changes, so that no template made otherwise is taken for one of these.
+    /// Goes up when what this crate itself does at mkfs changes, so that no template made otherwise is taken for one of
+    /// these.
     const fn recipe(self) -> u32 {
         match self {
             FsType::Ext4 => 2,
@@ -125,12 +126,13 @@ pub struct FsState {
     pub clean: bool,
     /// Its UUID; snapshots share it.
     pub uuid: Uuid,
-    /// The errors that it has noted, if any. Then a write may be lost or its content damaged, also where it is clean otherwise.
+    /// The errors that it has noted, if any. Then a write may be lost or its content damaged, also where it is clean
+    /// otherwise.
     pub errors: Option<NotedErrors>,
 }
 
-/// What an ext4 has noted of the errors that it met while it was mounted: in its superblock (`s_state`, `s_error_count` and
-/// what follows) and in that of its journal (`s_errno`). xfs keeps no such record.
+/// What an ext4 has noted of the errors that it met while it was mounted: in its superblock (`s_state`, `s_error_count`
+/// and what follows) and in that of its journal (`s_errno`). xfs keeps no such record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct NotedErrors {
     /// How many errors; 0 where only the state or the journal tells of one.

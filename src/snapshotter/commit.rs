@@ -178,8 +178,9 @@ impl Shared {
         Ok(info.is_some_and(|info| info.open_count > ours))
     }
 
-    /// The state of the file system on `node`; one that was not unmounted (power went) is made clean first. One that has noted
-    /// errors is refused before anything could make it look clean, and so is one whose journal brings such a note.
+    /// The state of the file system on `node`; one that was not unmounted (power went) is made clean first. One that
+    /// has noted errors is refused before anything could make it look clean, and so is one whose journal brings such a
+    /// note.
     fn clean(&self, key: &str, record: &SnapshotRecord, node: &Path) -> Result<FsState, Error> {
         let fs = fs_type(&record.fs)?;
         let state = self.without_errors(key, node, fs)?;
