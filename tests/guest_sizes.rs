@@ -115,16 +115,21 @@ fn a_child_labelled_smaller_than_its_parent_gets_the_parents_size_and_the_log_sa
 fn a_large_ext4_grows_and_an_xfs_of_small_groups_is_not_grown_into_thousands_of_them() {
     let lab = Lab::new("grown");
     Mkfs::new().format(&lab.open(1, 1024 * GIB), &spec(FsType::Ext4, &[]), sectors(1024 * GIB)).unwrap();
-    for size in [2048 * GIB, 6144 * GIB] {
-        lab.close(1);
-        Mkfs::new().grow(&lab.open(1, size), FsType::Ext4, sectors(size), Writer::Us).unwrap();
-    }
     lab.close(1);
-    let config = "base_image_size = \"1GiB\"\nfs_type = \"xfs\"\nfs_options = [\"-d\", \"agsize=16m\"]";
-    let mut d = Daemon::start_with("groups", config);
-    let answer = d.prepare_labelled("a", "", &[(MAX_SIZE, "30GiB")]);
-    refused(answer, Code::InvalidArgument, &["\"a\"", "1920 allocation groups", "base_image_size"]);
-    d.prepare_labelled("a", "", &[(MAX_SIZE, "10GiB")]).unwrap();
+    Mkfs::new().grow(&lab.open(1, 2048 * GIB), FsType::Ext4, sectors(2048 * GIB), Writer::Us).unwrap();
+    lab.close(1);
+    drop(lab);
+    let lab = Lab::new("groups");
+    let small = spec(FsType::Xfs, &["-d", "agsize=128m"]);
+    Mkfs::new().format(&lab.open(1, GIB), &small, sectors(GIB)).unwrap();
+    lab.close(1);
+    let device = lab.open(1, 200 * GIB);
+    let before = lab.mapped(1);
+    let error = Mkfs::new().grow(&device, FsType::Xfs, sectors(200 * GIB), Writer::Us).unwrap_err().to_string();
+    assert!(error.contains("1600 allocation groups") && error.contains("base_image_size"), "{error}");
+    assert_eq!(lab.mapped(1), before);
+    Mkfs::new().grow(&device, FsType::Xfs, sectors(100 * GIB), Writer::Us).unwrap();
+    lab.close(1);
 }
 
 /// A disk with sectors of 4096 bytes.

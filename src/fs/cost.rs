@@ -75,7 +75,7 @@ pub fn fits(fs_type: FsType, made: Sectors, most: u64) -> Option<Sectors> {
     if !fine(made) {
         return None;
     }
-    Some(most_that(made, |size| fine(size)))
+    Some(most_that(made, fine))
 }
 
 /// The largest size that can be made at once for no more than `most` bytes of a pool.

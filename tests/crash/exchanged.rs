@@ -1,7 +1,8 @@
 //! A parent that is removed and made anew while something is made on it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
 
 use devmapper_snapshotter::dm::FaultPlan;
 use devmapper_snapshotter::snapshotter::{Error, Labels};
@@ -97,22 +98,21 @@ impl Drop for StopOnDrop<'_> {
 #[test]
 fn a_view_shows_the_thin_of_the_parent_that_is_on_record_however_often_that_is_exchanged() {
     let (_base, world) = with_parent();
-    let stop = AtomicBool::new(false);
-    let (views, exchanges) = std::thread::scope(|scope| {
-        let exchanging = scope.spawn(|| {
-            let mut done = 0;
+    let (stop, exchanges) = (AtomicBool::new(false), AtomicU32::new(0));
+    let views = std::thread::scope(|scope| {
+        scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 match exchange(&world) {
-                    Ok(()) => done += 1,
+                    Ok(()) => drop(exchanges.fetch_add(1, Ordering::Relaxed)),
                     Err(Error::HasChildren { .. }) => {}
                     Err(error) => panic!("exchanging: {error}"),
                 }
+                std::thread::yield_now();
             }
-            done
         });
-        let ends = StopOnDrop(&stop);
-        let mut views = 0;
-        for _ in 0..400 {
+        let _ends = StopOnDrop(&stop);
+        let (mut views, end) = (0, Instant::now() + Duration::from_secs(20));
+        while (views < 200 || exchanges.load(Ordering::Relaxed) < 200) && Instant::now() < end {
             match world.snapshotter().view("v", "p", Labels::new()) {
                 Ok(_) => {
                     views += 1;
@@ -124,9 +124,9 @@ fn a_view_shows_the_thin_of_the_parent_that_is_on_record_however_often_that_is_e
                 Err(error) => panic!("{error}"),
             }
         }
-        drop(ends);
-        (views, exchanging.join().unwrap())
+        views
     });
+    let exchanges = exchanges.into_inner();
     println!("{views} views, {exchanges} exchanges");
     assert!(views > 0 && exchanges > 0, "{views} views, {exchanges} exchanges");
     world.snapshotter().cleanup().unwrap();
