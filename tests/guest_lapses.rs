@@ -184,7 +184,8 @@ impl External {
     }
 
     fn daemon(&self, name: &str) -> Daemon {
-        let mut d = Daemon::start_with(name, &format!("pool_name = \"{}\"", self.name));
+        let accepted = if self.features == QUEUE { "accept_pool_features = [\"queue_if_no_space\"]" } else { "" };
+        let mut d = Daemon::start_with(name, &format!("pool_name = \"{}\"\n{accepted}", self.name));
         d.committed("base", "");
         d
     }
