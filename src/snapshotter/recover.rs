@@ -1,8 +1,8 @@
 //! Puts right, at start, whatever the last run left: devices half made, suspended or in the way, and thins that were made
 //! and never recorded.
 //!
-//! Architecture Invariant: nothing is deleted here but thins inside the last run's leases that no record owns, and no
-//! device is touched whose uuid is not of this pool.
+//! Architecture Invariant: nothing is deleted here but thins inside the last run's leases that no record owns, and that only in
+//! a pool of our own; no device is touched whose uuid is not of this pool.
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
