@@ -11,7 +11,7 @@
 //! | `judge` | whether a world is as its callers may expect it |
 //! | `explore` | all the points where it can end |
 //!
-//! and tests of its own: `checker` (the judge can tell), `faults` (a step fails), `sick` (the pool
+//! and tests of its own: `checker` (the judge can tell), `faults` (a step fails), `hangs` (the kernel does not answer), `sick` (the pool
 //! cannot commit), `side_by_side` (many callers),
 //! `regressions` (what was found).
 #![allow(dead_code)]
@@ -20,6 +20,7 @@ mod checker;
 pub mod explore;
 mod faults;
 pub mod files;
+mod hangs;
 pub mod judge;
 pub mod machine;
 pub mod model;
