@@ -124,7 +124,7 @@ impl Dm {
     /// fails, what was made is removed again.
     ///
     /// # Errors
-    /// [`Error::NameOrUuidInUse`] (EBUSY), also when the minor number is in use; [`Error::Codec`] when it is above
+    /// [`Error::NameOrUuidInUse`] (EBUSY); [`Error::MinorInUse`] (ENXIO), [`Error::Codec`] for a minor number above
     /// [`MAX_MINOR`]; [`Error::NoSuchThin`] (ENODATA), [`Error::TableTooLong`],
     /// [`Error::WrongPool`], [`Error::PoolSuspended`], [`Error::TargetMissing`],
     /// [`Error::BackingDeviceMissing`] and [`Error::TableRefused`] (EINVAL). [`Error::Rollback`] when the

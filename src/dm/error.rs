@@ -84,9 +84,17 @@ pub enum Error {
         /// Of which device.
         device: String,
     },
-    /// EBUSY on create and rename: another device has this name or uuid, or the minor number that was asked for; the kernel
-    /// does not say which.
-    #[error("{verb} of {device}: the name, the uuid or the number is in use by another device")]
+    /// ENXIO on create with a minor number: another device has it. (`dm_create` in drivers/md/dm.c answers so whatever keeps it
+    /// from making the device.)
+    #[error("create of {device}: the minor number {minor} is in use by another device")]
+    MinorInUse {
+        /// Its name.
+        device: String,
+        /// The number.
+        minor: u32,
+    },
+    /// EBUSY on create and rename: another device has this name or uuid.
+    #[error("{verb} of {device}: the name or the uuid is in use by another device")]
     NameOrUuidInUse {
         /// Create or rename.
         verb: Verb,
@@ -352,7 +360,7 @@ impl Error {
             | Error::Node { errno, .. }
             | Error::Cookie { errno, .. }
             | Error::Kernel { errno, .. } => *errno,
-            Error::NoSuchDevice { .. } => Errno::ENXIO,
+            Error::NoSuchDevice { .. } | Error::MinorInUse { .. } => Errno::ENXIO,
             Error::NameOrUuidInUse { .. }
             | Error::Busy { .. }
             | Error::ThinInUse { .. }
@@ -414,14 +422,15 @@ impl Error {
         match (verb, errno) {
             (_, Errno::EACCES | Errno::EPERM) => Error::NoPermission { what: request.to_string(), errno },
             (_, Errno::EINTR) => Error::Interrupted { verb, device },
+            (Verb::Create, Errno::ENXIO) if request.new_minor().is_some() => {
+                Error::MinorInUse { device, minor: request.new_minor().unwrap_or_default() }
+            }
             (_, Errno::ENXIO) => Error::NoSuchDevice { verb, device },
             (Verb::Create, Errno::EBUSY) => Error::NameOrUuidInUse {
                 verb,
-                device: match (request.new_uuid(), request.new_minor()) {
-                    (Some(uuid), Some(minor)) => format!("{device} (uuid {uuid}, minor number {minor})"),
-                    (Some(uuid), None) => format!("{device} (uuid {uuid})"),
-                    (None, Some(minor)) => format!("{device} (minor number {minor})"),
-                    (None, None) => device,
+                device: match request.new_uuid() {
+                    Some(uuid) => format!("{device} (uuid {uuid})"),
+                    None => device,
                 },
             },
             (Verb::Rename, Errno::EBUSY) => Error::NameOrUuidInUse {

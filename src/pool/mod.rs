@@ -263,25 +263,24 @@ impl Pool {
         let name = self.names.name(role);
         let table = [Target::thin(self.device, id, size)];
         let uuid = self.names.uuid(role);
-        let activate =
-            |minor| self.dm.activate(&name, Some(&uuid), &table, ActivateOptions { read_only, minor }).map(drop);
-        let mut minors = self.names.minors(role);
-        let first = minors.next();
-        let activated = match activate(first) {
+        let activate = || {
+            let activate =
+                |minor| self.dm.activate(&name, Some(&uuid), &table, ActivateOptions { read_only, minor }).map(drop);
+            // A number may be somebody else's device's: then another one, and in the end the kernel's choice.
+            let settled = |tried: &dm::Result<()>| !matches!(tried, Err(dm::Error::MinorInUse { .. }));
+            let mut tries = self.names.minors(role).map(|minor| activate(Some(minor)));
+            tries.find(settled).unwrap_or_else(|| activate(None))
+        };
+        let activated = match activate() {
             Err(source @ dm::Error::NameOrUuidInUse { .. }) => match self.info(role)? {
                 Some(info) if !self.is_ours(&info) => return Err(PoolError::NameTaken { device: name, source }),
                 Some(info) if !info.live_table => {
                     self.deactivate(role)?;
-                    activate(first)
+                    activate()
                 }
                 Some(info) if info.suspended => return self.resume(role).map(|()| self.dm.node(&name)),
                 Some(_) => Ok(()),
-                // The number is somebody else's device's: another one, and in the end the kernel's choice.
-                None => {
-                    tracing::debug!(device = %name, %source, "another minor number is tried");
-                    let settled = |tried: &dm::Result<()>| !matches!(tried, Err(dm::Error::NameOrUuidInUse { .. }));
-                    minors.map(|minor| activate(Some(minor))).find(settled).unwrap_or_else(|| activate(None))
-                }
+                None => Err(source),
             },
             other => other,
         };

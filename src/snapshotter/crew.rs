@@ -142,7 +142,7 @@ mod tests {
         let job = |n: usize| {
             let held = Arc::clone(&held);
             boxed(move || {
-                if n % 10 == 0 {
+                if n.is_multiple_of(10) {
                     let _ = held.lock().unwrap_or_else(|e| e.into_inner()).recv();
                 }
                 n
@@ -151,7 +151,7 @@ mod tests {
         // Ten of a hundred hang, more than there are workers.
         let results = crew.run((0..100).map(job).collect(), || false);
         for (n, result) in results.into_iter().enumerate() {
-            assert_eq!(result, (n % 10 != 0).then_some(n));
+            assert_eq!(result, (!n.is_multiple_of(10)).then_some(n));
         }
         // All of these hang.
         for _ in 0..20 {

@@ -12,8 +12,8 @@
 //! | `explore` | all the points where it can end |
 //!
 //! and tests of its own: `checker` (the judge can tell), `damage` (bits flip and sectors are lost), `exchanged` (a parent is
-//! removed and made anew meanwhile), `faults` (a step fails), `lapses` (the pool is full), `sick` (the pool cannot commit),
-//! `side_by_side` (many callers),
+//! removed and made anew meanwhile), `faults` (a step fails), `hangs` (the kernel does not answer), `lapses` (the pool is full),
+//! `sick` (the pool cannot commit), `side_by_side` (many callers),
 //! `regressions` (what was found).
 #![allow(dead_code)]
 
@@ -23,6 +23,7 @@ mod exchanged;
 pub mod explore;
 mod faults;
 pub mod files;
+mod hangs;
 pub mod judge;
 mod lapses;
 pub mod machine;

@@ -197,7 +197,11 @@ impl Machine {
             Some(minor) => minor,
             None => (0..).find(|m| !self.devices.contains_key(m)).ok_or(Errno::EBUSY)?,
         };
-        if taken || self.devices.contains_key(&minor) {
+        // The number comes first, and the kernel says ENXIO whatever is wrong with it.
+        if self.devices.contains_key(&minor) {
+            return Err(Errno::ENXIO.into());
+        }
+        if taken {
             return Err(Errno::EBUSY.into());
         }
         self.births += 1;
