@@ -78,7 +78,9 @@ fn run(flags: Flags) -> Result<(), AnyError> {
     let config = Config::load(flags.config.as_deref(), &overrides)?;
     let filter = EnvFilter::try_new(&config.log_level).map_err(|e| format!("log_level {:?}: {e}", config.log_level))?;
     let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    // What cannot be logged, for instance into a file on a full file system, is lost: told of on stderr, that would be a panic.
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).log_internal_errors(false);
+    log.with_writer(std::io::stderr).init();
     match flags.command {
         Some(Command::Check { repair: false }) => return commands::check(&config),
         Some(Command::Check { repair: true }) => return commands::repair(&config),
