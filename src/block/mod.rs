@@ -16,6 +16,7 @@ mod loops;
 mod mounts;
 mod nodes;
 mod process;
+mod ranges;
 mod sparse;
 
 pub use blank::{find_content, Found};
@@ -27,6 +28,7 @@ pub use loops::{LoopDevice, LoopOptions, Loops};
 pub use mounts::{with_private_mount, PrivateMount};
 pub use nodes::node_of;
 pub use process::kill_group;
+pub use ranges::{allocate_ranges, punch};
 pub use sparse::{allocate, allocated, create_sparse, host_space, set_aside, Space};
 
 #[cfg(test)]

@@ -27,6 +27,8 @@ pub enum Role {
     Template(ThinId),
     /// A thin that is being discarded before it is deleted.
     Reclaim(ThinId),
+    /// The thin that holds the blocks whose space was given back to the file system below the pool.
+    Balloon,
 }
 
 /// Forms and reads the names of one pool's devices.
@@ -97,6 +99,7 @@ fn suffix(role: Role) -> String {
         Role::View(number) => format!("view-{number}"),
         Role::Template(id) => format!("template-{}", id.get()),
         Role::Reclaim(id) => format!("reclaim-{}", id.get()),
+        Role::Balloon => "balloon".into(),
     }
 }
 
@@ -106,6 +109,7 @@ fn parse(suffix: &str) -> Option<Role> {
         "data" => return Some(Role::Data),
         "metadata" => return Some(Role::Metadata),
         "claim" => return Some(Role::Claim),
+        "balloon" => return Some(Role::Balloon),
         _ => {}
     }
     let (what, number) = suffix.split_once('-')?;
@@ -129,7 +133,7 @@ mod tests {
 
     fn roles() -> impl Strategy<Value = Role> {
         let id = (0..=ThinId::MAX.get()).prop_map(|n| ThinId::new(n).unwrap());
-        (0..8u8, id).prop_map(|(kind, id)| match kind {
+        (0..9u8, id).prop_map(|(kind, id)| match kind {
             0 => Role::Pool,
             1 => Role::Data,
             2 => Role::Metadata,
@@ -137,6 +141,7 @@ mod tests {
             4 => Role::View(id.get().into()),
             5 => Role::Template(id),
             6 => Role::Claim,
+            7 => Role::Balloon,
             _ => Role::Reclaim(id),
         })
     }

@@ -10,6 +10,7 @@
 //! Every offset is checked; what makes no sense is an error that names the block.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use crate::block::{BlockError, Disk};
 use crate::units::{Sectors, ThinId};
@@ -160,6 +161,27 @@ pub fn first_block(disk: &dyn Disk, root: u64, id: ThinId) -> Result<Option<u64>
     Ok(first)
 }
 
+/// The blocks that one thin maps from its block `from` on, in order: its own block and the pool's data block, for each. None where
+/// there is no such thin.
+pub fn mappings(disk: &dyn Disk, root: u64, thin: ThinId, from: u64) -> Result<Vec<(u64, u64)>, MetadataError> {
+    let id = u64::from(thin.get());
+    let mut trees = Trees::new(disk);
+    let mut tree = None;
+    trees.walk_from(superblock(disk, root)?.u64(superblock::DATA_MAPPING_ROOT)?, id..id + 1, &mut |_, _, value| {
+        tree = Some(value);
+        Ok(())
+    })?;
+    let mut found = Vec::new();
+    if let Some(tree) = tree {
+        trees.walk_from(tree, from..u64::MAX, &mut |_, block, value| {
+            found.push((block, value >> TIME_BITS));
+            Ok(())
+        })?;
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
 fn superblock(disk: &dyn Disk, root: u64) -> Result<Block, MetadataError> {
     let superblock = Block::read(disk, root)?;
     superblock.must_be_superblock()?;
@@ -172,6 +194,9 @@ struct Trees<'a> {
     seen: BTreeSet<u64>,
 }
 
+/// Every key there is.
+const ALL: Range<u64> = 0..u64::MAX;
+
 /// Called with each leaf, and a key and the first eight bytes of its value.
 type Leaf<'f> = dyn FnMut(&Block, u64, u64) -> Result<(), MetadataError> + 'f;
 
@@ -183,24 +208,31 @@ impl<'a> Trees<'a> {
     /// Visits every entry of the tree at `root`; a node that was seen before makes no sense.
     fn walk(&mut self, root: u64, leaf: &mut Leaf<'_>) -> Result<(), MetadataError> {
         let twice = |block| Err(MetadataError::Format { block, what: "stands in the tree twice".into() });
-        self.visit(root, leaf, twice)
+        self.visit(root, &ALL, leaf, twice)
+    }
+
+    /// Visits the entries of the tree at `root` with these keys, and reads no more of it than they need.
+    fn walk_from(&mut self, root: u64, keys: Range<u64>, leaf: &mut Leaf<'_>) -> Result<(), MetadataError> {
+        let twice = |block| Err(MetadataError::Format { block, what: "stands in the tree twice".into() });
+        self.visit(root, &keys, leaf, twice)
     }
 
     /// Visits every entry of the tree at `root` but for the nodes that were seen before: snapshots share theirs.
     fn walk_once(&mut self, root: u64, leaf: &mut Leaf<'_>) -> Result<(), MetadataError> {
-        self.visit(root, leaf, |_| Ok(()))
+        self.visit(root, &ALL, leaf, |_| Ok(()))
     }
 
     fn visit(
         &mut self,
         root: u64,
+        keys: &Range<u64>,
         leaf: &mut Leaf<'_>,
         seen: impl Fn(u64) -> Result<(), MetadataError>,
     ) -> Result<(), MetadataError> {
         let mut ahead = vec![root];
         while let Some(at) = ahead.pop() {
             if self.seen.insert(at) {
-                read_node(self.disk, at, &mut ahead, leaf)?;
+                read_node(self.disk, at, keys, &mut ahead, leaf)?;
             } else {
                 seen(at)?;
             }
@@ -209,8 +241,14 @@ impl<'a> Trees<'a> {
     }
 }
 
-/// Reads one node: a leaf's entries go to `leaf`, an inner node's children to `ahead`.
-fn read_node(disk: &dyn Disk, at: u64, ahead: &mut Vec<u64>, leaf: &mut Leaf<'_>) -> Result<(), MetadataError> {
+/// Reads one node: a leaf's entries with these keys go to `leaf`, an inner node's children that may hold such to `ahead`.
+fn read_node(
+    disk: &dyn Disk,
+    at: u64,
+    keys: &Range<u64>,
+    ahead: &mut Vec<u64>,
+    leaf: &mut Leaf<'_>,
+) -> Result<(), MetadataError> {
     let block = Block::read(disk, at)?;
     let own_number = block.u64(node::BLOCK_NUMBER)?;
     if own_number != at {
@@ -223,12 +261,21 @@ fn read_node(disk: &dyn Disk, at: u64, ahead: &mut Vec<u64>, leaf: &mut Leaf<'_>
     let value_size = block.u32(node::VALUE_SIZE)? as usize;
     let values = node::KEYS + most as usize * 8;
     let flags = block.u32(node::FLAGS)?;
+    let key = |entry: usize| block.u64(node::KEYS + entry * 8);
     for entry in 0..entries as usize {
         let value = block.u64(values + entry * value_size)?;
         if flags & node::INTERNAL != 0 {
-            ahead.push(value);
+            // A child's keys reach from its own to the next one's.
+            let begins_behind = entry > 0 && key(entry)? >= keys.end;
+            let ends_before = entry + 1 < entries as usize && key(entry + 1)? <= keys.start;
+            if !begins_behind && !ends_before {
+                ahead.push(value);
+            }
         } else if flags & node::LEAF != 0 {
-            leaf(&block, block.u64(node::KEYS + entry * 8)?, value)?;
+            let key = key(entry)?;
+            if keys.contains(&key) || *keys == ALL {
+                leaf(&block, key, value)?;
+            }
         } else {
             return Err(block.wrong(format!("flags {flags:#x} say neither leaf nor internal node")));
         }
@@ -402,6 +449,28 @@ mod tests {
     }
 
     #[test]
+    fn the_mappings_of_one_thin_are_found_from_any_block_on() {
+        let disk = disk(&mappings());
+        let id = |id| ThinId::new(id).unwrap();
+        assert_eq!(super::mappings(&disk, 0, id(0), 0).unwrap(), [(0, 100), (1, 101), (9, 7)]);
+        assert_eq!(super::mappings(&disk, 0, id(1), 0).unwrap(), [(0, 100), (1, 101), (9, 100_000), (10, 101)]);
+        assert_eq!(super::mappings(&disk, 0, id(1), 1).unwrap(), [(1, 101), (9, 100_000), (10, 101)]);
+        assert_eq!(super::mappings(&disk, 0, id(1), 10).unwrap(), [(10, 101)]);
+        assert_eq!(super::mappings(&disk, 0, id(1), 11).unwrap(), []);
+        assert_eq!(super::mappings(&disk, 0, id(2), 0).unwrap(), []);
+    }
+
+    #[test]
+    fn what_lies_before_is_not_read() {
+        let mut image = mappings();
+        // The leaf of blocks 0 to 8.
+        image[6 * BLOCK + node::FLAGS] = 0;
+        let disk = disk(&image);
+        assert_eq!(super::mappings(&disk, 0, ThinId::new(1).unwrap(), 9).unwrap(), [(9, 100_000), (10, 101)]);
+        super::mappings(&disk, 0, ThinId::new(1).unwrap(), 8).unwrap_err();
+    }
+
+    #[test]
     fn a_mapping_beyond_the_pool_is_named() {
         let mut image = mappings();
         put_node(&mut image, 7, node::LEAF, 8, &[(9, u64::MAX)]);
@@ -451,6 +520,7 @@ mod tests {
             }
             let _ = thins(&disk(&image), 0);
             let _ = mapped(&disk(&image), &[0], 100_001);
+            let _ = super::mappings(&disk(&image), 0, ThinId::new(1).unwrap(), 5);
         }
     }
 }

@@ -7,6 +7,7 @@
 
 mod areas;
 mod backing;
+mod balloon;
 mod claim;
 mod company;
 mod contents;

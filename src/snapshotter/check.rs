@@ -118,7 +118,8 @@ fn check_thins(store: &Store, pool: &Pool, thins: &BTreeSet<ThinId>) -> Result<V
     let claimed = pool.claimed().map_err(Error::start)?;
     let shared = pool.is_shared();
     // What is in reclaim may be deleted and not ticked off yet; what isn't ours may come and go.
-    let must_be = recorded.iter().filter(|(_, owner)| matches!(owner, Owner::Snapshot(_) | Owner::Template(_)));
+    let must_be =
+        recorded.iter().filter(|(_, owner)| matches!(owner, Owner::Snapshot(_) | Owner::Template(_) | Owner::Balloon));
     let missing = must_be
         .filter(|(thin, _)| !thins.contains(thin))
         .map(|(thin, owner)| Finding::ThinMissing { thin: *thin, owner: owner.clone() });

@@ -94,7 +94,7 @@ fn fate(shared: &Shared, role: Role) -> Result<Fate, Error> {
     let key = match owner {
         Some(Owner::Snapshot(key)) => key,
         Some(Owner::Reclaim(_)) => return Ok(Fate::Keep),
-        Some(Owner::Template(_) | Owner::Foreign) | None => return Ok(Fate::Remove),
+        Some(Owner::Template(_) | Owner::Balloon | Owner::Foreign) | None => return Ok(Fate::Remove),
     };
     Ok(Fate::Kept(Box::new(shared.find(&key)?)))
 }

@@ -23,7 +23,7 @@ use super::overlay::Overlay;
 use super::owners::{Owned, Owns};
 use super::reader::{not_found, Reader};
 use super::records::{
-    ClaimRecord, IdRange, Kind, LapsesRecord, Owner, ParentRef, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey,
+    BalloonRecord, ClaimRecord, IdRange, Kind, LapsesRecord, Owner, ParentRef, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey,
     TemplateRecord,
 };
 use super::tables::{self, meta, Table};
@@ -257,6 +257,19 @@ impl<'a> Changes<'a> {
         }
         let value = encode(Table::Meta, &leases)?;
         self.put(Table::Meta, meta::LEASES.into(), value);
+        Ok(())
+    }
+
+    /// Puts the balloon, new or another.
+    ///
+    /// # Errors
+    /// [`StoreError::ThinOwned`].
+    pub fn put_balloon(&mut self, record: &BalloonRecord) -> Result<(), StoreError> {
+        let old = self.balloon()?;
+        let claim = self.claim(&Owner::Balloon, record)?;
+        let value = encode(Table::Meta, record)?;
+        self.settle(old.as_ref(), claim);
+        self.put(Table::Meta, meta::BALLOON.into(), value);
         Ok(())
     }
 

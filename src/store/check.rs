@@ -59,6 +59,9 @@ impl Reader<'_> {
         for record in self.reclaims(None, usize::MAX)? {
             own(Owner::Reclaim(record.number), record.owns());
         }
+        if let Some(balloon) = self.balloon()? {
+            own(Owner::Balloon, balloon.owns());
+        }
         for thin in self.foreign_thins()? {
             own(Owner::Foreign, thin.owns());
         }

@@ -3,7 +3,7 @@
 
 use crate::units::ThinId;
 
-use super::records::{ReclaimRecord, SnapshotRecord, TemplateRecord};
+use super::records::{BalloonRecord, ReclaimRecord, SnapshotRecord, TemplateRecord};
 
 /// What can be owned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,6 +37,12 @@ impl Owns for ReclaimRecord {
     fn owns(&self) -> Vec<Owned> {
         let thin = self.thin().map(Owned::Thin);
         thin.into_iter().chain([Owned::Number(self.number)]).collect()
+    }
+}
+
+impl Owns for BalloonRecord {
+    fn owns(&self) -> Vec<Owned> {
+        vec![Owned::Thin(self.thin)]
     }
 }
 

@@ -15,7 +15,7 @@ use super::error::StoreError;
 use super::overlay::{Fate, Overlay};
 use super::owners::Owned;
 use super::records::{
-    ClaimRecord, IdRange, Kind, LapsesRecord, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey,
+    BalloonRecord, ClaimRecord, IdRange, Kind, LapsesRecord, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey,
     TemplateRecord,
 };
 use super::tables::{self, meta, Table};
@@ -157,6 +157,11 @@ impl<'a> Reader<'a> {
     /// The open leases of thin ids, in the order they were taken; none before the first.
     pub fn leases(&self) -> Result<Vec<IdRange>, StoreError> {
         Ok(self.record(Table::Meta, meta::LEASES)?.unwrap_or_default())
+    }
+
+    /// The balloon; none before the first.
+    pub fn balloon(&self) -> Result<Option<BalloonRecord>, StoreError> {
+        self.record(Table::Meta, meta::BALLOON)
     }
 
     /// Whose a thin id is.

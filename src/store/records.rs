@@ -254,6 +254,15 @@ pub struct LapsesRecord {
     pub refused_until: Moment,
 }
 
+/// The thin that holds the blocks whose space was given back to the file system below the pool: as long as it holds them, the pool
+/// cannot hand them out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BalloonRecord {
+    /// The thin it owns.
+    #[serde(with = "thin")]
+    pub thin: ThinId,
+}
+
 /// What a pool that somebody else assembles is known by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExternalPool {
@@ -319,6 +328,8 @@ pub enum Owner {
     Template(TemplateKey),
     /// A reclaim entry, by its number.
     Reclaim(u64),
+    /// The balloon.
+    Balloon,
     /// Nobody here: the id was found in the pool and is not ours.
     Foreign,
 }
@@ -329,6 +340,7 @@ impl fmt::Display for Owner {
             Owner::Snapshot(key) => write!(f, "snapshot {key:?}"),
             Owner::Template(key) => write!(f, "template {key}"),
             Owner::Reclaim(number) => write!(f, "reclaim entry {number}"),
+            Owner::Balloon => f.write_str("the balloon"),
             Owner::Foreign => f.write_str("somebody else's thin"),
         }
     }

@@ -12,7 +12,8 @@ use super::records::TemplateKey;
 /// A table of the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Table {
-    /// Single values: the schema version, the pool, its lapses, the leases of thin ids, the claim in an external pool.
+    /// Single values: the schema version, the pool, its lapses, the leases of thin ids, the claim in an external pool,
+    /// the balloon.
     Meta,
     /// Snapshots by key.
     Snapshots,
@@ -62,6 +63,7 @@ pub(super) mod meta {
     pub const LAPSES: &[u8] = b"lapses";
     pub const CLAIM: &[u8] = b"claim";
     pub const COMMITS: &[u8] = b"commits";
+    pub const BALLOON: &[u8] = b"balloon";
 }
 
 /// The key of a reclaim entry.

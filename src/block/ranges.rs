@@ -1,0 +1,81 @@
+//! Ranges of a file: their blocks given back to the file system, and taken again.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{fallocate, FallocateFlags};
+
+use super::error::BlockError;
+
+/// Gives the blocks of these ranges of a file, in bytes, back to its file system: they read as zeros afterwards. The file stays as
+/// long as it is (fallocate(2), `FALLOC_FL_PUNCH_HOLE`).
+///
+/// # Errors
+/// [`BlockError::Open`]; [`BlockError::Step`], also where the file system cannot do that (`EOPNOTSUPP`).
+pub fn punch(path: &Path, ranges: &[Range<u64>]) -> Result<(), BlockError> {
+    let file = open(path)?;
+    let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    let punched = ranges.iter().try_for_each(|range| at(&file, mode, range));
+    punched.map_err(|errno| BlockError::step("give back blocks of", path, errno))
+}
+
+/// Sees to it that these ranges of a file, in bytes, have all their blocks, so that writing them never meets a full disk. When this
+/// returns, that outlives a power cut. What is in the file stays as it is, and so does its length.
+///
+/// # Errors
+/// [`BlockError::Open`]; [`BlockError::Allocate`]: where there is no room for all of them (ENOSPC), some of them may have their blocks.
+pub fn allocate_ranges(path: &Path, ranges: &[Range<u64>]) -> Result<(), BlockError> {
+    let file = open(path)?;
+    let bytes = ranges.iter().map(|range| range.end - range.start).sum();
+    let error = |source: io::Error| BlockError::Allocate { path: path.to_owned(), bytes, source };
+    ranges
+        .iter()
+        .try_for_each(|range| at(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, range))
+        .map_err(|errno| error(errno.into()))?;
+    file.sync_all().map_err(error)
+}
+
+fn open(path: &Path) -> Result<File, BlockError> {
+    OpenOptions::new().write(true).open(path).map_err(|source| BlockError::Open { path: path.to_owned(), source })
+}
+
+fn at(file: &File, mode: FallocateFlags, range: &Range<u64>) -> Result<(), Errno> {
+    let offset = |n: u64| i64::try_from(n).map_err(|_| Errno::EFBIG);
+    fallocate(file, mode, offset(range.start)?, offset(range.end - range.start)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::allocated;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn what_is_punched_has_no_blocks_and_what_is_allocated_has_them_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("data");
+        std::fs::write(&path, vec![7; 8 << 20]).unwrap();
+        let ranges = [MIB..2 * MIB, 4 * MIB..6 * MIB];
+        punch(&path, &ranges).unwrap();
+        let content = std::fs::read(&path).unwrap();
+        assert_eq!(content.len() as u64, 8 * MIB);
+        for (at, byte) in content.iter().enumerate() {
+            let punched = ranges.iter().any(|range| range.contains(&(at as u64)));
+            assert_eq!(*byte, if punched { 0 } else { 7 }, "byte {at}");
+        }
+        assert!(allocated(&path).unwrap() < 6 * MIB);
+        allocate_ranges(&path, &ranges).unwrap();
+        assert!(allocated(&path).unwrap() >= 8 * MIB);
+        assert!(std::fs::read(&path).unwrap() == content, "nothing else has changed");
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_named() {
+        let error = punch(Path::new("/no/such/file"), &[0..1]).unwrap_err();
+        assert!(error.to_string().contains("/no/such/file"), "{error}");
+    }
+}
