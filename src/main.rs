@@ -220,6 +220,7 @@ async fn serve(sockets: Sockets, snapshotter: Arc<Snapshotter>, address: &Path) 
     let mut interrupt = signal(SignalKind::interrupt())?;
     let monitor = tokio::spawn(monitor::watch(Arc::clone(&snapshotter)));
     monitor::watch_events(&snapshotter)?;
+    monitor::give_back(&snapshotter)?;
     let metrics = Arc::new(Metrics::new(Arc::clone(&snapshotter)));
     let scraped = sockets.metrics.map(|listener| tokio::spawn(serve_metrics(listener, Arc::clone(&metrics))));
     let service = Service::new(Arc::clone(&snapshotter), metrics);

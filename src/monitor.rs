@@ -58,6 +58,28 @@ pub async fn watch(snapshotter: Arc<Snapshotter>) {
     }
 }
 
+/// Gives space that the pool does not need back to the file system below it, on a thread of its own, until the snapshotter is gone.
+pub fn give_back(snapshotter: &Arc<Snapshotter>) -> std::io::Result<()> {
+    let snapshotter: Weak<Snapshotter> = Arc::downgrade(snapshotter);
+    let give = move || {
+        let mut failed = false;
+        loop {
+            std::thread::sleep(EVERY);
+            let Some(snapshotter) = snapshotter.upgrade() else { return };
+            let go_on = || Arc::strong_count(&snapshotter) > 1;
+            match snapshotter.pool().give_back(go_on) {
+                Ok(_) => failed = false,
+                Err(error) if failed => tracing::debug!(%error, "space is not given back"),
+                Err(error) => {
+                    tracing::warn!(%error, "space that the pool does not need is not given back to the file system below it; tried again");
+                    failed = true;
+                }
+            }
+        }
+    };
+    std::thread::Builder::new().name("give-back".into()).spawn(give).map(drop)
+}
+
 /// Looks at the pool right after each of its events, on a thread of its own, until the snapshotter is gone: who waits for a block of a
 /// pool that can grow waits no longer than that takes.
 pub fn watch_events(snapshotter: &Arc<Snapshotter>) -> std::io::Result<()> {

@@ -5,21 +5,21 @@
 // guest: --mem 2G
 
 mod daemon;
+mod host_common;
 
 use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use containerd_snapshots::api::types::Mount;
 use containerd_snapshots::tonic::Code;
 use daemon::Daemon;
-use nix::fcntl::{fallocate, FallocateFlags};
+use host_common::{run, SmallHost, KIB};
 
 const FILES: usize = 60;
 const FILE_SIZE: usize = 512 << 10;
-const KIB: u64 = 1 << 10;
 
 #[test]
 fn a_layer_of_ext4_over_a_full_host_of_ext4_is_whole_or_refused() {
@@ -277,64 +277,6 @@ fn leaked(text: &str) -> u64 {
     let note =
         text.lines().find_map(|line| line.strip_prefix("note: ")?.split_once(" of the pool's blocks are in use"));
     note.map_or(0, |(number, _)| number.parse().unwrap())
-}
-
-/// A small file system under everything that is made in the temporary directory, until this is dropped.
-struct SmallHost(PathBuf);
-
-impl SmallHost {
-    fn new(fs: &str, size: &str) -> SmallHost {
-        let root = Path::new("/run/small-host");
-        std::fs::create_dir_all(root.join("mounted")).unwrap();
-        let image = root.join("image").to_string_lossy().into_owned();
-        let place = root.join("mounted");
-        let _ = std::fs::remove_file(&image);
-        run("truncate", &["-s", size, &image]);
-        run(&format!("mkfs.{fs}"), &["-q", &image]);
-        run("mount", &["-o", "loop", &image, &place.to_string_lossy()]);
-        std::env::set_var("TMPDIR", &place);
-        SmallHost(place)
-    }
-
-    fn filler(&self) -> PathBuf {
-        self.0.join("filler")
-    }
-
-    /// Takes all the space there is, what is kept for root included, but for `left` bytes.
-    fn fill(&self, left: u64) {
-        let filler = File::create(self.filler()).unwrap();
-        let (mut end, mut step) = (0, 256 << 20);
-        while step >= 4 * KIB {
-            match fallocate(&filler, FallocateFlags::empty(), end as i64, step as i64) {
-                Ok(()) => end += step,
-                Err(_) => {
-                    // What a failed call has taken beyond the end.
-                    filler.set_len(end).unwrap();
-                    step /= 2;
-                }
-            }
-        }
-        filler.set_len(end.saturating_sub(left)).unwrap();
-    }
-
-    fn free(&self) {
-        let _ = std::fs::remove_file(self.filler());
-    }
-
-    fn is_full(&self) -> bool {
-        nix::sys::statvfs::statvfs(&self.0).unwrap().blocks_available() == 0
-    }
-}
-
-impl Drop for SmallHost {
-    fn drop(&mut self) {
-        std::env::remove_var("TMPDIR");
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-fn run(program: &str, arguments: &[&str]) {
-    assert!(Command::new(program).args(arguments).status().unwrap().success(), "{program} {arguments:?}");
 }
 
 /// A sequence of numbers that looks like chance and is the same each time (xorshift64).

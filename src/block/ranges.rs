@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{fallocate, FallocateFlags};
 
 use super::error::BlockError;
+use super::sparse::host_space;
 
 /// Gives the blocks of these ranges of a file, in bytes, back to its file system: they read as zeros afterwards. The file stays as
 /// long as it is (fallocate(2), `FALLOC_FL_PUNCH_HOLE`).
@@ -23,14 +24,18 @@ pub fn punch(path: &Path, ranges: &[Range<u64>]) -> Result<(), BlockError> {
 }
 
 /// Sees to it that these ranges of a file, in bytes, have all their blocks, so that writing them never meets a full disk. When this
-/// returns, that outlives a power cut. What is in the file stays as it is, and so does its length.
+/// returns, that outlives a power cut. What is in the file stays as it is, and so does its length. `missing` says how many of their
+/// bytes have no blocks yet, at the most.
 ///
 /// # Errors
 /// [`BlockError::Open`]; [`BlockError::Allocate`]: where there is no room for all of them (ENOSPC), some of them may have their blocks.
-pub fn allocate_ranges(path: &Path, ranges: &[Range<u64>]) -> Result<(), BlockError> {
+pub fn allocate_ranges(path: &Path, ranges: &[Range<u64>], missing: u64) -> Result<(), BlockError> {
     let file = open(path)?;
-    let bytes = ranges.iter().map(|range| range.end - range.start).sum();
-    let error = |source: io::Error| BlockError::Allocate { path: path.to_owned(), bytes, source };
+    let error = |source: io::Error| BlockError::Allocate { path: path.to_owned(), bytes: missing, source };
+    // The kernel would fill the disk before it gives up.
+    if missing > host_space(path)?.free {
+        return Err(error(Errno::ENOSPC.into()));
+    }
     ranges
         .iter()
         .try_for_each(|range| at(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, range))
@@ -68,7 +73,9 @@ mod tests {
             assert_eq!(*byte, if punched { 0 } else { 7 }, "byte {at}");
         }
         assert!(allocated(&path).unwrap() < 6 * MIB);
-        allocate_ranges(&path, &ranges).unwrap();
+        allocate_ranges(&path, &ranges, 3 * MIB).unwrap();
+        let error = allocate_ranges(&path, &ranges, u64::MAX).unwrap_err();
+        assert!(error.is_no_space() && error.to_string().contains("data"), "{error}");
         assert!(allocated(&path).unwrap() >= 8 * MIB);
         assert!(std::fs::read(&path).unwrap() == content, "nothing else has changed");
     }

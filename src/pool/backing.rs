@@ -4,13 +4,15 @@
 //! is written to it or made longer.
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::label::{self, Found, Holds, Label};
 use super::{DeviceNames, PoolError, Role};
 use crate::block::{
-    allocate, find_content, host_space, Access, BlockError, Disk, Disks, LoopDevice, LoopOptions, Loops, Space,
+    allocate, allocate_ranges, allocated, find_content, host_space, punch, Access, BlockError, Disk, Disks, LoopDevice,
+    LoopOptions, Loops, Space,
 };
 use crate::config::{Backing, Config};
 use crate::units::{DeviceNumber, Sectors};
@@ -96,6 +98,7 @@ pub struct Backer {
     block_size: Sectors,
     metadata_size: Option<Sectors>,
     min_free_percent: u8,
+    gives_back: bool,
     disks: Arc<dyn Disks>,
 }
 
@@ -107,6 +110,7 @@ impl Backer {
             block_size: config.block_size,
             metadata_size: config.metadata_size,
             min_free_percent: config.min_free_percent,
+            gives_back: matches!(config.backing, Backing::Embedded { .. }) && config.discard.unwrap_or(true),
             disks,
         }
     }
@@ -305,16 +309,47 @@ impl Backer {
         Ok(())
     }
 
-    /// Sees to it that all that the embedded pool has been promised is there: a file that was copied may have lost its blocks.
-    pub fn restore_blocks(&self) -> Result<(), PoolError> {
+    /// Sees to it that all that the embedded pool can hand out has its space: all of its files but for these blocks of the data area.
+    pub fn restore_blocks(&self, except: &[Range<u64>]) -> Result<(), PoolError> {
         if !matches!(self.backing, Backing::Embedded { .. }) {
             return Ok(());
         }
-        for (area, file) in [("metadata", self.metadata_file()), ("data", self.data_file())] {
-            let bytes = existing_size(&file).unwrap_or_default().0 * 512;
-            allocate(&file, 0, bytes).map_err(|source| self.area(area, &file, source))?;
-        }
+        let (metadata, data) = (self.metadata_file(), self.data_file());
+        let length = |file: &Path| existing_size(file).unwrap_or_default().0 * 512;
+        allocate(&metadata, 0, length(&metadata)).map_err(|source| self.area("metadata", &metadata, source))?;
+        let ranges = around(&self.bytes(except), length(&data));
+        let needed: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+        let restored = allocated(&data).and_then(|has| match except.is_empty() {
+            true => allocate(&data, 0, needed),
+            false => allocate_ranges(&data, &ranges, needed.saturating_sub(has)),
+        });
+        restored.map_err(|source| self.area("data", &data, source))?;
         Ok(())
+    }
+
+    /// Whether space that the embedded pool does not need goes back to its file system.
+    pub fn gives_back(&self) -> bool {
+        self.gives_back
+    }
+
+    /// Gives the space of these blocks of the data area back. The pool must not hand them out.
+    pub fn punch(&self, blocks: &[Range<u64>]) -> Result<(), PoolError> {
+        let file = self.data_file();
+        punch(&file, &self.bytes(blocks)).map_err(|source| self.area("data", &file, source))
+    }
+
+    /// Gives these blocks of the data area, which have none, their space again.
+    pub fn allocate(&self, blocks: &[Range<u64>]) -> Result<(), PoolError> {
+        let file = self.data_file();
+        let ranges = self.bytes(blocks);
+        let missing = ranges.iter().map(|range| range.end - range.start).sum();
+        allocate_ranges(&file, &ranges, missing).map_err(|source| self.area("data", &file, source))
+    }
+
+    /// The bytes of the data file that these blocks of the area take.
+    fn bytes(&self, blocks: &[Range<u64>]) -> Vec<Range<u64>> {
+        let byte = |block: u64| (label::SPACE.0 + block * self.block_size.0) * 512;
+        blocks.iter().map(|range| byte(range.start)..byte(range.end)).collect()
     }
 
     /// Takes the claim of a pool that was not made off its disks. Its devices are gone already.
@@ -410,6 +445,25 @@ impl Backer {
     }
 }
 
+/// What lies before, between and behind these ranges, which are in order, up to `end`.
+fn around(ranges: &[Range<u64>], end: u64) -> Vec<Range<u64>> {
+    let starts = std::iter::once(0).chain(ranges.iter().map(|range| range.end));
+    let ends = ranges.iter().map(|range| range.start).chain([end]);
+    starts.zip(ends).map(|(start, end)| start..end).filter(|range| range.start < range.end).collect()
+}
+
 fn existing_size(path: &Path) -> Option<Sectors> {
     fs::metadata(path).ok().map(|file| Sectors(file.len() / 512)).filter(|size| size.0 > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::around;
+
+    #[test]
+    fn what_is_around_ranges_is_all_the_rest() {
+        assert_eq!(around(&[], 9), [0..9]);
+        assert_eq!(around(&[0..2, 4..5, 5..6], 9), [2..4, 6..9]);
+        assert_eq!(around(&[3..9], 9), [0..3]);
+    }
 }

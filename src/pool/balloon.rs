@@ -6,13 +6,10 @@
 //! held and has its space, which costs no more than that space. What the balloon holds is read from the pool's metadata each time.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use super::PoolError;
-
-/// How many blocks are given back or taken at a time.
-const STEP: u64 = 1024;
 
 /// A balloon and the file below its pool. Blocks are numbered: those of the balloon's thin, and those of the pool (of its data).
 pub trait Ground {
@@ -43,8 +40,14 @@ pub fn surplus(free: u64, keep: u64) -> u64 {
 }
 
 /// The order in which things are done with a balloon.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Balloon {
+    /// How many blocks are given back or taken at a time.
+    step: u64,
+    /// How many blocks it holds, by what was last seen.
+    held: AtomicU64,
+    /// Held by the one who gives back.
+    giving: Mutex<()>,
     /// Held from reading what the balloon holds until that has been acted on. Never while the pool is waited for: who makes room in
     /// it wants this.
     turn: Mutex<()>,
@@ -53,6 +56,21 @@ pub struct Balloon {
 }
 
 impl Balloon {
+    pub fn new(step: u64) -> Balloon {
+        Balloon {
+            step: step.max(1),
+            held: AtomicU64::new(0),
+            giving: Mutex::default(),
+            turn: Mutex::default(),
+            is_settled: AtomicBool::new(false),
+        }
+    }
+
+    /// How many blocks it holds, by what was last seen; none before [`Balloon::blocks`].
+    pub fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
     /// Holds `wanted` more blocks and gives their space back, in steps, as long as `go_on` says so. Returns how many.
     pub fn give_back(
         &self,
@@ -60,19 +78,21 @@ impl Balloon {
         wanted: u64,
         mut go_on: impl FnMut() -> bool,
     ) -> Result<u64, PoolError> {
+        let _one_at_a_time = lock(&self.giving);
         if !self.is_settled.load(Ordering::Relaxed) {
-            let _turn = self.turn();
-            ground.punch(&runs(ground.held(0)?.into_iter().map(|(_, block)| block)))?;
+            let _turn = lock(&self.turn);
+            ground.punch(&self.seen(ground)?)?;
             self.is_settled.store(true, Ordering::Relaxed);
         }
         let mut given = 0;
         while given < wanted && go_on() {
             let start = ground.end()?;
-            let step = STEP.min(wanted - given);
+            let step = self.step.min(wanted - given);
             let filled = ground.fill(start..start + step);
             // Whatever has come of it: what is held now can be given back.
-            let _turn = self.turn();
+            let _turn = lock(&self.turn);
             let held = ground.held(start)?;
+            self.held.fetch_add(held.len() as u64, Ordering::Relaxed);
             ground.punch(&runs(held.iter().map(|&(_, block)| block)))?;
             filled?;
             if held.is_empty() {
@@ -86,9 +106,9 @@ impl Balloon {
     /// Lets go of `wanted` blocks, or of all that there are, after each has its space again. Returns how many; fewer where the file
     /// system below has no room for more.
     pub fn take_back(&self, ground: &dyn Ground, wanted: u64) -> Result<u64, PoolError> {
-        let _turn = self.turn();
+        let _turn = lock(&self.turn);
         let mut taken = 0;
-        let mut step = STEP;
+        let mut step = self.step;
         while taken < wanted {
             let end = ground.end()?;
             if end == 0 {
@@ -113,19 +133,26 @@ impl Balloon {
                 ground.release(run)?;
             }
             taken += held.len() as u64;
+            self.held.fetch_sub((held.len() as u64).min(self.held()), Ordering::Relaxed);
         }
         Ok(taken)
     }
 
     /// The pool's blocks that the balloon holds.
     pub fn blocks(&self, ground: &dyn Ground) -> Result<Vec<Range<u64>>, PoolError> {
-        let _turn = self.turn();
-        Ok(runs(ground.held(0)?.into_iter().map(|(_, block)| block)))
+        let _turn = lock(&self.turn);
+        self.seen(ground)
     }
 
-    fn turn(&self) -> MutexGuard<'_, ()> {
-        self.turn.lock().unwrap_or_else(|e| e.into_inner())
+    fn seen(&self, ground: &dyn Ground) -> Result<Vec<Range<u64>>, PoolError> {
+        let held = ground.held(0)?;
+        self.held.store(held.len() as u64, Ordering::Relaxed);
+        Ok(runs(held.into_iter().map(|(_, block)| block)))
     }
+}
+
+fn lock(mutex: &Mutex<()>) -> MutexGuard<'_, ()> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 /// Numbers as the ranges they make up, in order.

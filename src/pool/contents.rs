@@ -40,7 +40,7 @@ impl Pool {
         self.read_metadata(disks, |disk| metadata::unmapped(disk, status.data.total))
     }
 
-    fn read_metadata<T>(
+    pub(super) fn read_metadata<T>(
         &self,
         disks: &dyn Disks,
         read: impl Fn(&dyn Disk) -> Result<T, MetadataError>,

@@ -168,6 +168,11 @@ impl PoolError {
         }
     }
 
+    /// A file system or a device has no room.
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, PoolError::Area { source, .. } if source.is_no_space())
+    }
+
     /// The thin that was to be snapshotted or activated is gone.
     pub fn is_no_such_thin(&self) -> bool {
         match self {

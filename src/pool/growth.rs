@@ -42,7 +42,7 @@ impl Pool {
         let Some(step) = self.backer.growth_step() else { return Ok(()) };
         let _one_at_a_time = self.growing.lock().unwrap_or_else(|e| e.into_inner());
         if !self.backed.load(Ordering::Relaxed) {
-            self.backer.restore_blocks()?;
+            self.restore_blocks()?;
             self.backed.store(true, Ordering::Relaxed);
         }
         let status = self.status()?;
@@ -52,8 +52,16 @@ impl Pool {
         }
         let pool = self.table()?;
         let has = pool.length;
-        let room = self.backer.room_to_grow(has);
-        let mut by = self.blocks(step.min(room));
+        let mut by = self.blocks(step.min(self.backer.room_to_grow(self.backed_part(has))));
+        // What the file is long enough for comes first.
+        match self.take_again(by) {
+            Ok(Sectors(0)) => {}
+            Ok(_) => return self.set_policy(pool),
+            Err(error) => {
+                tracing::warn!(%error, "space that went back to the file system below the pool is not taken again")
+            }
+        }
+        by = by.min(self.blocks(self.backer.room_to_grow(has)));
         while by >= self.blocks(LEAST).max(self.block_size) {
             let length = Sectors(has.0 + by.0);
             match self.backer.lengthen(length) {
@@ -66,6 +74,27 @@ impl Pool {
             }
         }
         self.refuse_more(pool)
+    }
+
+    /// How much of a data area of this length has its space.
+    fn backed_part(&self, length: Sectors) -> Sectors {
+        Sectors(length.0.saturating_sub(self.held_back().0))
+    }
+
+    /// Whoever needs a block of a full pool waits for it if there is more to come.
+    fn policy(&self, length: Sectors) -> NoSpacePolicy {
+        match self.backer.room_to_grow(self.backed_part(length)) {
+            Sectors(0) => NoSpacePolicy::Error,
+            _ => NoSpacePolicy::Queue,
+        }
+    }
+
+    fn set_policy(&self, pool: ThinPoolTable) -> Result<(), PoolError> {
+        let policy = self.policy(pool.length);
+        if pool.features.no_space == policy {
+            return Ok(());
+        }
+        self.load(pool, policy)
     }
 
     fn blocks(&self, size: Sectors) -> Sectors {
@@ -91,8 +120,7 @@ impl Pool {
         };
         let from = pool.length;
         self.dm.reload(&name, &[Target::Linear(LinearTable { length, ..area })]).map_err(fail)?;
-        let more = self.backer.room_to_grow(length).0 > 0;
-        let policy = if more { NoSpacePolicy::Queue } else { NoSpacePolicy::Error };
+        let policy = self.policy(length);
         self.note_own_events(EVENTS, || self.load(ThinPoolTable { length, ..pool }, policy))??;
         tracing::info!(pool = %self.device_name, %from, to = %length, "the pool has grown");
         Ok(())

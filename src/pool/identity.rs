@@ -18,8 +18,6 @@ pub struct Opened {
     pub device_name: DmName,
     pub device: DeviceNumber,
     pub block_size: Sectors,
-    /// All that the pool can hand out has its place in the file system below it.
-    pub backed: bool,
     /// The database's record of a pool that somebody else assembles, as it is to be.
     pub external: Option<PoolRecord>,
 }
@@ -43,14 +41,7 @@ pub fn open(settings: &PoolSettings, dm: &Dm, store: &Store, backer: &Backer) ->
         None if record.formatted => opening.owned(record).map(|found| (None, found)),
         None => opening.first(record).map(|found| (None, found)),
     }?;
-    let backed = match backer.restore_blocks() {
-        Ok(()) => true,
-        Err(error) => {
-            tracing::error!(%error, "the embedded pool's files have lost blocks, and there is no room to give them new ones: nothing new is taken until there is");
-            false
-        }
-    };
-    Ok(Opened { names, device_name, device, block_size, backed, external })
+    Ok(Opened { names, device_name, device, block_size, external })
 }
 
 /// Whether a pool of this record may have the transaction id `found`; if not, what is wrong.
@@ -96,7 +87,7 @@ pub fn attach(settings: &PoolSettings, dm: &Dm, store: &Store) -> Result<Option<
     }
     let (device, block_size) = (info.device, record.block_size);
     let external = record.external.is_some().then_some(record);
-    Ok(Some(Opened { names, device_name, device, block_size, backed: true, external }))
+    Ok(Some(Opened { names, device_name, device, block_size, external }))
 }
 
 /// A pool's devices keep the name that they were made under.

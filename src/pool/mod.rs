@@ -14,6 +14,7 @@ mod contents;
 mod devices;
 mod error;
 mod features;
+mod ground;
 mod growth;
 mod identity;
 mod ids;
@@ -29,8 +30,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 pub use backing::Backer;
 pub use claim::{Claim, Company};
+use balloon::Balloon;
 pub use devices::{DeviceNames, Role};
 pub use error::PoolError;
+pub use ground::LENGTH as BALLOON_LENGTH;
 pub use ids::IdGuard;
 pub use metadata::MetadataError;
 use room::Below;
@@ -91,6 +94,7 @@ pub struct Pool {
     assembly: u64,
     /// Held while the pool is looked at, so that looks are noted in the order in which they were taken.
     lapses: Mutex<Lapses>,
+    balloon: Balloon,
     seen: Mutex<Seen>,
     /// Held while the pool grows.
     growing: Mutex<()>,
@@ -115,6 +119,10 @@ impl Pool {
         let pool = Pool::of(opened, settings, dm, store, backer, true)?;
         // Before anything else: what a start does fills the kernel's log, which says what happened while no daemon ran.
         pool.look()?;
+        if let Err(error) = pool.restore_blocks() {
+            tracing::error!(%error, "the embedded pool's files have lost blocks, or it cannot be told, and there is no room to give them new ones: nothing new is taken until there is");
+            pool.backed.store(false, Ordering::Relaxed);
+        }
         Ok(pool)
     }
 
@@ -158,11 +166,12 @@ impl Pool {
                 unfit: Mutex::default(),
             }),
             ids: Ids::new(Arc::clone(&store), settings.external.is_some()),
+            balloon: Balloon::new(ground::STEP.0 / opened.block_size.0),
             backer,
             store,
             seen: Mutex::default(),
             growing: Mutex::default(),
-            backed: AtomicBool::new(opened.backed),
+            backed: AtomicBool::new(true),
         })
     }
 
@@ -427,8 +436,11 @@ impl Pool {
             self.store.commit(|c| c.put_lapses(&record))?;
         }
         let has = status.working().map_or(Sectors(0), |status| Sectors(status.data.total * self.block_size.0));
+        let held = self.held_back();
+        let has = Sectors(has.0.saturating_sub(held.0));
         let below = Below {
             host: self.backer.host_space(),
+            held,
             growable: self.backer.room_to_grow(has),
             held_back: self.backer.is_held_back(has),
             backed: self.backed.load(Ordering::Relaxed),

@@ -26,7 +26,9 @@ pub struct Room {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Below {
     pub host: Option<Space>,
-    /// How much longer the data area can get; that counts as free.
+    /// What of the data area has no space, which the pool counts as used.
+    pub held: Sectors,
+    /// How much longer the data area can get, or what of it can have space again; that counts as free.
     pub growable: Sectors,
     /// It could get longer if the file system had more room.
     pub held_back: bool,
@@ -36,13 +38,13 @@ pub(super) struct Below {
 
 impl Room {
     pub(super) fn new(status: ThinPoolStatus, block_size: Sectors, below: Below) -> Room {
-        let growable = below.growable.0 * 512;
+        let (growable, held) = (below.growable.0 * 512, below.held.0 * 512);
         let space = |usage: Usage, block: u64| Space { free: usage.free() * block, total: usage.total * block };
         let working = status.working();
         Room {
             data: working
                 .map(|status| space(status.data, block_size.0 * 512))
-                .map(|data| Space { free: data.free + growable, total: data.total + growable }),
+                .map(|data| Space { free: data.free + growable, total: data.total.saturating_sub(held) + growable }),
             metadata: working.map(|status| space(status.metadata, METADATA_BLOCK)),
             host: below.host,
             held_back: below.held_back,

@@ -8,7 +8,7 @@ use std::fmt;
 
 use super::error::During;
 use super::Error;
-use crate::pool::{DeviceInfo, Pool, PoolMode, Role};
+use crate::pool::{DeviceInfo, Pool, PoolMode, Role, BALLOON_LENGTH};
 use crate::store::{IdRange, Kind, Owner, ReclaimKind, SnapshotRecord, Store};
 use crate::units::{Sectors, ThinId};
 
@@ -174,6 +174,10 @@ fn wanted(store: &Store) -> Result<BTreeMap<Role, Wanted>, Error> {
             ReclaimKind::View { of } => (Role::View(entry.number), of),
         };
         wanted.insert(role, Wanted { key: entry.key, shows: (thin, entry.size), kind: None });
+    }
+    if let Some(balloon) = store.read(|r| r.balloon())? {
+        let shows = (balloon.thin, BALLOON_LENGTH);
+        wanted.insert(Role::Balloon, Wanted { key: "(balloon)".into(), shows, kind: None });
     }
     Ok(wanted)
 }

@@ -88,6 +88,7 @@ fn keep(shared: &Shared, role: Role, info: &DeviceInfo) -> Result<(), Error> {
 
 fn fate(shared: &Shared, role: Role) -> Result<Fate, Error> {
     let owner = match role {
+        Role::Balloon if shared.store.read(|r| r.balloon())?.is_some() => return Ok(Fate::Keep),
         Role::Snapshot(number) | Role::View(number) => shared.store.read(|r| r.number_owner(number))?,
         _ => None,
     };

@@ -127,11 +127,11 @@ fn no_space() -> PoolError {
 #[test]
 fn what_is_given_back_comes_back() {
     let model = Model::new(0..4000, u64::MAX);
-    let balloon = Balloon::default();
+    let balloon = Balloon::new(16);
     assert_eq!(balloon.give_back(&model, 3000, || true).unwrap(), 3000);
     assert_eq!((model.spaceless(), model.room.get()), (3000, 3000));
     assert_eq!(balloon.take_back(&model, 500).unwrap(), 500);
-    assert_eq!((model.spaceless(), model.room.get()), (2500, 2500));
+    assert_eq!((model.spaceless(), model.room.get(), balloon.held()), (2500, 2500, 2500));
     assert_eq!(balloon.take_back(&model, 9999).unwrap(), 2500);
     assert_eq!((model.spaceless(), model.room.get(), model.free.borrow().len()), (0, 0, 4000));
     assert_eq!(balloon.take_back(&model, 1).unwrap(), 0);
@@ -140,7 +140,7 @@ fn what_is_given_back_comes_back() {
 #[test]
 fn no_more_is_taken_back_than_the_file_system_has_room_for() {
     let model = Model::new(0..4000, u64::MAX);
-    let balloon = Balloon::default();
+    let balloon = Balloon::new(16);
     balloon.give_back(&model, 3000, || true).unwrap();
     for room in [0, 1, 700, 1500] {
         model.room.set(room);
@@ -154,7 +154,7 @@ fn no_more_is_taken_back_than_the_file_system_has_room_for() {
 #[test]
 fn a_pool_with_less_to_give_gives_that() {
     let model = Model::new(0..100, u64::MAX);
-    let balloon = Balloon::default();
+    let balloon = Balloon::new(16);
     assert!(balloon.give_back(&model, 3000, || true).unwrap_err().is_no_space());
     assert_eq!(model.spaceless(), 100);
     let mut asked = 0;
@@ -178,19 +178,19 @@ proptest! {
         give in 1..40u64, take in 1..40u64, room in 0..40u64, end in 0..200u64, order: bool,
     ) {
         let model = Model::new(0..50, u64::MAX);
-        let balloon = Balloon::default();
+        let balloon = Balloon::new(16);
         balloon.give_back(&model, 20, || true).unwrap();
         model.room.set(room.min(20));
         let mut model = model.again();
         model.end = end;
-        let balloon = Balloon::default();
+        let balloon = Balloon::new(16);
         let _ = if order { balloon.give_back(&model, give, || true) } else { balloon.take_back(&model, take) };
         let _ = if order { balloon.take_back(&model, take) } else { balloon.give_back(&model, give, || true) };
         model.check();
 
         // The next daemon gives back what the last one held without doing so.
         let model = model.again();
-        let balloon = Balloon::default();
+        let balloon = Balloon::new(16);
         balloon.give_back(&model, 0, || true).unwrap();
         model.check();
         prop_assert_eq!(model.spaceless(), model.balloon.borrow().len() as u64);
