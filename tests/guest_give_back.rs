@@ -66,6 +66,11 @@ fn gives_and_takes(host_fs: &str) {
     assert!(allocated(&d) <= given + 8 * MIB, "{} after {given}", allocated(&d));
     assert_right(&mut d, "small-c", 60);
     host.free();
+    let end = Instant::now() + Duration::from_secs(20);
+    while !pool_status().contains("queue_if_no_space") {
+        assert!(Instant::now() < end, "whoever meets the end does not wait, though there is room: {}", pool_status());
+        std::thread::sleep(Duration::from_millis(100));
+    }
 
     // It is taken again when it is needed.
     write_layer(&mut d, "large", 400).unwrap();

@@ -74,7 +74,7 @@ impl Pool {
         if let Some(balloon) = self.store.read(|r| r.balloon())? {
             return Ok(balloon.thin);
         }
-        let id = self.create(None)?;
+        let (id, _) = self.create(None)?;
         let thin = id.get();
         match self.store.commit(|c| c.put_balloon(&BalloonRecord { thin })) {
             Ok(()) => Ok(thin),

@@ -47,14 +47,23 @@ impl Pool {
         }
         let status = self.status()?;
         let Some(status) = status.working().filter(|status| !status.needs_check) else { return Ok(()) };
-        if status.data.free() >= table::low_water(step, self.block_size) {
+        let has = Sectors(status.data.total * self.block_size.0);
+        let is_low = status.data.free() < table::low_water(step, self.block_size);
+        if !is_low && (status.no_space == NoSpacePolicy::Queue || self.policy(has) == NoSpacePolicy::Error) {
             return Ok(());
         }
         let pool = self.table()?;
-        let has = pool.length;
+        // Whoever meets the end may wait again, since the file system below has got room.
+        if !is_low {
+            return self.load(pool, NoSpacePolicy::Queue);
+        }
         let mut by = self.blocks(step.min(self.backer.room_to_grow(self.backed_part(has))));
         // What the file is long enough for comes first.
-        match self.take_again(by) {
+        let taken = match self.held_back() {
+            Sectors(0) => Ok(Sectors(0)),
+            _ => self.note_own_events(EVENTS, || self.take_again(by))?,
+        };
+        match taken {
             Ok(Sectors(0)) => {}
             Ok(_) => return self.set_policy(pool),
             Err(error) => {
@@ -62,7 +71,7 @@ impl Pool {
             }
         }
         by = by.min(self.blocks(self.backer.room_to_grow(has)));
-        while by >= self.blocks(LEAST).max(self.block_size) {
+        while by >= self.least() {
             let length = Sectors(has.0 + by.0);
             match self.backer.lengthen(length) {
                 Ok(()) => return self.extend(pool, length),
@@ -76,6 +85,10 @@ impl Pool {
         self.refuse_more(pool)
     }
 
+    fn least(&self) -> Sectors {
+        self.blocks(LEAST).max(self.block_size)
+    }
+
     /// How much of a data area of this length has its space.
     fn backed_part(&self, length: Sectors) -> Sectors {
         Sectors(length.0.saturating_sub(self.held_back().0))
@@ -84,7 +97,7 @@ impl Pool {
     /// Whoever needs a block of a full pool waits for it if there is more to come.
     fn policy(&self, length: Sectors) -> NoSpacePolicy {
         match self.backer.room_to_grow(self.backed_part(length)) {
-            Sectors(0) => NoSpacePolicy::Error,
+            room if room < self.least() => NoSpacePolicy::Error,
             _ => NoSpacePolicy::Queue,
         }
     }

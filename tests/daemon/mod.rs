@@ -48,7 +48,7 @@ impl Daemon {
         let directory = tempfile::tempdir().unwrap();
         let process = spawn(name, &directory, config);
         let runtime = Runtime::new().unwrap();
-        let channel = runtime.block_on(connect(directory.path().join("d.sock")));
+        let channel = runtime.block_on(connect(socket(&directory)));
         let client = SnapshotsClient::new(channel.clone());
         let mut daemon =
             Daemon { process, runtime, client, channel, name: name.into(), config: config.into(), directory };
@@ -76,7 +76,7 @@ impl Daemon {
     /// Starts the daemon again after [`Daemon::stop`].
     pub fn begin(&mut self) {
         self.process = spawn(&self.name, &self.directory, &self.config);
-        self.channel = self.runtime.block_on(connect(self.directory.path().join("d.sock")));
+        self.channel = self.runtime.block_on(connect(socket(&self.directory)));
         self.client = SnapshotsClient::new(self.channel.clone());
         self.wait_until_it_serves();
     }
@@ -306,10 +306,15 @@ fn spawn(name: &str, directory: &tempfile::TempDir, config: &str) -> Child {
         .arg("--root")
         .arg(root)
         .arg("--address")
-        .arg(directory.path().join("d.sock"))
+        .arg(socket(directory))
         .stderr(std::fs::File::options().create(true).append(true).open(directory.path().join("log")).unwrap())
         .spawn()
         .unwrap()
+}
+
+/// Not below what is tested, which may be full.
+fn socket(directory: &tempfile::TempDir) -> PathBuf {
+    PathBuf::from("/run").join(directory.path().file_name().unwrap()).with_extension("sock")
 }
 
 pub fn kill(process: &Child, signal: &str) {
@@ -324,7 +329,8 @@ async fn connect(socket: PathBuf) -> Channel {
         match Endpoint::from_static("http://unix").connect_with_connector(connector).await {
             Ok(channel) => return channel,
             Err(error) => {
-                let log = std::fs::read_to_string(socket.with_file_name("log")).unwrap_or_default();
+                let log = std::env::temp_dir().join(socket.file_stem().unwrap()).join("log");
+                let log = std::fs::read_to_string(log).unwrap_or_default();
                 assert!(Instant::now() < end, "no daemon: {error}; its log:\n{log}");
             }
         }
