@@ -74,7 +74,7 @@ impl Pool {
         if let Some(balloon) = self.store.read(|r| r.balloon())? {
             return Ok(balloon.thin);
         }
-        let (id, _) = self.create(None)?;
+        let id = self.create(None)?;
         let thin = id.get();
         match self.store.commit(|c| c.put_balloon(&BalloonRecord { thin })) {
             Ok(()) => Ok(thin),
@@ -141,7 +141,9 @@ impl Ground for PoolGround<'_> {
         let (pool, thin) = (self.pool, self.thin);
         // What was released before is committed first: on disk it may still look held. Whether the kernel could commit it, the
         // next status says.
-        pool.dm.pool_status(&pool.device_name, false).map_err(|source| PoolError::Look { device: pool.device_name.clone(), source })?;
+        pool.dm
+            .pool_status(&pool.device_name, false)
+            .map_err(|source| PoolError::Look { device: pool.device_name.clone(), source })?;
         pool.must_be_well(&pool.status()?)?;
         pool.read_metadata(pool.backer.disks(), |disk| metadata::mappings(disk, 0, thin, from))
     }
