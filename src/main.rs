@@ -200,7 +200,8 @@ fn database(root: &Path) -> PathBuf {
 fn open(config: &Config, dm: Dm) -> Result<Snapshotter, AnyError> {
     let store = Arc::new(Store::open(&database(&config.root))?);
     let (backer, settings) = parts(config);
-    let pool = Pool::open(&settings, dm, Arc::clone(&store), backer)?;
+    let pool = Arc::new(Pool::open(&settings, dm, Arc::clone(&store), backer)?);
+    monitor::watch_events(&pool)?;
     let settings = Settings {
         fs: FsSpec {
             fs_type: config.fs_type.parse()?,
@@ -219,7 +220,6 @@ async fn serve(sockets: Sockets, snapshotter: Arc<Snapshotter>, address: &Path) 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let monitor = tokio::spawn(monitor::watch(Arc::clone(&snapshotter)));
-    monitor::watch_events(&snapshotter)?;
     monitor::give_back(&snapshotter)?;
     let metrics = Arc::new(Metrics::new(Arc::clone(&snapshotter)));
     let scraped = sockets.metrics.map(|listener| tokio::spawn(serve_metrics(listener, Arc::clone(&metrics))));

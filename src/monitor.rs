@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use crate::pool::Pool;
 use crate::snapshotter::Snapshotter;
 
 /// How often the pool is looked at. One status without a flush takes some 0.03 ms.
@@ -80,11 +81,12 @@ pub fn give_back(snapshotter: &Arc<Snapshotter>) -> std::io::Result<()> {
     std::thread::Builder::new().name("give-back".into()).spawn(give).map(drop)
 }
 
-/// Looks at the pool right after each of its events, on a thread of its own, until the snapshotter is gone: who waits for a block of a
-/// pool that can grow waits no longer than that takes.
-pub fn watch_events(snapshotter: &Arc<Snapshotter>) -> std::io::Result<()> {
-    let events = snapshotter.pool().events();
-    let snapshotter: Weak<Snapshotter> = Arc::downgrade(snapshotter);
+/// Looks at the pool right after each of its events, on a thread of its own, until the pool's last user is gone: who waits for a block
+/// of a pool that can grow waits no longer than that takes. From before the start's own writes on: a template may need more than the
+/// pool has.
+pub fn watch_events(pool: &Arc<Pool>) -> std::io::Result<()> {
+    let events = pool.events();
+    let pool: Weak<Pool> = Arc::downgrade(pool);
     let follow = move || {
         let mut seen = 0;
         loop {
@@ -95,8 +97,7 @@ pub fn watch_events(snapshotter: &Arc<Snapshotter>) -> std::io::Result<()> {
                     std::thread::sleep(EVERY);
                 }
             }
-            let Some(snapshotter) = snapshotter.upgrade() else { return };
-            let pool = snapshotter.pool();
+            let Some(pool) = pool.upgrade() else { return };
             if let Err(error) = pool.look().and_then(|_| pool.maintain()) {
                 tracing::debug!(%error, "looking at the pool after an event");
             }

@@ -29,8 +29,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 pub use backing::Backer;
-pub use claim::{Claim, Company};
 use balloon::Balloon;
+pub use claim::{Claim, Company};
 pub use devices::{DeviceNames, Role};
 pub use error::PoolError;
 pub use ground::LENGTH as BALLOON_LENGTH;

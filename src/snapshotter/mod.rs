@@ -79,7 +79,7 @@ pub struct Snapshotter {
 #[derive(Debug)]
 struct Shared {
     settings: Settings,
-    pool: Pool,
+    pool: Arc<Pool>,
     store: Arc<Store>,
     disks: Arc<dyn Disks>,
     formatter: Arc<dyn Formatter>,
@@ -91,7 +91,7 @@ impl Snapshotter {
     /// Puts right whatever the last run left behind, makes the template if it can be made, and starts the reclaimer.
     pub fn start(
         settings: Settings,
-        pool: Pool,
+        pool: impl Into<Arc<Pool>>,
         store: Arc<Store>,
         disks: Arc<dyn Disks>,
         formatter: Arc<dyn Formatter>,
@@ -103,11 +103,12 @@ impl Snapshotter {
     pub fn start_reclaiming(
         reclaiming: Reclaiming,
         settings: Settings,
-        pool: Pool,
+        pool: impl Into<Arc<Pool>>,
         store: Arc<Store>,
         disks: Arc<dyn Disks>,
         formatter: Arc<dyn Formatter>,
     ) -> Result<Snapshotter, Error> {
+        let pool = pool.into();
         let (host_lapses, maker) = Default::default();
         let shared = Arc::new(Shared { settings, pool, store, disks, formatter, host_lapses, maker });
         let left = recover::recover(&shared)?;

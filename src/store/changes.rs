@@ -23,8 +23,8 @@ use super::overlay::Overlay;
 use super::owners::{Owned, Owns};
 use super::reader::{not_found, Reader};
 use super::records::{
-    BalloonRecord, ClaimRecord, IdRange, Kind, LapsesRecord, Owner, ParentRef, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey,
-    TemplateRecord,
+    BalloonRecord, ClaimRecord, IdRange, Kind, LapsesRecord, Owner, ParentRef, PoolRecord, ReclaimRecord,
+    SnapshotRecord, TemplateKey, TemplateRecord,
 };
 use super::tables::{self, meta, Table};
 

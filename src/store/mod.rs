@@ -42,7 +42,7 @@ pub use error::StoreError;
 pub use group::Store;
 pub use reader::Reader;
 pub use records::{
-    BalloonRecord, ClaimRecord, ExternalPool, IdRange, Kind, LapsesRecord, Moment, Owner, Ownership, ParentRef, PoolRecord,
-    ReclaimKind, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord,
+    BalloonRecord, ClaimRecord, ExternalPool, IdRange, Kind, LapsesRecord, Moment, Owner, Ownership, ParentRef,
+    PoolRecord, ReclaimKind, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord,
 };
 pub use tally::Tally;

@@ -15,8 +15,8 @@ use super::error::StoreError;
 use super::overlay::{Fate, Overlay};
 use super::owners::Owned;
 use super::records::{
-    BalloonRecord, ClaimRecord, IdRange, Kind, LapsesRecord, Owner, PoolRecord, ReclaimRecord, SnapshotRecord, TemplateKey,
-    TemplateRecord,
+    BalloonRecord, ClaimRecord, IdRange, Kind, LapsesRecord, Owner, PoolRecord, ReclaimRecord, SnapshotRecord,
+    TemplateKey, TemplateRecord,
 };
 use super::tables::{self, meta, Table};
 

@@ -99,7 +99,7 @@ impl Daemon {
                 return false;
             }
             if self.log().lines().last().is_some_and(|line| line.contains("serving")) {
-                self.channel = self.runtime.block_on(connect(self.directory.path().join("d.sock")));
+                self.channel = self.runtime.block_on(connect(socket(&self.directory)));
                 self.client = SnapshotsClient::new(self.channel.clone());
                 self.wait_until_it_serves();
                 return true;
