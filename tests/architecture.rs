@@ -21,7 +21,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("metrics", &["snapshotter"]),
     ("grpc", &["store", "filter", "snapshotter", "metrics"]),
     ("server", &["grpc"]),
-    ("monitor", &["snapshotter"]),
+    ("monitor", &["pool", "snapshotter"]),
 ];
 
 /// Each library that is not for everybody, with the rooms that may use it.
