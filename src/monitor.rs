@@ -77,7 +77,7 @@ impl Seen {
     }
 
     fn look_for_neighbours(&mut self, snapshotter: &Snapshotter) {
-        let is_due = self.looks % LOOKS_BETWEEN_NEIGHBOURS == 0;
+        let is_due = self.looks.is_multiple_of(LOOKS_BETWEEN_NEIGHBOURS);
         self.looks = self.looks.wrapping_add(1);
         if !is_due || !snapshotter.pool().is_shared() {
             return;

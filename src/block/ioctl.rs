@@ -76,12 +76,46 @@ struct XfsGrowData {
     padding: u32,
 }
 
+/// How many extents are asked for at a time.
+pub(super) const FIEMAP_EXTENTS: usize = 128;
+/// `FIEMAP_EXTENT_DELALLOC`: its blocks have no place yet.
+pub(super) const FIEMAP_EXTENT_DELALLOC: u32 = 4;
+
+/// `struct fiemap_extent` (linux/fiemap.h): 56 bytes.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Extent {
+    /// Where it begins in the file, in bytes.
+    pub logical: u64,
+    pub physical: u64,
+    /// In bytes.
+    pub length: u64,
+    pub reserved: [u64; 2],
+    pub flags: u32,
+    pub more_reserved: [u32; 3],
+}
+
+/// `struct fiemap` (linux/fiemap.h) with room for some extents behind its 32 bytes.
+#[repr(C)]
+#[derive(Debug)]
+struct Fiemap {
+    start: u64,
+    length: u64,
+    flags: u32,
+    mapped_extents: u32,
+    extent_count: u32,
+    reserved: u32,
+    extents: [Extent; FIEMAP_EXTENTS],
+}
+
+const _: () = assert!(size_of::<Extent>() == 56);
+const _: () = assert!(size_of::<Fiemap>() == 32 + 56 * FIEMAP_EXTENTS);
 const _: () = assert!(size_of::<LoopInfo>() == 232);
 const _: () = assert!(size_of::<LoopConfig>() == 304);
 const _: () = assert!(size_of::<XfsGrowData>() == 16);
 
 mod raw {
-    use super::{LoopConfig, LoopInfo, XfsGrowData};
+    use super::{Fiemap, LoopConfig, LoopInfo, XfsGrowData};
 
     nix::ioctl_read!(blk_get_size_64, 0x12, 114, usize);
     nix::ioctl_write_ptr_bad!(blk_discard, nix::request_code_none!(0x12, 119), [u64; 2]);
@@ -98,6 +132,7 @@ mod raw {
     nix::ioctl_write_ptr_bad!(loop_configure, 0x4C0A, LoopConfig);
     nix::ioctl_none_bad!(loop_ctl_get_free, 0x4C82);
 
+    nix::ioctl_readwrite_bad!(fs_fiemap, nix::request_code_readwrite!(b'f', 11, 32), Fiemap);
     nix::ioctl_read!(fs_get_flags, b'f', 1, nix::libc::c_long);
     nix::ioctl_write_ptr!(fs_set_flags, b'f', 2, nix::libc::c_long);
     nix::ioctl_write_ptr!(xfs_grow_data, b'X', 110, XfsGrowData);
@@ -196,6 +231,25 @@ pub(super) fn loop_set_block_size(device: BorrowedFd<'_>, bytes: u32) -> Result<
     let bytes = c_int::try_from(bytes).map_err(|_| Errno::EINVAL)?;
     // SAFETY: the argument is a number by value; no memory of this process is touched.
     unsafe { raw::loop_set_block_size(device.as_raw_fd(), bytes) }.map(drop)
+}
+
+/// The extents of a file within `length` bytes from `start` on, the first [`FIEMAP_EXTENTS`] of them (FS_IOC_FIEMAP).
+pub(super) fn extents(file: BorrowedFd<'_>, start: u64, length: u64) -> Result<Vec<Extent>> {
+    let mut map = Fiemap {
+        start,
+        length,
+        flags: 0,
+        mapped_extents: 0,
+        extent_count: FIEMAP_EXTENTS as u32,
+        reserved: 0,
+        extents: [Extent::default(); FIEMAP_EXTENTS],
+    };
+    // SAFETY: FS_IOC_FIEMAP reads and writes a `struct fiemap` and writes no more than `extent_count` extents behind it; `Fiemap` has
+    // that layout (sizes asserted above), with room for just as many, and is borrowed for the call alone. Every bit pattern of it
+    // is valid.
+    unsafe { raw::fs_fiemap(file.as_raw_fd(), &mut map) }?;
+    let count = (map.mapped_extents as usize).min(FIEMAP_EXTENTS);
+    Ok(map.extents[..count].to_vec())
 }
 
 /// `FS_NOCOW_FL` (linux/fs.h): the file is overwritten in place on a file system that copies on write.

@@ -31,7 +31,7 @@ pub use loops::{LoopDevice, LoopOptions, Loops};
 pub use mounts::{with_private_mount, PrivateMount};
 pub use nodes::node_of;
 pub use process::kill_group;
-pub use ranges::{allocate_ranges, punch};
+pub use ranges::{allocate_ranges, punch, without_blocks};
 pub use sparse::{allocate, allocated, create_sparse, host_space, set_aside, Space};
 
 #[cfg(test)]

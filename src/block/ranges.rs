@@ -3,12 +3,14 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{fallocate, FallocateFlags};
 
 use super::error::BlockError;
+use super::ioctl;
 use super::sparse::host_space;
 
 /// Gives the blocks of these ranges of a file, in bytes, back to its file system: they read as zeros afterwards. The file stays as
@@ -41,6 +43,38 @@ pub fn allocate_ranges(path: &Path, ranges: &[Range<u64>], missing: u64) -> Resu
         .try_for_each(|range| at(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, range))
         .map_err(|errno| error(errno.into()))?;
     file.sync_all().map_err(error)
+}
+
+/// Which parts of these ranges of a file, in bytes, have no blocks (FS_IOC_FIEMAP). All of them, where the file system does not tell.
+///
+/// # Errors
+/// [`BlockError::Open`], [`BlockError::Step`].
+pub fn without_blocks(path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Range<u64>>, BlockError> {
+    let file = open(path)?;
+    let mut missing = Vec::new();
+    for range in ranges {
+        let mut at = range.start;
+        while at < range.end {
+            let extents = match ioctl::extents(file.as_fd(), at, range.end - at) {
+                Ok(extents) => extents,
+                Err(Errno::EOPNOTSUPP | Errno::ENOTTY) => return Ok(ranges.to_vec()),
+                Err(errno) => return Err(BlockError::step("look for the blocks of", path, errno)),
+            };
+            let full = extents.len() == ioctl::FIEMAP_EXTENTS;
+            for extent in extents.iter().filter(|extent| extent.flags & ioctl::FIEMAP_EXTENT_DELALLOC == 0) {
+                let start = extent.logical.clamp(at, range.end);
+                if start > at {
+                    missing.push(at..start);
+                }
+                at = extent.logical.saturating_add(extent.length).clamp(start, range.end);
+            }
+            if !full && at < range.end {
+                missing.push(at..range.end);
+                at = range.end;
+            }
+        }
+    }
+    Ok(missing)
 }
 
 fn open(path: &Path) -> Result<File, BlockError> {
@@ -78,6 +112,25 @@ mod tests {
         assert!(error.is_no_space() && error.to_string().contains("data"), "{error}");
         assert!(allocated(&path).unwrap() >= 8 * MIB);
         assert!(std::fs::read(&path).unwrap() == content, "nothing else has changed");
+    }
+
+    #[test]
+    fn parts_without_blocks_are_found_where_the_file_system_tells() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("data");
+        std::fs::write(&path, vec![7; 4 << 20]).unwrap();
+        File::options().write(true).open(&path).unwrap().sync_all().unwrap();
+        let all = [0..2 * MIB, 2 * MIB..5 * MIB];
+        if without_blocks(&path, &all).unwrap() == all {
+            // It does not tell.
+            return;
+        }
+        let beyond = [4 * MIB..5 * MIB];
+        assert_eq!(without_blocks(&path, &all).unwrap(), beyond);
+        punch(&path, &[MIB..MIB + 65_536, 3 * MIB..4 * MIB]).unwrap();
+        assert_eq!(without_blocks(&path, &all).unwrap(), [MIB..MIB + 65_536, 3 * MIB..5 * MIB]);
+        allocate_ranges(&path, &[MIB..MIB + 65_536, 3 * MIB..4 * MIB], 0).unwrap();
+        assert_eq!(without_blocks(&path, &all).unwrap(), beyond);
     }
 
     #[test]

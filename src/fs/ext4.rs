@@ -100,7 +100,8 @@ mod tests {
         };
         assert_eq!(room(1), Some(100 << 18));
         assert_eq!(room(64), Some(640 << 18));
-        assert_eq!(room(4000), Some(u64::from(u32::MAX)));
+        assert_eq!(room(4000), Some((4000 << 18) + GROWTH_RESERVE));
+        assert_eq!(room(16_000), Some(u64::from(u32::MAX)));
         assert_eq!(room(20_000), None, "beyond the largest there is nothing to reserve");
     }
 

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use super::label::{self, Found, Holds, Label};
 use super::{DeviceNames, PoolError, Role};
 use crate::block::{
-    allocate, allocate_ranges, allocated, find_content, host_space, punch, Access, BlockError, Disk, Disks, LoopDevice,
-    LoopOptions, Loops, Space,
+    allocate, allocate_ranges, allocated, find_content, host_space, punch, without_blocks, Access, BlockError, Disk,
+    Disks, LoopDevice, LoopOptions, Loops, Space,
 };
 use crate::config::{Backing, Config};
 use crate::units::{DeviceNumber, Sectors};
@@ -314,16 +314,26 @@ impl Backer {
         if !matches!(self.backing, Backing::Embedded { .. }) {
             return Ok(());
         }
+        let all = |file: &Path| 0..existing_size(file).unwrap_or_default().0 * 512;
         let (metadata, data) = (self.metadata_file(), self.data_file());
-        let length = |file: &Path| existing_size(file).unwrap_or_default().0 * 512;
-        allocate(&metadata, 0, length(&metadata)).map_err(|source| self.area("metadata", &metadata, source))?;
-        let ranges = around(&self.bytes(except), length(&data));
-        let needed: u64 = ranges.iter().map(|range| range.end - range.start).sum();
-        let restored = allocated(&data).and_then(|has| match except.is_empty() {
-            true => allocate(&data, 0, needed),
-            false => allocate_ranges(&data, &ranges, needed.saturating_sub(has)),
-        });
-        restored.map_err(|source| self.area("data", &data, source))?;
+        let ranges = [
+            ("metadata", &metadata, vec![all(&metadata)]),
+            ("data", &data, around(&self.bytes(except), all(&data).end)),
+        ];
+        for (area, file, ranges) in ranges {
+            let restored = without_blocks(file, &ranges).and_then(|missing| match missing.as_slice() {
+                // A full file system may refuse to be asked for nothing.
+                [] => Ok(()),
+                [one] if *one == all(file) => allocate(file, 0, one.end),
+                some => {
+                    let bytes: u64 = some.iter().map(|range| range.end - range.start).sum();
+                    let there = allocated(file)?;
+                    let needed: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+                    allocate_ranges(file, some, bytes.min(needed.saturating_sub(there)))
+                }
+            });
+            restored.map_err(|source| self.area(area, file, source))?;
+        }
         Ok(())
     }
 

@@ -77,7 +77,10 @@ pub fn snapshot(number: u32, kind: Kind, parent: Option<&str>) -> SnapshotRecord
 /// Adds a snapshot on its parent as it is now.
 pub fn add(c: &mut Changes<'_>, key: &str, record: &SnapshotRecord) -> Result<(), StoreError> {
     let parent = match &record.parent {
-        Some(parent) => Some(ParentRef::new(parent, &c.snapshot(parent)?)),
+        Some(parent) => {
+            let found = c.find_snapshot(parent)?.ok_or_else(|| StoreError::NoParent { key: parent.clone() })?;
+            Some(ParentRef::new(parent, &found))
+        }
         None => None,
     };
     c.insert_snapshot(key, record, parent.as_ref())

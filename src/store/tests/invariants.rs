@@ -187,7 +187,7 @@ fn nothing_is_made_on_a_parent_that_was_exchanged_since_it_was_looked_up() {
         let record =
             SnapshotRecord { thin: thin(if kind == Kind::View { 8 } else { 20 }), ..snapshot(20, kind, Some("image")) };
         let error = refused(&fixture.store, |c| c.insert_snapshot("new", &record, Some(&looked_up)));
-        assert!(matches!(&error, StoreError::NotFound { key } if key == "image"), "{error}");
+        assert!(matches!(&error, StoreError::NoParent { key } if key == "image"), "{error}");
         let error = refused(&fixture.store, |c| {
             // Removed and made anew, at the same moment even.
             add(c, "image", &committed(9, Some("base")))?;
