@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use devmapper_snapshotter::dm::fake::FakeKernel;
 use devmapper_snapshotter::dm::{
-    Dm, Errno, Error, EventSource, FaultPlan, Kernel, Reply, Request, Settings as DmSettings, Verb,
+    Dm, Errno, Error, EventSource, FaultPlan, Kernel, PoolLog, Reply, Request, Settings as DmSettings, Verb,
 };
 use devmapper_snapshotter::fs::{FsSpec, FsType};
+use devmapper_snapshotter::names::DevicePrefix;
 use devmapper_snapshotter::pool::{Pool, PoolSettings};
 use devmapper_snapshotter::snapshotter::{Reclaiming, Settings, Snapshotter};
 use devmapper_snapshotter::store::Store;
@@ -45,6 +46,12 @@ impl Kernel for Holding {
     fn event_source(&self) -> Result<Box<dyn EventSource>, Error> {
         self.kernel.event_source()
     }
+    fn pool_log(&self) -> Option<Box<dyn PoolLog>> {
+        self.kernel.pool_log()
+    }
+    fn incarnation(&self, device: DeviceNumber) -> String {
+        self.kernel.incarnation(device)
+    }
 }
 
 struct Bench {
@@ -58,10 +65,17 @@ fn bench(reclaiming: Reclaiming) -> Bench {
     let plan = FaultPlan::counting();
     let store = Arc::new(Store::with_backend(Storage::holding(Vec::new(), &plan)).unwrap());
     let dm = Dm::new(kernel.clone(), DmSettings::without_nodes());
-    let settings = PoolSettings { name: POOL.into(), external: None, block_size: BLOCK, min_free_percent: 0 };
-    let pool = Pool::open(&settings, dm, store.clone(), machine.clone()).unwrap();
+    let settings = PoolSettings {
+        name: DevicePrefix::new(POOL).unwrap(),
+        external: None,
+        block_size: BLOCK,
+        min_free_percent: 0,
+        accepted_features: Vec::new(),
+    };
+    let pool = Pool::open(&settings, dm, store.clone(), Arc::new(machine.backer())).unwrap();
     let base_image_size = Sectors(BLOCK.0 * BLOCKS);
-    let settings = Settings { fs: FsSpec::plain(FsType::Ext4), base_image_size, discard: false };
+    let settings =
+        Settings { fs: FsSpec::plain(FsType::Ext4), base_image_size, max_image_size: base_image_size, discard: false };
     let start = Snapshotter::start_reclaiming;
     let snapshotter = start(reclaiming, settings, pool, store, machine.clone(), machine).unwrap();
     Bench { snapshotter, kernel }
