@@ -56,7 +56,7 @@ fn explore(base: &Base, ran: &Ran, image: impl Fn() -> Image, before: &[u8], see
         match world.start() {
             Ok(()) => {
                 ends.started += 1;
-                judge::after_start(&mut world, &[ran.model.clone()], Loss::Unflushed)
+                judge::after_start(&mut world, std::slice::from_ref(&ran.model), Loss::Unflushed)
                     .unwrap_or_else(|wrong| panic!("{what}: {wrong}"));
             }
             Err(error) => {

@@ -49,7 +49,10 @@ pub struct Machine {
 
 /// What is to be done right before a request to the kernel, which is known by a part of its text.
 #[derive(Clone, Default)]
-struct Interlude(Arc<Mutex<Option<(String, Box<dyn FnOnce() + Send>)>>>);
+struct Interlude(Arc<Mutex<Option<(String, Act)>>>);
+
+/// What somebody else does meanwhile.
+type Act = Box<dyn FnOnce() + Send>;
 
 impl std::fmt::Debug for Interlude {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
