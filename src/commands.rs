@@ -39,7 +39,8 @@ impl Stopped {
 
 /// See [`crate::Command::Check`]. Changes nothing.
 pub fn check(config: &Config) -> Result<(), AnyError> {
-    verdict(findings(&Stopped::look(config)?)?)
+    let Stopped { store, pool, _lock } = Stopped::look(config)?;
+    verdict(findings(&store, pool.as_ref())?)
 }
 
 /// See [`crate::Command::Check`].
@@ -48,11 +49,15 @@ pub fn repair(config: &Config) -> Result<(), AnyError> {
     // It repairs what is there, and makes nothing where nothing is.
     drop(look_at_state_directory(&config.root)?);
     let _lock = own_state_directory(&config.root)?;
-    findings(&Stopped::read(config, dm.clone(), None)?)?;
-    let swept = open(config, dm.clone())?.cleanup()?;
-    let (reclaimed, busy) = (swept.reclaimed, swept.busy);
-    println!("repaired: what a start puts right; {reclaimed} removals finished, {busy} still in use");
-    verdict(findings(&Stopped::read(config, dm, None)?)?)
+    let before = Stopped::read(config, dm.clone(), None)?;
+    findings(&before.store, before.pool.as_ref())?;
+    drop(before);
+    let snapshotter = open(config, dm)?;
+    let swept = snapshotter.cleanup()?;
+    snapshotter.stop_reclaiming();
+    println!("repaired: what a start puts right; {} removals finished, {} still in use", swept.reclaimed, swept.busy);
+    // What the kernel holds up goes on behind this, with the database open: it is not read from its file.
+    verdict(findings(snapshotter.store(), Some(snapshotter.pool()))?)
 }
 
 fn verdict(left: usize) -> Result<(), AnyError> {
@@ -64,8 +69,7 @@ fn verdict(left: usize) -> Result<(), AnyError> {
 }
 
 /// Prints every disagreement; returns how many there are.
-fn findings(stopped: &Stopped) -> Result<usize, AnyError> {
-    let Stopped { store, pool, .. } = stopped;
+fn findings(store: &Store, pool: Option<&Pool>) -> Result<usize, AnyError> {
     let Some(pool) = pool else {
         let mut found = store.read(|r| r.check_indexes())?;
         found.extend(store.check_complete().err().map(|error| error.to_string()));

@@ -94,7 +94,7 @@ impl fmt::Display for PoolFeature {
 /// The three ways to a pool, from the least set-up to the most.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Backing {
-    /// Sparse files under the state directory on loop devices; `None` sizes the data from the file system.
+    /// Files under the state directory on loop devices; `None` sizes the data from the file system.
     Embedded { data_size: Option<Sectors> },
     /// Block devices given by the operator; without a metadata device both areas are carved out of the one.
     Devices { data: PathBuf, metadata: Option<PathBuf> },

@@ -3,8 +3,6 @@
 
 mod daemon;
 
-use std::process::Command;
-
 use daemon::Daemon;
 
 #[track_caller]
@@ -12,12 +10,6 @@ fn says(said: &str, parts: &[&str]) {
     for part in parts {
         assert!(said.contains(part), "{part:?} is not in {said}");
     }
-}
-
-/// The newest thin that a device of this daemon shows; a device is called after its thin.
-fn newest_thin(name: &str) -> u32 {
-    let devices = std::fs::read_dir("/dev/mapper").unwrap().map(|d| d.unwrap().file_name().into_string().unwrap());
-    devices.filter_map(|device| device.strip_prefix(&format!("{name}-snap-"))?.parse().ok()).max().unwrap()
 }
 
 #[test]
@@ -34,7 +26,6 @@ fn a_database_that_has_lost_an_acknowledged_commit_deletes_nothing() {
     d.stop("KILL");
     std::fs::rename(&file, &newest).unwrap();
     std::fs::write(&file, old).unwrap();
-    let thin = newest_thin("behind");
     d.remove_devices();
     for _ in 0..2 {
         says(
@@ -47,11 +38,9 @@ fn a_database_that_has_lost_an_acknowledged_commit_deletes_nothing() {
     says(&said, &["are lost"]);
     let (repaired, _) = d.command(&["check", "--repair"]);
     assert!(!repaired);
-    let made = Command::new("dmsetup").args(["message", "behind-pool", "0", &format!("create_thin {thin}")]).output();
-    let said = String::from_utf8_lossy(&made.unwrap().stderr).into_owned();
-    assert!(said.contains("File exists"), "thin {thin} of the last snapshot is gone: {said:?}");
     std::fs::rename(&newest, &file).unwrap();
     d.begin();
+    // Its thin is still there.
     d.mounts("last").unwrap();
     assert_eq!(d.list(&[]).unwrap(), ["base", "last"]);
 }

@@ -165,20 +165,22 @@ fn a_pool_that_somebody_else_assembles_is_used_as_it_is() {
     owner.stop("TERM");
     let transaction = |pool: &str| dmsetup(&["status", pool]).split_whitespace().nth(3).unwrap().to_owned();
     let before = transaction("owner-pool");
-    let mut guest = Daemon::start_with("guest", "pool_name = \"owner-pool\"\n");
+    // The owner's pool grows, and lets whoever waits for a block wait.
+    let on = |pool: &str| format!("pool_name = \"{pool}\"\naccept_pool_features = [\"queue_if_no_space\"]\n");
+    let mut guest = Daemon::start_with("guest", &on("owner-pool"));
     guest.committed("base", "");
     guest.restart("KILL");
     guest.prepare("a", "base").unwrap();
     assert_eq!(guest.list(&[]).unwrap(), ["a", "base"]);
     assert_eq!(transaction("owner-pool"), before, "its transaction id is its owner's");
     guest.stop("TERM");
-    guest.configure("guest", "pool_name = \"nobodys-pool\"\n");
+    guest.configure("guest", &on("nobodys-pool"));
     says(&guest.start_is_refused(), &["nobodys-pool", "is not there"]);
     let thin = std::fs::read_dir("/dev/mapper").unwrap().map(|node| node.unwrap().file_name().into_string().unwrap());
     let thin = thin.filter(|name| name.starts_with("guest-snap-")).min().unwrap();
-    guest.configure("guest", &format!("pool_name = \"{thin}\"\n"));
+    guest.configure("guest", &on(&thin));
     says(&guest.start_is_refused(), &[&thin, "not a thin-pool"]);
-    guest.configure("guest", "pool_name = \"owner-pool\"\n");
+    guest.configure("guest", &on("owner-pool"));
     let table = dmsetup(&["table", "owner-pool"]);
     let (start, features) = table.trim().rsplit_once(" 1 ").expect("a table with one feature");
     let load = |table: &str| {

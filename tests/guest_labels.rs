@@ -172,6 +172,6 @@ fn a_mapping_that_is_half_or_nonsense_is_refused_and_an_images_is_not_heeded() {
     refused(d.prepare_labelled("a", "", &[(UIDS.0, "0:x:1"), GIDS]), Code::InvalidArgument, &["uidmapping", "0:x:1"]);
     refused(d.view_labelled("a", "", &[(UIDS.0, ""), GIDS]), Code::InvalidArgument, &["uidmapping"]);
     let mounts = d.prepare_labelled("extract-1 sha256:ab", "", &[UIDS, GIDS]).unwrap();
-    assert_eq!(mounts[0].options, [""; 0]);
+    assert!(mounts[0].options.iter().all(|option| !option.contains("map")), "{mounts:?}");
     d.prepare_labelled("extract-2 sha256:ab", "", &[UIDS]).unwrap();
 }

@@ -1,6 +1,6 @@
 //! Looking for holders without ever waiting for long: one look at a time, on a thread of its own, and its result is kept.
 //!
-//! A look reads /proc and nothing else ([`holders`](super::holders)), but also that may take long on a large machine, and a
+//! A look reads /proc and nothing else ([`holders`](super::holders())), but also that may take long on a large machine, and a
 //! kernel may have locks that we do not know of. Whoever asks gets what the last look found.
 
 use std::fmt;

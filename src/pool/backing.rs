@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::label::{self, Found, Holds, Label};
-use super::{DeviceNames, PoolError, Role};
+use super::{DeviceNames, MetadataGrowth, PoolError, Role};
 use crate::block::{
     allocate, allocate_ranges, allocated, find_content, host_space, punch, without_blocks, Access, BlockError, Disk,
     Disks, LoopDevice, LoopOptions, Loops, Space,
@@ -115,7 +115,7 @@ impl Backer {
         }
     }
 
-    /// The sparse file that holds the embedded pool's data.
+    /// The file that holds the embedded pool's data.
     fn data_file(&self) -> PathBuf {
         self.root.join("data.img")
     }
@@ -407,7 +407,13 @@ impl Backer {
         let fail = |source| self.area(area, path, source);
         let loops = Loops::default();
         let device = match loops.find(path).map_err(fail)?.pop() {
-            Some(found) => found,
+            Some(found) => {
+                // The file may have been made larger since.
+                if state == State::Apart {
+                    found.set_capacity().map_err(fail)?;
+                }
+                found
+            }
             None if state == State::Live => {
                 return Err(PoolError::AreaMissing { area, path: path.into(), live: true });
             }
@@ -451,6 +457,16 @@ impl Backer {
         match &self.backing {
             Backing::External { pool_name } => format!("<metadata device of {pool_name}>").into(),
             _ => format!("/dev/mapper/{}", names.name(Role::Metadata)).into(),
+        }
+    }
+
+    /// How the metadata area is made larger.
+    pub fn metadata_growth(&self) -> MetadataGrowth {
+        match &self.backing {
+            Backing::Embedded { .. } => MetadataGrowth::File(self.metadata_file()),
+            Backing::Devices { metadata: Some(device), .. } => MetadataGrowth::Device(device.clone()),
+            Backing::Devices { data, metadata: None } => MetadataGrowth::Never { disk: data.clone() },
+            Backing::External { .. } => MetadataGrowth::ItsOwner,
         }
     }
 }

@@ -68,7 +68,7 @@ impl std::fmt::Display for Claim {
         let Claim { uuid, name, range: IdRange { start, end }, epoch } = self;
         write!(
             f,
-            "database {uuid} (devices named {name}-…, started {epoch} times) claims the thin ids {start} to {}",
+            "database {uuid} (devices named {name}-…, at epoch {epoch}) claims the thin ids {start} to {}",
             end - 1
         )
     }

@@ -39,8 +39,15 @@ pub enum PoolError {
     #[error("pool {pool} must be checked: the kernel could not write its metadata (a disk that failed or was full) and takes no changes since. Once the disk is well, {}run 'thin_check --clear-needs-check-flag {}' and start the daemon again", taken_away(*active), metadata.display())]
     NeedsCheck { pool: DmName, metadata: PathBuf, active: bool },
     /// The disk is well and nothing is damaged: the metadata area has no block left.
-    #[error("the metadata of pool {pool} is full, all {} of it, and the kernel takes no changes, removals among them, until it is larger. {}make {} larger by a quarter or more ('truncate -s' for a file, 'lvextend' for a volume){}, and start the daemon again", ByteSize(*total).display().iec(), sentence(taken_away(*active)), metadata.display(), if *needs_check { format!(", run 'thin_check --clear-needs-check-flag {}'", metadata.display()) } else { String::new() })]
-    MetadataFull { pool: DmName, metadata: PathBuf, total: u64, active: bool, needs_check: bool },
+    #[error("the metadata of pool {pool} is full, all {} of it, and the kernel takes no changes, removals among them, until it is larger. {}", ByteSize(*total).display().iec(), way_out(growth, check.as_deref(), *active))]
+    MetadataFull {
+        pool: DmName,
+        total: u64,
+        growth: MetadataGrowth,
+        /// What thin_check must be run on before the pool takes changes again.
+        check: Option<PathBuf>,
+        active: bool,
+    },
     /// Somebody else on this host has devices of our name.
     #[error("name \"{name}\" is taken: device {device} ({}) belongs to {}. Nothing was changed. Choose another 'name' in the configuration. If nobody goes by this one any more, look at the device ('dmsetup info {device}') and remove it ('dmsetup remove {device}'){}", known_by(uuid), owner(*of_this_program, store, ours.as_deref()), if ours.is_none() && *of_this_program { "; if it is of this daemon's own pool, put its database back" } else { "" })]
     Company {
@@ -51,7 +58,7 @@ pub enum PoolError {
         store: PathBuf,
         ours: Option<String>,
     },
-    #[error("no thin id is left below 2^24 in this pool: start with an empty state directory and a new pool")]
+    #[error("no thin id is left for this daemon in this pool: start with an empty state directory and a new pool")]
     NoIds,
     #[error("{0}")]
     Kernel(#[source] dm::Error),
@@ -109,6 +116,41 @@ fn taken_away(active: bool) -> &'static str {
     }
 }
 
+/// How a metadata area is made larger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MetadataGrowth {
+    File(PathBuf),
+    Device(PathBuf),
+    /// It lies on one disk with the data, which follows right behind it.
+    Never {
+        disk: PathBuf,
+    },
+    /// Somebody else assembles the pool.
+    ItsOwner,
+}
+
+fn way_out(growth: &MetadataGrowth, check: Option<&Path>, active: bool) -> String {
+    let larger = match growth {
+        MetadataGrowth::File(file) => format!("make {} larger by a quarter or more ('truncate -s')", file.display()),
+        MetadataGrowth::Device(device) => {
+            format!("make {} larger by a quarter or more ('lvextend' for a volume)", device.display())
+        }
+        MetadataGrowth::Never { disk } => {
+            return format!(
+                "It lies on {} with the data right behind it, so it cannot get larger there. What is mounted can still be read: \
+                 save what is nowhere else, then start with an empty state directory, an empty disk and a larger 'metadata_size'",
+                disk.display()
+            )
+        }
+        MetadataGrowth::ItsOwner => {
+            return "Its owner makes it larger ('lvextend --poolmetadatasize' with LVM); then start the daemon again".into()
+        }
+    };
+    let check =
+        check.map(|path| format!(", run 'thin_check --clear-needs-check-flag {}'", path.display())).unwrap_or_default();
+    format!("{}{larger}{check}, and start the daemon again", sentence(taken_away(active)))
+}
+
 /// With a capital letter.
 fn sentence(text: &str) -> String {
     match text.chars().next() {
@@ -146,6 +188,11 @@ fn of(origin: &Option<ThinId>) -> String {
 }
 
 impl PoolError {
+    /// Whether it is thin_check's turn, which reads the metadata area.
+    pub(super) fn wants_check(&self) -> bool {
+        matches!(self, PoolError::NeedsCheck { .. } | PoolError::MetadataFull { check: Some(_), .. })
+    }
+
     /// Somebody has the device open or mounted: worth trying again later.
     pub fn is_busy(&self) -> bool {
         match self {
@@ -207,22 +254,22 @@ mod tests {
 
     #[test]
     fn metadata_that_is_full_is_told_from_metadata_that_must_be_checked() {
-        let full = |active, needs_check| {
-            let metadata = "/s/metadata.img".into();
-            PoolError::MetadataFull { pool: pool(), metadata, total: 2 << 20, active, needs_check }.to_string()
+        let full = |growth, check: Option<&str>, active| {
+            let (pool, check) = (pool(), check.map(PathBuf::from));
+            PoolError::MetadataFull { pool, total: 2 << 20, growth, check, active }.to_string()
         };
-        assert!(
-            full(true, false).contains("full, all 2.0 MiB") && full(true, false).contains("Stop what uses"),
-            "{}",
-            full(true, false)
-        );
-        assert!(!full(true, false).contains("thin_check"), "{}", full(true, false));
-        assert!(full(false, true).contains("Now make /s/metadata.img larger"), "{}", full(false, true));
-        assert!(
-            full(false, true).contains("thin_check --clear-needs-check-flag /s/metadata.img"),
-            "{}",
-            full(false, true)
-        );
+        let file = || MetadataGrowth::File("/s/metadata.img".into());
+        let active = full(file(), None, true);
+        assert!(active.contains("full, all 2.0 MiB of it") && active.contains("Stop what uses"), "{active}");
+        assert!(!active.contains("thin_check"), "{active}");
+        let apart = full(file(), Some("/dev/mapper/p-metadata"), false);
+        assert!(apart.contains("Now make /s/metadata.img larger by a quarter or more ('truncate -s')"), "{apart}");
+        assert!(apart.contains("run 'thin_check --clear-needs-check-flag /dev/mapper/p-metadata'"), "{apart}");
+        let device = full(MetadataGrowth::Device("/dev/vg/meta".into()), None, false);
+        assert!(device.contains("Now make /dev/vg/meta larger by a quarter or more ('lvextend'"), "{device}");
+        let carved = full(MetadataGrowth::Never { disk: "/dev/sdb".into() }, None, false);
+        assert!(carved.contains("It lies on /dev/sdb") && carved.contains("a larger 'metadata_size'"), "{carved}");
+        assert!(full(MetadataGrowth::ItsOwner, None, true).contains("lvextend --poolmetadatasize"));
         let sick = PoolError::NeedsCheck { pool: pool(), metadata: "/m".into(), active: false }.to_string();
         assert!(sick.contains("must be checked") && !sick.contains("is full, "), "{sick}");
     }

@@ -137,7 +137,7 @@ impl Opening<'_> {
             // Whether it is on record as made is not known.
             Err(error @ PoolError::Store(_)) => Err(error),
             // It is made, and must be checked.
-            Err(error @ PoolError::NeedsCheck { .. }) => Err(error),
+            Err(error) if error.wants_check() => Err(error),
             Err(error) => {
                 let left = self.backer.abandon(&uuid).and_then(|()| Ok(self.store.commit(|c| c.remove_pool())?));
                 if let Err(left) = left {
@@ -153,14 +153,11 @@ impl Opening<'_> {
     fn owned(&self, record: PoolRecord) -> Result<Found, PoolError> {
         let mut made = Vec::new();
         let opened = self.open_owned(record, &mut made);
-        match &opened {
-            // The areas stay for thin_check.
-            Ok(_) | Err(PoolError::NeedsCheck { .. }) => {}
-            Err(_) => {
-                for name in made.iter().rev() {
-                    if let Err(error) = self.dm.remove(name) {
-                        tracing::warn!(%error, device = %name, "cannot be taken away again");
-                    }
+        // The areas stay for thin_check.
+        if opened.as_ref().is_err_and(|error| !error.wants_check()) {
+            for name in made.iter().rev() {
+                if let Err(error) = self.dm.remove(name) {
+                    tracing::warn!(%error, device = %name, "cannot be taken away again");
                 }
             }
         }
@@ -286,7 +283,7 @@ impl Opening<'_> {
             return Ok(());
         }
         let active = !assembled || self.dm.remove(name).is_err();
-        Err(super::sick(&status, name.clone(), self.backer.metadata_path(self.names), active))
+        Err(super::sick(&status, name.clone(), self.backer, self.names, active))
     }
 
     fn working(&self, name: &DmName) -> Result<WorkingPool, PoolError> {

@@ -11,7 +11,7 @@ const FIRST: u32 = 1 << 16;
 const COUNT: u32 = crate::dm::MAX_MINOR + 1 - FIRST;
 
 /// The minor numbers for the thin `id` of the pool with this UUID, in the order in which they are to be tried; pools begin at
-/// different places. The later ones, for when a number is taken by somebody else's device, come back after half the range.
+/// different places. The later ones, for when a number is taken by somebody else's device, come back after a quarter of the range.
 pub fn minors(pool: &str, id: u32) -> impl Iterator<Item = u32> {
     // FNV-1a, which stays the same from one build to the next.
     let start = pool.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));

@@ -26,7 +26,6 @@ mod minors;
 mod room;
 mod table;
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
@@ -34,7 +33,7 @@ pub use backing::Backer;
 use balloon::Balloon;
 pub use claim::{Claim, Company};
 pub use devices::{DeviceNames, Role};
-pub use error::PoolError;
+pub use error::{MetadataGrowth, PoolError};
 pub use ground::LENGTH as BALLOON_LENGTH;
 pub use ids::IdGuard;
 pub use metadata::MetadataError;
@@ -273,9 +272,7 @@ impl Pool {
         let pool = self.device_name.clone();
         match status.working() {
             None => Err(PoolError::Failed { pool }),
-            Some(status) if must_be_checked(status) => {
-                Err(sick(status, pool, self.backer.metadata_path(&self.names), true))
-            }
+            Some(status) if must_be_checked(status) => Err(sick(status, pool, &self.backer, &self.names, true)),
             Some(_) => Ok(()),
         }
     }
@@ -377,11 +374,12 @@ fn must_be_checked(status: &WorkingPool) -> bool {
     status.needs_check || status.mode == PoolMode::ReadOnly
 }
 
-/// What to say of a pool that [`must_be_checked`]. Where its metadata is merely full, the way out is another one.
-fn sick(status: &WorkingPool, pool: DmName, metadata: PathBuf, active: bool) -> PoolError {
+/// What to say of a pool that [`must_be_checked`]. Where its metadata is merely full, the way out is more of it.
+fn sick(status: &WorkingPool, pool: DmName, backer: &Backer, names: &DeviceNames, active: bool) -> PoolError {
+    let metadata = backer.metadata_path(names);
     if status.metadata.free() > 0 {
         return PoolError::NeedsCheck { pool, metadata, active };
     }
-    let total = status.metadata.total * room::METADATA_BLOCK;
-    PoolError::MetadataFull { pool, metadata, total, active, needs_check: status.needs_check }
+    let (total, growth) = (status.metadata.total * room::METADATA_BLOCK, backer.metadata_growth());
+    PoolError::MetadataFull { pool, total, growth, check: status.needs_check.then_some(metadata), active }
 }

@@ -130,6 +130,10 @@ impl Snapshotter {
         &self.shared.pool
     }
 
+    pub fn store(&self) -> &Store {
+        &self.shared.store
+    }
+
     /// What to mount for an active snapshot or a view; activates its device if a reboot took it away.
     pub fn mounts(&self, key: &str) -> Result<Vec<Mount>, Error> {
         check_key("key", key)?;

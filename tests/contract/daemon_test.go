@@ -120,7 +120,7 @@ func (d *daemon) takeApart() error {
 	d.process.Process.Kill()
 	<-d.ended
 
-	pool, layers, err := devices()
+	pool, layers, areas, err := devices()
 	failed(err)
 	if len(layers) > 0 {
 		_, err := dmsetup(append([]string{"remove"}, layers...)...)
@@ -129,17 +129,21 @@ func (d *daemon) takeApart() error {
 	if pool != "" {
 		failed(removePool(pool))
 	}
+	if len(areas) > 0 {
+		_, err := dmsetup(append([]string{"remove"}, areas...)...)
+		failed(err)
+	}
 	failed(d.detachLoops())
 	failed(os.RemoveAll(d.state))
 	return problems.ErrorOrNil()
 }
 
-// devices tells the pool from its layers, and complains about suspended and open ones.
-func devices() (pool string, layers []string, err error) {
+// devices tells the pool, its layers and the areas below it apart, and complains about suspended ones and about open layers.
+func devices() (pool string, layers, areas []string, err error) {
 	var problems *multierror.Error
 	out, err := dmsetup("info", "-C", "--noheadings", "--separator", " ", "-o", "name,suspended,open,uuid")
 	if err != nil {
-		return "", nil, err
+		return "", nil, nil, err
 	}
 	for _, line := range strings.Split(out, "\n") {
 		fields := strings.Fields(line)
@@ -149,16 +153,19 @@ func devices() (pool string, layers []string, err error) {
 		if fields[1] != "Active" {
 			problems = multierror.Append(problems, fmt.Errorf("left suspended: %s", line))
 		}
-		if strings.HasSuffix(fields[0], "-pool") {
+		switch strings.TrimPrefix(fields[0], devicePrefix) {
+		case "pool":
 			pool = fields[0]
-			continue
-		}
-		layers = append(layers, fields[0])
-		if fields[2] != "0" {
-			problems = multierror.Append(problems, fmt.Errorf("left open: %s", line))
+		case "data", "metadata":
+			areas = append(areas, fields[0])
+		default:
+			layers = append(layers, fields[0])
+			if fields[2] != "0" {
+				problems = multierror.Append(problems, fmt.Errorf("left open: %s", line))
+			}
 		}
 	}
-	return pool, layers, problems.ErrorOrNil()
+	return pool, layers, areas, problems.ErrorOrNil()
 }
 
 // removePool leaves the metadata's device to thin_check, which wants neither a live pool nor a plain file on tmpfs.
@@ -175,7 +182,6 @@ func removePool(pool string) error {
 	if err != nil {
 		return err
 	}
-	// A loop device that detaches itself at its last close stays for as long as this is open.
 	metadata, err := os.Open(filepath.Join("/dev", filepath.Base(device)))
 	if err != nil {
 		return err

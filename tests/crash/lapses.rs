@@ -178,6 +178,8 @@ fn a_pool_that_grows_ten_times_between_two_looks_refuses_nothing() {
         let mut world = started();
         let (dm, pool) = (world.dm(), World::pool_name());
         let mut table = dm.table(&pool).unwrap();
+        let area = DmName::new("p-data").unwrap();
+        let mut area_table = dm.table(&area).unwrap();
         let Target::ThinPool(pool_table) = &mut table[0] else { panic!("no pool") };
         // The mark is above all there is, so each growth is followed by an event.
         pool_table.low_water_blocks = 1 << 20;
@@ -186,7 +188,11 @@ fn a_pool_that_grows_ten_times_between_two_looks_refuses_nothing() {
         for growth in 1..=10 {
             let Target::ThinPool(pool_table) = &mut table[0] else { panic!("no pool") };
             pool_table.length = Sectors(pool_table.length.0 + BLOCK.0);
-            world.machine.kernel.resize_disk(pool_table.data.number().unwrap(), pool_table.length);
+            let Target::Linear(linear) = &mut area_table[0] else { panic!("no area") };
+            linear.length = pool_table.length;
+            let disk = Sectors(linear.offset.0 + linear.length.0);
+            world.machine.kernel.resize_disk(linear.device.number().unwrap(), disk);
+            dm.reload(&area, &area_table).unwrap();
             dm.reload(&pool, &table).unwrap();
             world.run(&write("layer", growth + 1)).unwrap();
         }

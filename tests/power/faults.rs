@@ -16,6 +16,8 @@ use super::run::Run;
 
 /// No call may take longer, whatever is broken.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+/// Sectors before an area on its disk.
+const LABEL: u64 = 2048;
 const MKFS: &str = "/usr/sbin/mke2fs";
 
 type Case = fn(&Bench) -> Result<(), String>;
@@ -37,7 +39,7 @@ pub fn faults() -> Result<(), String> {
     };
     let cases: [(&str, Case); 8] = [
         ("a full disk under the database: calls are refused as such, and work again once there is room", full_database),
-        ("an mkfs that fails: the start says so, and the next one works", failing_mkfs),
+        ("an mkfs that fails: log and answers say so, and what needs it works once it is well", failing_mkfs),
         ("a daemon killed while mkfs hangs: the next one starts beside it, and nothing is left", hanging_mkfs),
         ("a data disk that fails writes every other second under load: what was acknowledged is there", flaky_data),
         ("bad sectors under a layer: whoever reads them fails, and nobody else", bad_sectors),
@@ -203,14 +205,17 @@ fn put_program(bytes: &[u8]) -> std::io::Result<()> {
 fn failing_mkfs(bench: &Bench) -> Result<(), String> {
     let (_mounted, mut run) = bench.on_one_disk("failing-mkfs")?;
     let fake = FakeMkfs::new("#!/bin/sh\necho 'mkfs: the reason' >&2\nexit 1\n")?;
-    if Daemon::start(&run.place, &run.runtime).is_ok() {
-        return Err("the daemon serves without a template".into());
-    }
+    let mut daemon = run.start()?;
     let log = fs::read_to_string(&run.place.log).map_err(|e| e.to_string())?;
     let said = log.lines().find(|line| line.contains("mkfs: the reason")).ok_or("the log does not say why")?;
     println!("    {said}");
+    refused("Prepare without a template", &[Code::FailedPrecondition, Code::Internal], || {
+        daemon.client.prepare("early", "")
+    })?;
     drop(fake);
-    let mut daemon = run.start()?;
+    daemon.client.prepare("late", "").map_err(|e| format!("Prepare once mkfs is well: {e}"))?;
+    daemon.client.remove("late").map_err(|e| e.to_string())?;
+    daemon.client.cleanup().map_err(|e| e.to_string())?;
     run.check(&mut daemon.client, false)?;
     run.empty(&mut daemon.client)
 }
@@ -294,9 +299,9 @@ fn bad_sectors(bench: &Bench) -> Result<(), String> {
     let layer = machine::thins()?.into_keys().last().expect("the layer's thin");
     let own: Vec<u64> = machine::data_blocks(Some(layer))?.difference(&template).copied().collect();
     println!("    {} bad blocks", own.len());
-    // It counts its blocks from the beginning of the disk below.
+    // It counts its blocks from the beginning of the disk below; the area begins behind a label of 1 MiB.
     for block in own {
-        let block = start / 128 + block;
+        let block = (start + LABEL) / 128 + block;
         dmsetup(&["message", "pw-disk-data", "0", "addbadblock", &block.to_string()])?;
     }
     dmsetup(&["message", "pw-disk-data", "0", "enable"])?;
