@@ -164,12 +164,13 @@ fn a_second_daemon_of_one_name_is_told_so_and_starts_under_another() {
 fn a_second_daemon_of_one_name_on_the_same_external_pool_is_refused() {
     let mut owner = Daemon::start("lender");
     owner.stop("TERM");
-    let mut first = Daemon::start_with("guest", "pool_name = \"lender-pool\"");
+    let config = "pool_name = \"lender-pool\"\naccept_pool_features = [\"queue_if_no_space\"]";
+    let mut first = Daemon::start_with("guest", config);
     first.prepare("a", "").unwrap();
-    let mut second = Daemon::start_with("other", "pool_name = \"lender-pool\"");
+    let mut second = Daemon::start_with("other", config);
     second.stop("TERM");
     std::fs::remove_dir_all(second.state()).unwrap();
-    second.configure("guest", "pool_name = \"lender-pool\"");
+    second.configure("guest", config);
     says(&second.start_is_refused(), &["name \"guest\" is taken", "guest-snap-"]);
     first.restart("TERM");
     assert_eq!(first.list(&[]).unwrap(), ["a"]);
