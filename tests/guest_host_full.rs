@@ -22,8 +22,8 @@ use daemon::Daemon;
 use host_common::{run, SmallHost, KIB};
 
 const FILES: usize = 60;
-/// Layers of every other run are larger than what the pool has set aside, so that it meets its end.
-const FILE_SIZES: [usize; 2] = [512 << 10, 2 << 20];
+/// Layers of every other run, of 240 MiB, are larger than what the pool has set aside at the most, so that it meets its end.
+const FILE_SIZES: [usize; 2] = [512 << 10, 4 << 20];
 
 #[test]
 fn a_layer_of_ext4_over_a_full_host_of_ext4_is_whole_or_refused() {
