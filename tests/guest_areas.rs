@@ -181,6 +181,9 @@ fn one_carved_disk_is_known_again_and_another_is_refused() {
 #[test]
 fn after_a_first_start_that_failed_a_disk_with_content_is_still_refused() {
     let (small, right, precious) = (Disk::new("20M"), Disk::new("140M"), Disk::with_ext4("140M"));
+    // Its partition table is gone, and what was in the first partition is not.
+    let wiped = Disk::new("140M");
+    run("mkfs.ext4", &["-q", "-F", "-E", "offset=1048576", &wiped.device, "128M"]);
     let mut d = Daemon::prepared("failed", "");
     let one = |disk: &Disk| format!("data_device = \"{}\"", disk.device);
     let two = |data: &Disk, metadata: &Disk| format!("{}\nmetadata_device = \"{}\"", one(data), metadata.device);
@@ -190,9 +193,11 @@ fn after_a_first_start_that_failed_a_disk_with_content_is_still_refused() {
         (two(&small, &right), vec!["too small"]),
         (two(&right, &precious), vec!["not empty", "ext4"]),
         (one(&precious), vec!["not empty", "ext4", "left untouched"]),
+        (one(&wiped), vec!["not empty", "ext4", "left untouched"]),
+        (two(&wiped, &right), vec!["not empty", "ext4", "left untouched"]),
     ] {
         d.configure("failed", &config);
-        refused_and_untouched(&mut d, &[&small, &right, &precious], &parts);
+        refused_and_untouched(&mut d, &[&small, &right, &precious, &wiped], &parts);
     }
     // Neither the name nor anything else of the failed attempts binds.
     d.configure("corrected", &one(&right));

@@ -5,8 +5,12 @@ use std::fmt;
 use super::disk::Disk;
 use super::error::BlockError;
 
-/// How much is looked at from either end of a device, in bytes: what is of use to somebody has its labels there.
-const LOOKED_AT: u64 = 1 << 20;
+/// How much is looked at from the beginning of a device, in bytes: what is of use to somebody has its labels there. A first
+/// partition, whose table may have been wiped, begins at [`PARTITION`].
+pub const HEAD: u64 = 4 << 20;
+/// How much is looked at up to its end.
+const TAIL: u64 = 1 << 20;
+const PARTITION: usize = 1 << 20;
 
 /// How much is read at once, in bytes.
 const CHUNK: usize = 64 << 10;
@@ -27,17 +31,19 @@ impl fmt::Display for Found {
     }
 }
 
-/// Looks for content in the first and last MiB of a device; `None` when all of that is zero.
+/// Looks for content in the first 4 MiB and the last one of a device; `None` when all of that is zero.
 ///
 /// # Errors
 /// As [`Disk::size`] and [`Disk::read_at`].
 pub fn find_content(disk: &dyn Disk) -> Result<Option<Found>, BlockError> {
     let size = disk.size()?.bytes().unwrap_or(u64::MAX);
-    let head = read(disk, 0, size.min(LOOKED_AT))?;
-    if let Some(found) = recognise(&head, SIGNATURES, 0) {
-        return Ok(Some(found));
+    let head = read(disk, 0, size.min(HEAD))?;
+    let partition = head.get(PARTITION..).unwrap_or_default();
+    let known = recognise(&head, SIGNATURES, 0).or_else(|| recognise(partition, SIGNATURES, PARTITION as u64));
+    if known.is_some() {
+        return Ok(known);
     }
-    let tail_start = size.saturating_sub(LOOKED_AT);
+    let tail_start = size.saturating_sub(TAIL);
     let tail = read(disk, tail_start, size - tail_start)?;
     Ok(recognise_at_end(&tail, tail_start)
         .or_else(|| first_nonzero(&head, 0))
@@ -134,7 +140,7 @@ mod tests {
     use super::*;
     use crate::units::Sectors;
 
-    const SIZE: u64 = 4 << 20;
+    const SIZE: u64 = 16 << 20;
 
     fn disk_with(offset: u64, bytes: &[u8]) -> MemoryDisk {
         let disk = MemoryDisk::new(Sectors(SIZE / 512));
@@ -148,7 +154,7 @@ mod tests {
 
     #[test]
     fn zeros_at_both_ends_are_blank_whatever_the_size() {
-        for sectors in [0, 1, 8, 2048, 2049, 10_000] {
+        for sectors in [0, 1, 8, 2048, 2049, 8192, 8193, 10_000, 40_000] {
             let disk = MemoryDisk::new(Sectors(sectors));
             assert_eq!(find_content(&disk).unwrap(), None, "{sectors} sectors");
         }
@@ -157,7 +163,7 @@ mod tests {
 
     #[test]
     fn any_byte_near_an_end_counts() {
-        for offset in [0, 5, LOOKED_AT - 1, SIZE - LOOKED_AT, SIZE - 1] {
+        for offset in [0, 5, HEAD - 1, SIZE - TAIL, SIZE - 1] {
             let found = find_content(&disk_with(offset, b"x")).unwrap();
             assert_eq!(found, Some(Found { offset, kind: None }));
         }
@@ -169,6 +175,12 @@ mod tests {
             assert_eq!(kind_at(signature.offset, signature.magic), Some(signature.kind));
             assert_eq!(kind_at(signature.offset + 3, signature.magic), None, "{} moved", signature.kind);
         }
+    }
+
+    #[test]
+    fn what_a_partition_held_is_recognised_when_its_table_is_gone() {
+        let found = find_content(&disk_with(PARTITION as u64, b"XFSB")).unwrap().unwrap();
+        assert_eq!(found.to_string(), "an xfs file system (at byte 1048576)");
     }
 
     #[test]

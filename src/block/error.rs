@@ -76,7 +76,7 @@ pub enum BlockError {
         path: PathBuf,
     },
     /// Something is on a device that was to be taken as empty.
-    #[error("{} is not empty: it holds {found}; nothing was written. Choose another device, or erase this one with `wipefs -a` if its content may go", path.display())]
+    #[error("{} is not empty: it holds {found}; nothing was written. Choose another device, or erase this one ('blkdiscard -z', which writes zeros all over it) if its content may go", path.display())]
     NotBlank {
         /// The device.
         path: PathBuf,

@@ -21,7 +21,7 @@ mod process;
 mod ranges;
 mod sparse;
 
-pub use blank::{find_content, Found};
+pub use blank::{find_content, Found, HEAD as BLANK_HEAD};
 pub use disk::{discard_all, Access, Disk, Disks, RealDisks, DISCARD_STEP};
 pub use error::BlockError;
 pub use growth::resize_xfs;

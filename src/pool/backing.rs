@@ -12,7 +12,7 @@ use super::label::{self, Found, Holds, Label};
 use super::{DeviceNames, MetadataGrowth, PoolError, Role};
 use crate::block::{
     allocate, allocate_ranges, allocated, find_content, host_space, punch, without_blocks, Access, BlockError, Disk,
-    Disks, LoopDevice, LoopOptions, Loops, Space,
+    Disks, LoopDevice, LoopOptions, Loops, Space, BLANK_HEAD,
 };
 use crate::config::{Backing, Config};
 use crate::units::{DeviceNumber, Sectors};
@@ -377,8 +377,10 @@ impl Backer {
             }
             let disk = self.disks.open(&place.node, Access::WriteExclusive).map_err(fail)?;
             if holds != Holds::Data {
-                // What the kernel made of the area's zeros.
-                disk.write_at(&[0; 4096], label::SPACE.0 * 512).map_err(fail)?;
+                // Where a next start looks for content, the kernel has made its metadata of the area's zeros.
+                let (from, end) = (label::SPACE.0 * 512, (place.size.0 * 512).min(BLANK_HEAD));
+                disk.write_at(&vec![0; end.saturating_sub(from) as usize], from).map_err(fail)?;
+                disk.flush().map_err(fail)?;
             }
             label::erase(disk.as_ref()).map_err(fail)?;
             drop(disk);

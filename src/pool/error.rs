@@ -76,7 +76,7 @@ pub enum PoolError {
     External { pool: DmName, what: String },
     #[error("{area} area {path}: {source}")]
     Area { area: &'static str, path: PathBuf, source: BlockError },
-    #[error("{path} is not empty and the database knows no pool on it: {found}. It is left untouched; if it is this daemon's pool, put the database back; if its content may go, empty it (wipefs -a, blkdiscard, or remove the file)")]
+    #[error("{path} is not empty and the database knows no pool on it: {found}. It is left untouched; if it is this daemon's pool, put the database back; if its content may go, empty it ('blkdiscard -z', which writes zeros all over it, or remove the file)")]
     NotBlank { path: PathBuf, found: String },
     #[error("{path} is not the disk that the {area} area of pool {pool} lies on: {found}. Nothing was written to it. Disks change their names: name the right one by /dev/disk/by-id, or put it back")]
     WrongDisk { path: PathBuf, area: &'static str, pool: DmName, found: String },
