@@ -106,6 +106,30 @@ fn a_writer_that_meets_the_end_goes_on_and_the_layer_is_whole() {
 }
 
 #[test]
+fn snapshots_are_made_and_mounted_while_the_pool_gets_its_larger_tables() {
+    let mut d = Daemon::start_with("meanwhile", "data_size = \"600MiB\"");
+    write_layer(&mut d, "layer", MIB);
+    let file = d.state().join("data.img");
+    let before = std::fs::metadata(&file).unwrap().len();
+    let mount = d.prepare("writer", "layer").unwrap().remove(0);
+    with_mounted(&mount, |root| {
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| std::fs::write(root.join("large"), vec![0xa5; 400 * MIB]).unwrap());
+            let mut made = 0;
+            while !writer.is_finished() || made == 0 {
+                d.prepare("other", "layer").unwrap();
+                d.view("view", "layer").unwrap();
+                d.remove("view").unwrap();
+                d.remove("other").unwrap();
+                made += 1;
+            }
+            println!("{made} snapshots and views made meanwhile");
+        });
+    });
+    assert!(std::fs::metadata(&file).unwrap().len() > before + (256 << 20));
+}
+
+#[test]
 fn a_file_that_was_put_back_without_its_blocks_gets_them_again() {
     let mut d = Daemon::start("putback");
     write_layer(&mut d, "layer", 10 * MIB);

@@ -476,6 +476,29 @@ fn a_pool_whose_writes_hang_when_it_is_full_is_refused_unless_its_operator_accep
 }
 
 #[test]
+fn a_pool_that_its_owner_suspends_for_a_moment_is_waited_for() {
+    let pool = SharedPool::new("moments", ZEROING);
+    let mut d = Daemon::start_with("patient", &pool.config());
+    d.committed("base", "");
+    std::thread::scope(|scope| {
+        let owner = scope.spawn(|| {
+            for _ in 0..30 {
+                dmsetup(&["suspend", &pool.name]);
+                std::thread::sleep(std::time::Duration::from_millis(30));
+                dmsetup(&["resume", "--noudevsync", &pool.name]);
+                std::thread::sleep(std::time::Duration::from_millis(30));
+            }
+        });
+        while !owner.is_finished() {
+            d.prepare("a", "base").unwrap();
+            d.view("v", "base").unwrap();
+            d.remove("v").unwrap();
+            d.remove("a").unwrap();
+        }
+    });
+}
+
+#[test]
 fn features_that_change_under_a_running_daemon_are_seen_and_new_snapshots_are_refused() {
     let pool = SharedPool::new("changing", ZEROING);
     let mut d = Daemon::start_with("watchful", &pool.config());

@@ -1,11 +1,16 @@
 //! The devices that show a pool's thins: making, finding, freezing and taking them away.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use super::{DeviceInfo, IdGuard, Pool, PoolError, Role};
 use crate::dm::{self, ActivateOptions, Target};
 use crate::names::DmName;
 use crate::units::{Sectors, ThinId};
+
+/// How long the owner of a shared pool may have it suspended before whoever wants a device hears of it.
+const OWNER_LIMIT: Duration = Duration::from_secs(10);
+const OWNER_TICK: Duration = Duration::from_millis(10);
 
 impl Pool {
     /// Makes the device `role` show the thin `id`, `size` long. A device of that role that is active already is left as
@@ -22,6 +27,7 @@ impl Pool {
             let mut tries = self.names.minors(role).map(|minor| activate(Some(minor)));
             tries.find(settled).unwrap_or_else(|| activate(None))
         };
+        let activate = || self.load_thin(&activate);
         let activated = match activate() {
             Err(source @ dm::Error::NameOrUuidInUse { .. }) => match self.info(role)? {
                 Some(info) if !self.is_ours(&info) => return Err(PoolError::NameTaken { device: name, source }),
@@ -46,6 +52,28 @@ impl Pool {
         match self.active(role)? {
             Some(node) => Ok(node),
             None => self.activate(role, id, size, read_only),
+        }
+    }
+
+    /// dm-thin takes no thin of a pool that is suspended, as every pool is for a moment when it gets another table. Ours gets none
+    /// meanwhile; the owner of a shared one does not ask, so it is waited for.
+    fn load_thin(&self, load: &dyn Fn() -> dm::Result<()>) -> dm::Result<()> {
+        let _table_stays = self.table_turn.read().unwrap_or_else(|e| e.into_inner());
+        let begun = Instant::now();
+        let mut refused = 0;
+        loop {
+            let result = load();
+            let again = match &result {
+                Err(dm::Error::PoolSuspended { .. }) => begun.elapsed() < OWNER_LIMIT,
+                // Why is found out afterwards, when the pool may have gone on.
+                Err(dm::Error::TableRefused { .. }) => refused < 3,
+                _ => false,
+            };
+            if !again || !self.is_shared() {
+                return result;
+            }
+            refused += 1;
+            std::thread::sleep(OWNER_TICK);
         }
     }
 

@@ -151,6 +151,7 @@ impl Pool {
     fn load(&self, mut pool: ThinPoolTable, no_space: NoSpacePolicy) -> Result<(), PoolError> {
         pool.features.no_space = no_space;
         pool.features.discard = DiscardPolicy::NoPassDown;
+        let _alone = self.table_turn.write().unwrap_or_else(|e| e.into_inner());
         let loaded = self.dm.reload(&self.device_name, &[Target::ThinPool(pool)]);
         loaded.map(drop).map_err(|source| PoolError::Grow { pool: self.device_name.clone(), source })
     }

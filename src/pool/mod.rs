@@ -27,7 +27,7 @@ mod room;
 mod table;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 
 pub use backing::Backer;
 use balloon::Balloon;
@@ -99,6 +99,8 @@ pub struct Pool {
     seen: Mutex<Seen>,
     /// Held while the pool grows.
     growing: Mutex<()>,
+    /// Held for writing while the pool gets another table, for reading while a thin is loaded.
+    table_turn: RwLock<()>,
     /// All that the pool can hand out has its place in the file system below it.
     backed: AtomicBool,
 }
@@ -172,6 +174,7 @@ impl Pool {
             store,
             seen: Mutex::default(),
             growing: Mutex::default(),
+            table_turn: RwLock::default(),
             backed: AtomicBool::new(true),
         })
     }
