@@ -6,10 +6,11 @@ use super::disk::Disk;
 use super::error::BlockError;
 
 /// How much is looked at from the beginning of a device, in bytes: what is of use to somebody has its labels there. A first
-/// partition, whose table may have been wiped, begins at [`PARTITION`].
+/// partition, whose table may have been wiped, begins 1 MiB behind it.
 pub const HEAD: u64 = 4 << 20;
 /// How much is looked at up to its end.
 const TAIL: u64 = 1 << 20;
+/// Where a first partition begins.
 const PARTITION: usize = 1 << 20;
 
 /// How much is read at once, in bytes.
