@@ -496,6 +496,11 @@ fn a_pool_that_its_owner_suspends_for_a_moment_is_waited_for() {
             d.remove("a").unwrap();
         }
     });
+    // For longer, and the caller is told what to do.
+    dmsetup(&["suspend", &pool.name]);
+    says(d.prepare("b", "base").unwrap_err().message(), &["is suspended", "dmsetup resume moments"]);
+    dmsetup(&["resume", "--noudevsync", &pool.name]);
+    d.prepare("b", "base").unwrap();
 }
 
 #[test]

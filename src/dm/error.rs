@@ -194,7 +194,9 @@ pub enum Error {
         pool: String,
     },
     /// A thin on a pool that is suspended: the kernel refuses it with EINVAL.
-    #[error("load of {device}: its pool {pool} is suspended")]
+    #[error(
+        "load of {device}: its pool {pool} is suspended; whoever suspended it must resume it ('dmsetup resume {pool}')"
+    )]
     PoolSuspended {
         /// The device that was to be a thin.
         device: String,

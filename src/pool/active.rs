@@ -60,19 +60,21 @@ impl Pool {
     fn load_thin(&self, load: &dyn Fn() -> dm::Result<()>) -> dm::Result<()> {
         let _table_stays = self.table_turn.read().unwrap_or_else(|e| e.into_inner());
         let begun = Instant::now();
-        let mut refused = 0;
+        let mut unexplained = 0;
         loop {
             let result = load();
             let again = match &result {
                 Err(dm::Error::PoolSuspended { .. }) => begun.elapsed() < OWNER_LIMIT,
                 // Why is found out afterwards, when the pool may have gone on.
-                Err(dm::Error::TableRefused { .. }) => refused < 3,
+                Err(dm::Error::TableRefused { .. }) => {
+                    unexplained += 1;
+                    unexplained <= 3
+                }
                 _ => false,
             };
             if !again || !self.is_shared() {
                 return result;
             }
-            refused += 1;
             std::thread::sleep(OWNER_TICK);
         }
     }
