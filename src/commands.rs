@@ -12,10 +12,12 @@ use devmapper_snapshotter::snapshotter;
 use devmapper_snapshotter::store::{Kind, ReclaimKind, Store};
 use devmapper_snapshotter::units::ThinId;
 
-use crate::{database, device_mapper, look_at_state_directory, open, own_state_directory, parts, AnyError};
+use crate::{
+    database, device_mapper, look_at_state_directory, open, own_state_directory, parts, AnyError,
+};
 
-/// What can be looked at without a change to anything: the pool as the kernel has it, if it is assembled, and the database as
-/// a copy in memory. No daemon starts meanwhile.
+/// What can be looked at without a change to anything: the pool as the kernel has it, if it is
+/// assembled, and the database as a copy in memory. No daemon starts meanwhile.
 struct Stopped {
     store: Arc<Store>,
     pool: Option<Pool>,
@@ -55,8 +57,12 @@ pub fn repair(config: &Config) -> Result<(), AnyError> {
     let snapshotter = open(config, dm)?;
     let swept = snapshotter.cleanup()?;
     snapshotter.stop_reclaiming();
-    println!("repaired: what a start puts right; {} removals finished, {} still in use", swept.reclaimed, swept.busy);
-    // What the kernel holds up goes on behind this, with the database open: it is not read from its file.
+    println!(
+        "repaired: what a start puts right; {} removals finished, {} still in use",
+        swept.reclaimed, swept.busy
+    );
+    // What the kernel holds up goes on behind this, with the database open: it is not read from its
+    // file.
     verdict(findings(snapshotter.store(), Some(snapshotter.pool()))?)
 }
 
@@ -108,7 +114,8 @@ fn findings(store: &Store, pool: Option<&Pool>) -> Result<usize, AnyError> {
     Ok(found)
 }
 
-/// The thins in the pool with the blocks they map; `None` while it is written to faster than that can be read.
+/// The thins in the pool with the blocks they map; `None` while it is written to faster than that
+/// can be read.
 fn thins(pool: &Pool) -> Result<Option<BTreeMap<ThinId, u64>>, AnyError> {
     match pool.thins(&RealDisks) {
         Err(PoolError::Metadata { source: MetadataError::Changing, .. }) => Ok(None),
@@ -131,7 +138,13 @@ pub fn list(config: &Config) -> Result<(), AnyError> {
     let rows = store.read(|r| {
         let mut rows = Vec::new();
         for (_, template) in r.templates()? {
-            rows.push(Row::new("template", "(template)", None, Role::Template(template.thin), template.thin));
+            rows.push(Row::new(
+                "template",
+                "(template)",
+                None,
+                Role::Template(template.thin),
+                template.thin,
+            ));
         }
         let mut after: Option<String> = None;
         loop {
@@ -139,9 +152,18 @@ pub fn list(config: &Config) -> Result<(), AnyError> {
             let Some((last, _)) = page.last() else { break };
             after = Some(last.clone());
             for (key, record) in page {
-                let role =
-                    if record.kind == Kind::View { Role::View(record.number) } else { Role::Snapshot(record.number) };
-                rows.push(Row::new(record.kind.as_str(), &key, record.parent.as_deref(), role, record.thin));
+                let role = if record.kind == Kind::View {
+                    Role::View(record.number)
+                } else {
+                    Role::Snapshot(record.number)
+                };
+                rows.push(Row::new(
+                    record.kind.as_str(),
+                    &key,
+                    record.parent.as_deref(),
+                    role,
+                    record.thin,
+                ));
             }
         }
         for entry in r.reclaims(None, usize::MAX)? {
@@ -174,21 +196,28 @@ impl Row {
         Row { kind: kind.into(), key: key.into(), parent: parent.map(Into::into), role, thin }
     }
 
-    /// A device that is not active is shown as `-`, and so is what cannot be known without the pool.
+    /// A device that is not active is shown as `-`, and so is what cannot be known without the
+    /// pool.
     fn print(&self, names: &DeviceNames, pool: Option<&Pool>, mapped: &BTreeMap<ThinId, u64>) {
         let active = pool.is_some_and(|pool| pool.info(self.role).is_ok_and(|info| info.is_some()));
         let device = if active { names.name(self.role).to_string() } else { "-".into() };
         let block = pool.map_or(0, |pool| pool.block_size().0 * 512);
-        let bytes =
-            mapped.get(&self.thin).map_or("-".into(), |blocks| ByteSize(blocks * block).display().iec().to_string());
+        let bytes = mapped
+            .get(&self.thin)
+            .map_or("-".into(), |blocks| ByteSize(blocks * block).display().iec().to_string());
         let key = printable(&self.key);
-        let parent = self.parent.as_ref().map(|parent| format!(" < {}", printable(parent))).unwrap_or_default();
+        let parent = self
+            .parent
+            .as_ref()
+            .map(|parent| format!(" < {}", printable(parent)))
+            .unwrap_or_default();
         println!("{:<10} {device:<40} {:>8} {bytes:>11} {key}{parent}", self.kind, self.thin.get());
     }
 }
 
 /// A key may hold anything; a list has one line for each.
 fn printable(key: &str) -> String {
-    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    let escaped =
+        |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     key.chars().map(escaped).collect()
 }

@@ -1,7 +1,9 @@
-//! What an operator may set: the configuration file, the environment and the flags, read into one checked [`Config`].
+//! What an operator may set: the configuration file, the environment and the flags, read into one
+//! checked [`Config`].
 //!
-//! Every key is optional. Flags win over the environment, the environment over the file. A file with problems is refused
-//! as a whole: all of them are reported together, each with its key. This file knows nothing of pools or of gRPC.
+//! Every key is optional. Flags win over the environment, the environment over the file. A file
+//! with problems is refused as a whole: all of them are reported together, each with its key. This
+//! file knows nothing of pools or of gRPC.
 
 mod log_level;
 mod paths;
@@ -13,8 +15,8 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 use values::{
-    block_size, boolean, device, device_name, device_prefix, file_system, path, percent, pool_features, size,
-    socket_address, text, texts,
+    block_size, boolean, device, device_name, device_prefix, file_system, path, percent,
+    pool_features, size, socket_address, text, texts,
 };
 
 use crate::names::{DevicePrefix, DmName};
@@ -51,26 +53,30 @@ pub struct Config {
     pub metadata_size: Option<Sectors>,
     /// Size of a snapshot without a parent; children are never smaller than their parent.
     pub base_image_size: Sectors,
-    /// The most that an image's own label may lift the size of its layers to; `None` means [`Config::base_image_size`].
+    /// The most that an image's own label may lift the size of its layers to; `None` means
+    /// [`Config::base_image_size`].
     pub max_image_size: Option<Sectors>,
     /// `ext4` or `xfs`, checked by the `fs` room.
     pub fs_type: String,
     /// More arguments for mkfs, behind the built-in ones.
     pub fs_options: Vec<String>,
-    /// Whether this host may mount an xfs that others may have written, to replay its log or to grow it.
+    /// Whether this host may mount an xfs that others may have written, to replay its log or to
+    /// grow it.
     pub mount_untrusted: bool,
     /// Whether removed snapshots are discarded; `None` means yes on the embedded pool only.
     pub discard: Option<bool>,
-    /// New writable snapshots are refused when less than this share of the pool (or of the file system under the
-    /// embedded pool) is free.
+    /// New writable snapshots are refused when less than this share of the pool (or of the file
+    /// system under the embedded pool) is free.
     pub min_free_percent: u8,
-    /// Features of a pool that somebody else assembles that are accepted though they weaken what callers may rely on.
+    /// Features of a pool that somebody else assembles that are accepted though they weaken what
+    /// callers may rely on.
     pub accept_pool_features: Vec<PoolFeature>,
     /// Where the metrics are served over HTTP; nowhere unless set.
     pub metrics_address: Option<SocketAddr>,
 }
 
-/// A feature of a thin pool that an operator has to accept: see `pool/features.rs` for what each means.
+/// A feature of a thin pool that an operator has to accept: see `pool/features.rs` for what each
+/// means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PoolFeature {
     /// New blocks are not zeroed.
@@ -97,7 +103,8 @@ impl fmt::Display for PoolFeature {
 pub enum Backing {
     /// Files under the state directory on loop devices; `None` sizes the data from the file system.
     Embedded { data_size: Option<Sectors> },
-    /// Block devices given by the operator; without a metadata device both areas are carved out of the one.
+    /// Block devices given by the operator; without a metadata device both areas are carved out of
+    /// the one.
     Devices { data: PathBuf, metadata: Option<PathBuf> },
     /// A pool that somebody else assembles, by its device-mapper name.
     External { pool_name: DmName },
@@ -169,7 +176,8 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads the file at `path`, or the default one if it exists when `path` is `None`, and lays `overrides` over it.
+    /// Reads the file at `path`, or the default one if it exists when `path` is `None`, and lays
+    /// `overrides` over it.
     pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Config, ConfigError> {
         let (path, optional) = match path {
             Some(path) => (path, false),
@@ -185,8 +193,10 @@ impl Config {
 
     /// Checks the text of a configuration; `path` is for the messages.
     pub fn parse(text: &str, path: &Path, overrides: &Overrides) -> Result<Config, ConfigError> {
-        let table: Table =
-            text.parse().map_err(|source| ConfigError::Syntax { path: path.into(), source: Box::new(source) })?;
+        let table: Table = text.parse().map_err(|source| ConfigError::Syntax {
+            path: path.into(),
+            source: Box::new(source),
+        })?;
         let mut keys = Keys { table, problems: Vec::new() };
         let config = keys.config(overrides);
         keys.refuse_the_rest();
@@ -207,11 +217,16 @@ impl Keys {
     fn config(&mut self, overrides: &Overrides) -> Config {
         let default = Config::default();
         let over = overrides.clone();
-        let base_image_size =
-            self.take("base_image_size", |v| size(v, IMAGE_MIN, u64::MAX)).unwrap_or(default.base_image_size);
+        let base_image_size = self
+            .take("base_image_size", |v| size(v, IMAGE_MIN, u64::MAX))
+            .unwrap_or(default.base_image_size);
         Config {
-            root: self.overridden("root", over.root, path, paths::state_directory).unwrap_or(default.root),
-            address: self.overridden("address", over.address, path, paths::socket).unwrap_or(default.address),
+            root: self
+                .overridden("root", over.root, path, paths::state_directory)
+                .unwrap_or(default.root),
+            address: self
+                .overridden("address", over.address, path, paths::socket)
+                .unwrap_or(default.address),
             log_level: self
                 .overridden("log_level", over.log_level, text, |level| log_level::checked(&level))
                 .unwrap_or(default.log_level),
@@ -222,10 +237,16 @@ impl Keys {
             max_image_size: self.max_image_size(base_image_size),
             fs_type: self.take("fs_type", file_system).unwrap_or(default.fs_type),
             fs_options: self.take("fs_options", texts).unwrap_or_default(),
-            mount_untrusted: self.take("mount_untrusted", boolean).unwrap_or(default.mount_untrusted),
+            mount_untrusted: self
+                .take("mount_untrusted", boolean)
+                .unwrap_or(default.mount_untrusted),
             discard: self.take("discard", boolean),
-            min_free_percent: self.take("min_free_percent", percent).unwrap_or(default.min_free_percent),
-            accept_pool_features: self.take("accept_pool_features", pool_features).unwrap_or_default(),
+            min_free_percent: self
+                .take("min_free_percent", percent)
+                .unwrap_or(default.min_free_percent),
+            accept_pool_features: self
+                .take("accept_pool_features", pool_features)
+                .unwrap_or_default(),
             metrics_address: self.take("metrics_address", socket_address),
             backing: self.backing(),
         }
@@ -268,7 +289,10 @@ impl Keys {
 
     fn only_embedded(&mut self, data_size: Option<Sectors>, other: &str) {
         if data_size.is_some() {
-            self.problem("data_size", &format!("is for the embedded pool; with {other} the size is the device's own"));
+            self.problem(
+                "data_size",
+                &format!("is for the embedded pool; with {other} the size is the device's own"),
+            );
         }
     }
 
@@ -283,7 +307,8 @@ impl Keys {
         }
     }
 
-    /// The value of a flag or of the environment, else the file's; both are checked. `None` when neither is there, or is good.
+    /// The value of a flag or of the environment, else the file's; both are checked. `None` when
+    /// neither is there, or is good.
     fn overridden<T>(
         &mut self,
         key: &str,
@@ -344,15 +369,17 @@ mod tests {
     const SHIPPED: &str = include_str!("../config/config.toml");
 
     fn parse(text: &str) -> Result<Config, String> {
-        Config::parse(text, Path::new("test.toml"), &Overrides::default()).map_err(|e| e.to_string())
+        Config::parse(text, Path::new("test.toml"), &Overrides::default())
+            .map_err(|e| e.to_string())
     }
 
     #[test]
     fn the_shipped_file_says_the_defaults_and_names_every_key() {
         assert_eq!(parse(SHIPPED).unwrap(), Config::default());
         for key in KNOWN {
-            let named =
-                SHIPPED.lines().any(|line| line.trim_start_matches('#').trim_start().starts_with(&format!("{key} =")));
+            let named = SHIPPED.lines().any(|line| {
+                line.trim_start_matches('#').trim_start().starts_with(&format!("{key} ="))
+            });
             assert!(named, "{key} is not in config/config.toml");
         }
         let uncommented: String = SHIPPED
@@ -410,8 +437,11 @@ mod tests {
             "base_image_size = \"100000001B\"\nmax_image_size = \"10GB\"\ndata_size = \"12GB\"\nmetadata_size = \"3000001B\"",
         )
         .unwrap();
-        let Backing::Embedded { data_size } = config.backing else { panic!("{:?}", config.backing) };
-        let sizes = [Some(config.base_image_size), config.max_image_size, data_size, config.metadata_size];
+        let Backing::Embedded { data_size } = config.backing else {
+            panic!("{:?}", config.backing)
+        };
+        let sizes =
+            [Some(config.base_image_size), config.max_image_size, data_size, config.metadata_size];
         for size in sizes {
             assert_eq!(size.unwrap().0 % 128, 0, "{size:?}");
         }
@@ -421,7 +451,10 @@ mod tests {
     #[test]
     fn an_image_may_not_be_held_below_the_size_that_every_layer_has() {
         let error = parse("max_image_size = \"5GiB\"").unwrap_err();
-        assert!(error.contains("max_image_size: is 5.0 GiB, less than the 10.0 GiB of base_image_size"), "{error}");
+        assert!(
+            error.contains("max_image_size: is 5.0 GiB, less than the 10.0 GiB of base_image_size"),
+            "{error}"
+        );
         let config = parse("max_image_size = \"20GiB\"").unwrap();
         assert_eq!(config.max_image_size, Some(Sectors(20 << 21)));
     }
@@ -447,22 +480,40 @@ mod tests {
 
     #[test]
     fn features_of_a_pool_are_accepted_by_their_names() {
-        let accepted = parse("accept_pool_features = [\"queue_if_no_space\", \"skip_block_zeroing\"]").unwrap();
-        assert_eq!(accepted.accept_pool_features, [PoolFeature::QueueIfNoSpace, PoolFeature::SkipBlockZeroing]);
+        let accepted =
+            parse("accept_pool_features = [\"queue_if_no_space\", \"skip_block_zeroing\"]")
+                .unwrap();
+        assert_eq!(
+            accepted.accept_pool_features,
+            [PoolFeature::QueueIfNoSpace, PoolFeature::SkipBlockZeroing]
+        );
         let error = parse("accept_pool_features = [\"read_only\"]").unwrap_err();
-        assert!(error.contains("\"read_only\" is not one of skip_block_zeroing, queue_if_no_space"), "{error}");
+        assert!(
+            error.contains("\"read_only\" is not one of skip_block_zeroing, queue_if_no_space"),
+            "{error}"
+        );
     }
 
     #[test]
     fn flags_win_over_the_file_and_are_checked_too() {
-        let over = Overrides { root: Some("/r".into()), address: None, log_level: Some("debug".into()) };
-        let config =
-            Config::parse("root = \"/file\"\naddress = \"/a\"\nlog_level = \"warn\"", Path::new("t"), &over).unwrap();
-        assert_eq!((config.root, config.address, config.log_level), ("/r".into(), "/a".into(), "debug".into()));
+        let over =
+            Overrides { root: Some("/r".into()), address: None, log_level: Some("debug".into()) };
+        let config = Config::parse(
+            "root = \"/file\"\naddress = \"/a\"\nlog_level = \"warn\"",
+            Path::new("t"),
+            &over,
+        )
+        .unwrap();
+        assert_eq!(
+            (config.root, config.address, config.log_level),
+            ("/r".into(), "/a".into(), "debug".into())
+        );
         let over = Overrides { root: Some("relative".into()), ..Overrides::default() };
         let error = Config::parse("", Path::new("t"), &over).unwrap_err().to_string();
         assert!(
-            error.contains("--root or DEVMAPPER_SNAPSHOTTER_ROOT: \"relative\" is not an absolute path"),
+            error.contains(
+                "--root or DEVMAPPER_SNAPSHOTTER_ROOT: \"relative\" is not an absolute path"
+            ),
             "{error}"
         );
     }
@@ -470,7 +521,9 @@ mod tests {
     #[test]
     fn a_file_that_is_not_toml_or_not_there_is_named() {
         assert!(parse("root = ").unwrap_err().starts_with("configuration test.toml: not TOML"));
-        let error = Config::load(Some(Path::new("/no/such.toml")), &Overrides::default()).unwrap_err().to_string();
+        let error = Config::load(Some(Path::new("/no/such.toml")), &Overrides::default())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("/no/such.toml"), "{error}");
     }
 }

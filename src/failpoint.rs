@@ -1,8 +1,9 @@
-//! Steps at which tests end the process, to see what the next start makes of it. Every step is one that the outside world
-//! notices: a request to the kernel, a database commit, a program, a disk.
+//! Steps at which tests end the process, to see what the next start makes of it. Every step is one
+//! that the outside world notices: a request to the kernel, a database commit, a program, a disk.
 //!
-//! Only a build with the feature `failpoints`, which is for tests alone, does anything here: with `DMS_FAILPOINT` set to
-//! `STEP:N` it aborts when that step is reached for the N-th time, with `any:N` at the N-th step of all.
+//! Only a build with the feature `failpoints`, which is for tests alone, does anything here: with
+//! `DMS_FAILPOINT` set to `STEP:N` it aborts when that step is reached for the N-th time, with
+//! `any:N` at the N-th step of all.
 
 /// The step is reached.
 #[cfg(not(feature = "failpoints"))]

@@ -1,5 +1,5 @@
-//! devmapper-snapshotter: a containerd snapshotter on device-mapper thin provisioning, and the device-mapper library it
-//! stands on.
+//! devmapper-snapshotter: a containerd snapshotter on device-mapper thin provisioning, and the
+//! device-mapper library it stands on.
 //!
 //! The map, from the ground up; each room knows those above it in this list and no others:
 //!

@@ -1,4 +1,5 @@
-//! The daemon `devmapper-snapshotter`: reads its configuration, opens its pool, serves, and stops cleanly.
+//! The daemon `devmapper-snapshotter`: reads its configuration, opens its pool, serves, and stops
+//! cleanly.
 
 mod commands;
 
@@ -27,8 +28,8 @@ type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A containerd snapshotter on device-mapper thin provisioning.
 ///
-/// Without any configuration it makes a pool of its own on loop devices under its state directory and serves on
-/// /run/devmapper-snapshotter/devmapper-snapshotter.sock.
+/// Without any configuration it makes a pool of its own on loop devices under its state directory
+/// and serves on /run/devmapper-snapshotter/devmapper-snapshotter.sock.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Flags {
@@ -41,7 +42,8 @@ struct Flags {
     /// The state directory.
     #[arg(long, env = "DEVMAPPER_SNAPSHOTTER_ROOT")]
     root: Option<PathBuf>,
-    /// What to log: error, warn, info, debug, trace, off, or a filter such as info,devmapper_snapshotter::pool=debug.
+    /// What to log: error, warn, info, debug, trace, off, or a filter such as
+    /// info,devmapper_snapshotter::pool=debug.
     #[arg(long, env = "DEVMAPPER_SNAPSHOTTER_LOG_LEVEL")]
     log_level: Option<String>,
     #[command(subcommand)]
@@ -50,14 +52,15 @@ struct Flags {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Lists, while the daemon is stopped, every snapshot, template and removal under way with its device, its thin and the
-    /// bytes it maps; changes nothing.
+    /// Lists, while the daemon is stopped, every snapshot, template and removal under way with its
+    /// device, its thin and the bytes it maps; changes nothing.
     Ls,
-    /// Compares database, pool and devices while the daemon is stopped, and lists every disagreement; changes nothing. Exits
-    /// with 1 if there is any.
+    /// Compares database, pool and devices while the daemon is stopped, and lists every
+    /// disagreement; changes nothing. Exits with 1 if there is any.
     Check {
-        /// Then mends what is safe to mend, which is what every start of the daemon does: resumes, removes what no record
-        /// wants, deletes unrecorded thins on lease, reclaims. Nothing on record is ever deleted.
+        /// Then mends what is safe to mend, which is what every start of the daemon does: resumes,
+        /// removes what no record wants, deletes unrecorded thins on lease, reclaims. Nothing on
+        /// record is ever deleted.
         #[arg(long)]
         repair: bool,
     },
@@ -74,12 +77,18 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: Flags) -> Result<(), AnyError> {
-    let overrides = Overrides { root: flags.root, address: flags.address, log_level: flags.log_level };
+    let overrides =
+        Overrides { root: flags.root, address: flags.address, log_level: flags.log_level };
     let config = Config::load(flags.config.as_deref(), &overrides)?;
-    let filter = EnvFilter::try_new(&config.log_level).map_err(|e| format!("log_level {:?}: {e}", config.log_level))?;
+    let filter = EnvFilter::try_new(&config.log_level)
+        .map_err(|e| format!("log_level {:?}: {e}", config.log_level))?;
     let colours = std::io::stderr().is_terminal();
-    // What cannot be logged, for instance into a file on a full file system, is lost: told of on stderr, that would be a panic.
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).log_internal_errors(false);
+    // What cannot be logged, for instance into a file on a full file system, is lost: told of on
+    // stderr, that would be a panic.
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colours)
+        .log_internal_errors(false);
     log.with_writer(std::io::stderr).init();
     match flags.command {
         Some(Command::Check { repair: false }) => return commands::check(&config),
@@ -87,14 +96,16 @@ fn run(flags: Flags) -> Result<(), AnyError> {
         Some(Command::Ls) => return commands::list(&config),
         None => {}
     }
-    // Before anything is made: without root, or in a container without the right to it, nothing else will work either.
+    // Before anything is made: without root, or in a container without the right to it, nothing
+    // else will work either.
     let dm = device_mapper()?;
     dm.require_thin()?;
     let _state = own_state_directory(&config.root)?;
     // The one that leaves a file behind comes last.
     let metrics = config.metrics_address.map(metrics::listen).transpose()?;
     let sockets = Sockets { calls: server::listen(&config.address)?, metrics };
-    let result = open(&config, dm).and_then(|snapshotter| run_until_stopped(sockets, snapshotter, &config.address));
+    let result = open(&config, dm)
+        .and_then(|snapshotter| run_until_stopped(sockets, snapshotter, &config.address));
     // Nobody waits for it: a socket that is left behind is replaced by the next start.
     let _ = std::fs::remove_file(&config.address);
     result
@@ -106,33 +117,46 @@ struct Sockets {
     metrics: Option<std::net::TcpListener>,
 }
 
-fn run_until_stopped(sockets: Sockets, snapshotter: Snapshotter, address: &Path) -> Result<(), AnyError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+fn run_until_stopped(
+    sockets: Sockets,
+    snapshotter: Snapshotter,
+    address: &Path,
+) -> Result<(), AnyError> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let served = runtime.block_on(serve(sockets, Arc::new(snapshotter), address));
-    // Blocking calls that outlast the drain are cut off with the process: each is safe to cut anywhere.
+    // Blocking calls that outlast the drain are cut off with the process: each is safe to cut
+    // anywhere.
     runtime.shutdown_background();
     served
 }
 
-/// Makes the state directory and locks it, so that one daemon works on it at a time. The lock goes with the process.
+/// Makes the state directory and locks it, so that one daemon works on it at a time. The lock goes
+/// with the process.
 fn own_state_directory(root: &Path) -> Result<std::fs::File, AnyError> {
-    let wrong = |what: &str, e: &dyn std::fmt::Display| format!("state directory {}: {what}: {e}", root.display());
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(|error| {
-        match (std::fs::symlink_metadata(root), root.exists()) {
-            (Ok(found), false) if found.is_symlink() => wrong("cannot be made", &"a link that leads nowhere is there"),
-            (Ok(_), true) => wrong("cannot be made", &"there is something that is no directory"),
-            _ => wrong("cannot be made", &error),
+    let wrong = |what: &str, e: &dyn std::fmt::Display| {
+        format!("state directory {}: {what}: {e}", root.display())
+    };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(|error| match (
+        std::fs::symlink_metadata(root),
+        root.exists(),
+    ) {
+        (Ok(found), false) if found.is_symlink() => {
+            wrong("cannot be made", &"a link that leads nowhere is there")
         }
+        (Ok(_), true) => wrong("cannot be made", &"there is something that is no directory"),
+        _ => wrong("cannot be made", &error),
     })?;
     let path = root.join("lock");
-    let lock = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    let lock =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
     let lock = lock.map_err(|e| wrong("cannot be written to", &e))?;
     locked(root, lock.try_lock())?;
     Ok(lock)
 }
 
-/// Keeps daemons out of a state directory while it is looked at; nothing is made or changed for it. `None` where no daemon has
-/// left a lock to take.
+/// Keeps daemons out of a state directory while it is looked at; nothing is made or changed for it.
+/// `None` where no daemon has left a lock to take.
 fn look_at_state_directory(root: &Path) -> Result<Option<std::fs::File>, AnyError> {
     let wrong = |what: &dyn std::fmt::Display| {
         format!(
@@ -143,7 +167,9 @@ fn look_at_state_directory(root: &Path) -> Result<Option<std::fs::File>, AnyErro
     match std::fs::metadata(root) {
         Ok(found) if found.is_dir() => {}
         Ok(_) => return Err(wrong(&"it is no directory").into()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(wrong(&"it does not exist").into()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(wrong(&"it does not exist").into())
+        }
         Err(error) => return Err(wrong(&error).into()),
     }
     if !database(root).try_exists().map_err(|error| wrong(&error))? {
@@ -210,23 +236,30 @@ fn open(config: &Config, dm: Dm) -> Result<Snapshotter, AnyError> {
         },
         base_image_size: config.base_image_size,
         max_image_size: config.max_image_size.unwrap_or(config.base_image_size),
-        discard: config.discard.unwrap_or(false) && !matches!(config.backing, Backing::Embedded { .. }),
+        discard: config.discard.unwrap_or(false)
+            && !matches!(config.backing, Backing::Embedded { .. }),
     };
     let formatter = Arc::new(Mkfs::new().mounting_untrusted(config.mount_untrusted));
     Ok(Snapshotter::start(settings, pool, store, Arc::new(RealDisks), formatter)?)
 }
 
-async fn serve(sockets: Sockets, snapshotter: Arc<Snapshotter>, address: &Path) -> Result<(), AnyError> {
+async fn serve(
+    sockets: Sockets,
+    snapshotter: Arc<Snapshotter>,
+    address: &Path,
+) -> Result<(), AnyError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let monitor = monitor::watch(&snapshotter)?;
     monitor::give_back(&snapshotter)?;
     let metrics = Arc::new(Metrics::new(Arc::clone(&snapshotter)));
-    let scraped = sockets.metrics.map(|listener| tokio::spawn(serve_metrics(listener, Arc::clone(&metrics))));
+    let scraped =
+        sockets.metrics.map(|listener| tokio::spawn(serve_metrics(listener, Arc::clone(&metrics))));
     let service = Service::new(Arc::clone(&snapshotter), metrics);
     let broken = Arc::new(AtomicBool::new(false));
     let stop = {
-        let (service, broken, snapshotter) = (service.clone(), Arc::clone(&broken), Arc::clone(&snapshotter));
+        let (service, broken, snapshotter) =
+            (service.clone(), Arc::clone(&broken), Arc::clone(&snapshotter));
         async move {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -235,7 +268,8 @@ async fn serve(sockets: Sockets, snapshotter: Arc<Snapshotter>, address: &Path) 
             }
             tracing::info!("stopping; devices stay as they are");
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-            // While calls under way finish; so the stop waits for whichever takes longer, and not for one after the other.
+            // While calls under way finish; so the stop waits for whichever takes longer, and not
+            // for one after the other.
             snapshotter.stop_reclaiming();
         }
     };

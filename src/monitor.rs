@@ -1,6 +1,8 @@
-//! Watches how full the pool is, so that a Prepare need not ask the kernel, and whether it refuses writes.
+//! Watches how full the pool is, so that a Prepare need not ask the kernel, and whether it refuses
+//! writes.
 //!
-//! On a thread of its own: a pool, or the file system under it, that does not answer takes no thread from anybody else.
+//! On a thread of its own: a pool, or the file system under it, that does not answer takes no
+//! thread from anybody else.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -12,7 +14,8 @@ use crate::snapshotter::Snapshotter;
 
 /// How often the pool is looked at. One status without a flush takes some 0.03 ms.
 const EVERY: Duration = Duration::from_secs(2);
-/// After so many looks at a pool that somebody else assembles, who else uses it is looked at as well.
+/// After so many looks at a pool that somebody else assembles, who else uses it is looked at as
+/// well.
 const LOOKS_BETWEEN_NEIGHBOURS: u32 = 8;
 
 /// The watch; it ends when this is dropped, without being waited for.
@@ -21,8 +24,8 @@ pub struct Monitor {
     _until_dropped: mpsc::Sender<()>,
 }
 
-/// Looks at the pool until the watch is dropped; logs when it runs short of room, when it no longer is, and when it has refused
-/// writes.
+/// Looks at the pool until the watch is dropped; logs when it runs short of room, when it no longer
+/// is, and when it has refused writes.
 pub fn watch(snapshotter: &Arc<Snapshotter>) -> std::io::Result<Monitor> {
     let (until_dropped, dropped) = mpsc::channel();
     let snapshotter = Arc::downgrade(snapshotter);
@@ -45,7 +48,8 @@ struct Seen {
     short: bool,
     lapses: u64,
     looks: u32,
-    /// Other daemons with devices on a shared pool, each with one of these. Those that are there at the start are said by the start.
+    /// Other daemons with devices on a shared pool, each with one of these. Those that are there at
+    /// the start are said by the start.
     neighbours: Option<BTreeMap<String, String>>,
 }
 
@@ -90,13 +94,18 @@ impl Seen {
         };
         for (uuid, device) in found {
             if known.insert(uuid.clone(), device.clone()).is_none() {
-                tracing::warn!(uuid, device, "another daemon of this kind has begun to use the pool");
+                tracing::warn!(
+                    uuid,
+                    device,
+                    "another daemon of this kind has begun to use the pool"
+                );
             }
         }
     }
 }
 
-/// Gives space that the pool does not need back to the file system below it, on a thread of its own, until the snapshotter is gone.
+/// Gives space that the pool does not need back to the file system below it, on a thread of its
+/// own, until the snapshotter is gone.
 pub fn give_back(snapshotter: &Arc<Snapshotter>) -> std::io::Result<()> {
     let snapshotter: Weak<Snapshotter> = Arc::downgrade(snapshotter);
     let give = move || {
@@ -118,9 +127,9 @@ pub fn give_back(snapshotter: &Arc<Snapshotter>) -> std::io::Result<()> {
     std::thread::Builder::new().name("give-back".into()).spawn(give).map(drop)
 }
 
-/// Looks at the pool right after each of its events, on a thread of its own, until the pool's last user is gone: who waits for a block
-/// of a pool that can grow waits no longer than that takes. From before the start's own writes on: a template may need more than the
-/// pool has.
+/// Looks at the pool right after each of its events, on a thread of its own, until the pool's last
+/// user is gone: who waits for a block of a pool that can grow waits no longer than that takes.
+/// From before the start's own writes on: a template may need more than the pool has.
 pub fn watch_events(pool: &Arc<Pool>) -> std::io::Result<()> {
     let events = pool.events();
     let pool: Weak<Pool> = Arc::downgrade(pool);

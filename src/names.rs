@@ -1,6 +1,7 @@
 //! Device-mapper names and uuids that the kernel will take.
 //!
-//! The only place where the limits of names are known. Anything may use this module; it uses nothing.
+//! The only place where the limits of names are known. Anything may use this module; it uses
+//! nothing.
 #![warn(missing_docs)]
 
 use std::borrow::Borrow;
@@ -12,7 +13,8 @@ pub const MAX_NAME_BYTES: usize = 127;
 /// Most bytes of a device's uuid: `DM_UUID_LEN` of linux/dm-ioctl.h less the terminating NUL.
 pub const MAX_UUID_BYTES: usize = 128;
 
-/// Most bytes of a [`DevicePrefix`]. It leaves room for whatever is put behind it, `-template-16777215` at the longest.
+/// Most bytes of a [`DevicePrefix`]. It leaves room for whatever is put behind it,
+/// `-template-16777215` at the longest.
 pub const MAX_PREFIX_BYTES: usize = 100;
 
 /// Why a string is no name or uuid of a device.
@@ -36,8 +38,8 @@ pub enum NameError {
         /// The most that fits.
         limit: usize,
     },
-    /// A NUL ends the string in the kernel, a slash would leave the node directory, and other control
-    /// characters break every tool that prints lists.
+    /// A NUL ends the string in the kernel, a slash would leave the node directory, and other
+    /// control characters break every tool that prints lists.
     #[error("the device-mapper {what} {text:?} holds the character {character:?}")]
     ForbiddenCharacter {
         /// "name" or "uuid".
@@ -47,7 +49,8 @@ pub enum NameError {
         /// The first character that is not allowed.
         character: char,
     },
-    /// A prefix of names with a character that libdevmapper and udev would write as `\\xNN`, or that cannot begin a name.
+    /// A prefix of names with a character that libdevmapper and udev would write as `\\xNN`, or
+    /// that cannot begin a name.
     #[error("{text:?} {} {character:?}; a name takes letters of a to z, digits and {PLAIN_MARKS}, and begins with a letter or a digit", if *first { "begins with" } else { "holds" })]
     NotPlain {
         /// What was given.
@@ -57,8 +60,8 @@ pub enum NameError {
         /// It would be allowed further on.
         first: bool,
     },
-    /// A name that means something else in the node directory: `.`, `..` and `control`. Kernels since
-    /// 6.5 refuse it, older ones break on it.
+    /// A name that means something else in the node directory: `.`, `..` and `control`. Kernels
+    /// since 6.5 refuse it, older ones break on it.
     #[error("{text:?} is not usable as the name of a device")]
     Reserved {
         /// What was given.
@@ -74,7 +77,8 @@ impl DmName {
     /// Checks a name.
     ///
     /// # Errors
-    /// [`NameError`] for a name that the kernel would refuse or cut, or that would confuse the node directory.
+    /// [`NameError`] for a name that the kernel would refuse or cut, or that would confuse the node
+    /// directory.
     pub fn new(name: impl Into<String>) -> Result<DmName, NameError> {
         let name = name.into();
         check("name", &name, MAX_NAME_BYTES, |c| c == '/' || c.is_control())?;
@@ -90,8 +94,8 @@ impl DmName {
         &self.0
     }
 
-    /// Whether libdevmapper, `dmsetup` and udev's rules write this name as it is: letters, digits and
-    /// `#+-.:=@_`. They write anything else as `\xNN` (libdevmapper: `_is_whitelisted_char`).
+    /// Whether libdevmapper, `dmsetup` and udev's rules write this name as it is: letters, digits
+    /// and `#+-.:=@_`. They write anything else as `\xNN` (libdevmapper: `_is_whitelisted_char`).
     #[must_use]
     pub fn is_plain(&self) -> bool {
         self.0.chars().all(is_plain)
@@ -105,11 +109,12 @@ fn is_plain(character: char) -> bool {
     character.is_ascii_alphanumeric() || PLAIN_MARKS.contains(character)
 }
 
-/// What the names of one daemon's devices begin with: 1 to 100 bytes, plain in the sense of [`DmName::is_plain`], a letter
-/// or a digit first.
+/// What the names of one daemon's devices begin with: 1 to 100 bytes, plain in the sense of
+/// [`DmName::is_plain`], a letter or a digit first.
 ///
-/// `dmsetup` and udev write other characters as `\xNN`, and `dmsetup ls` ends with an error as soon as one device of the
-/// machine has such a name. A first `-` would be taken for an option, and a first `.` is hidden from `ls`.
+/// `dmsetup` and udev write other characters as `\xNN`, and `dmsetup ls` ends with an error as soon
+/// as one device of the machine has such a name. A first `-` would be taken for an option, and a
+/// first `.` is hidden from `ls`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DevicePrefix(String);
 
@@ -137,8 +142,8 @@ impl DevicePrefix {
     }
 }
 
-/// The uuid of a device: 1 to 128 bytes, any text without control characters. It is unique among the
-/// devices of one kernel, can be given at creation or once later, and never changes.
+/// The uuid of a device: 1 to 128 bytes, any text without control characters. It is unique among
+/// the devices of one kernel, can be given at creation or once later, and never changes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DmUuid(String);
 
@@ -160,7 +165,12 @@ impl DmUuid {
     }
 }
 
-fn check(what: &'static str, text: &str, limit: usize, forbidden: impl Fn(char) -> bool) -> Result<(), NameError> {
+fn check(
+    what: &'static str,
+    text: &str,
+    limit: usize,
+    forbidden: impl Fn(char) -> bool,
+) -> Result<(), NameError> {
     if text.is_empty() {
         return Err(NameError::Empty { what });
     }
@@ -168,7 +178,9 @@ fn check(what: &'static str, text: &str, limit: usize, forbidden: impl Fn(char) 
         return Err(NameError::TooLong { what, text: text.to_owned(), bytes: text.len(), limit });
     }
     match text.chars().find(|c| forbidden(*c)) {
-        Some(character) => Err(NameError::ForbiddenCharacter { what, text: text.to_owned(), character }),
+        Some(character) => {
+            Err(NameError::ForbiddenCharacter { what, text: text.to_owned(), character })
+        }
         None => Ok(()),
     }
 }
@@ -222,7 +234,10 @@ mod tests {
     #[test]
     fn names_end_at_127_bytes_and_uuids_at_128() {
         assert!(DmName::new("x".repeat(127)).is_ok());
-        assert!(matches!(DmName::new("x".repeat(128)), Err(NameError::TooLong { bytes: 128, limit: 127, .. })));
+        assert!(matches!(
+            DmName::new("x".repeat(128)),
+            Err(NameError::TooLong { bytes: 128, limit: 127, .. })
+        ));
         assert!(DmUuid::new("x".repeat(128)).is_ok());
         assert!(matches!(DmUuid::new("x".repeat(129)), Err(NameError::TooLong { limit: 128, .. })));
         // Bytes, not characters: 64 two-byte letters are 128 bytes.
@@ -233,9 +248,14 @@ mod tests {
     fn names_that_would_mean_something_else_are_refused() {
         assert_eq!(DmName::new(""), Err(NameError::Empty { what: "name" }));
         for reserved in [".", "..", "control"] {
-            assert_eq!(DmName::new(reserved), Err(NameError::Reserved { text: reserved.to_owned() }));
+            assert_eq!(
+                DmName::new(reserved),
+                Err(NameError::Reserved { text: reserved.to_owned() })
+            );
         }
-        for (text, character) in [("a/b", '/'), ("a\0b", '\0'), ("a\nb", '\n'), ("a\u{85}b", '\u{85}')] {
+        for (text, character) in
+            [("a/b", '/'), ("a\0b", '\0'), ("a\nb", '\n'), ("a\u{85}b", '\u{85}')]
+        {
             assert!(matches!(
                 DmName::new(text),
                 Err(NameError::ForbiddenCharacter { character: found, .. }) if found == character
@@ -247,21 +267,51 @@ mod tests {
 
     #[test]
     fn a_prefix_is_what_dmsetup_and_udev_write_as_it_is_and_take_for_nothing_else() {
-        for good in ["a", "7", "devmapper-snapshotter", "a#+-.:=@_", "control", "A-snap-1", &"x".repeat(100)] {
+        for good in [
+            "a",
+            "7",
+            "devmapper-snapshotter",
+            "a#+-.:=@_",
+            "control",
+            "A-snap-1",
+            &"x".repeat(100),
+        ] {
             let prefix = DevicePrefix::new(good).unwrap();
-            assert!(DmName::new(format!("{prefix}-template-16777215")).unwrap().is_plain(), "{good}");
+            assert!(
+                DmName::new(format!("{prefix}-template-16777215")).unwrap().is_plain(),
+                "{good}"
+            );
         }
-        let holds = ["a b", "näme", "a/b", "a\\x20b", "a\nb", "a\0b", "a\u{200b}b", "a%b", "a,b", "名", " a", "a\t"];
+        let holds = [
+            "a b",
+            "näme",
+            "a/b",
+            "a\\x20b",
+            "a\nb",
+            "a\0b",
+            "a\u{200b}b",
+            "a%b",
+            "a,b",
+            "名",
+            " a",
+            "a\t",
+        ];
         for bad in holds {
             let error = DevicePrefix::new(bad).unwrap_err().to_string();
-            assert!(error.contains("holds") && error.contains("letters of a to z, digits and #+-.:=@_"), "{error}");
+            assert!(
+                error.contains("holds") && error.contains("letters of a to z, digits and #+-.:=@_"),
+                "{error}"
+            );
         }
         for bad in ["-a", ".", "..", ".a", "_a", "@a", "--help"] {
             let error = DevicePrefix::new(bad).unwrap_err().to_string();
             assert!(error.contains("begins with"), "{error}");
         }
         assert!(matches!(DevicePrefix::new(""), Err(NameError::Empty { .. })));
-        assert!(matches!(DevicePrefix::new("x".repeat(101)), Err(NameError::TooLong { limit: 100, .. })));
+        assert!(matches!(
+            DevicePrefix::new("x".repeat(101)),
+            Err(NameError::TooLong { limit: 100, .. })
+        ));
     }
 
     #[test]

@@ -39,8 +39,8 @@ pub enum ServerError {
     Serve(#[from] tonic::transport::Error),
 }
 
-/// Listens on `path`: makes its directory (mode 0700), takes away a socket that nobody serves any more, and gives the new
-/// one mode 0600 before it can be seen.
+/// Listens on `path`: makes its directory (mode 0700), takes away a socket that nobody serves any
+/// more, and gives the new one mode 0600 before it can be seen.
 pub fn listen(path: &Path) -> Result<StdListener, ServerError> {
     let fail = |step, source| ServerError::Step { path: path.into(), step, source };
     let length = path.as_os_str().len();
@@ -55,8 +55,9 @@ pub fn listen(path: &Path) -> Result<StdListener, ServerError> {
         .mode(0o700)
         .create(directory)
         .map_err(|e| fail("make its directory", e))?;
-    // The socket is made under a name of its own beside the final one, and renamed when its mode is set. Where that name would
-    // be too long, it is reached by a shorter path, through a descriptor of their directory.
+    // The socket is made under a name of its own beside the final one, and renamed when its mode is
+    // set. Where that name would be too long, it is reached by a shorter path, through a descriptor
+    // of their directory.
     let held = std::fs::File::open(directory).map_err(|e| fail("open its directory", e))?;
     let start: String = name.to_string_lossy().chars().take(16).collect();
     let mut unseen = directory.join(format!(".{start}.new"));
@@ -65,11 +66,14 @@ pub fn listen(path: &Path) -> Result<StdListener, ServerError> {
     }
     must_be_unused(path)?;
     match std::fs::remove_file(&unseen) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail("take away an old socket", error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(fail("take away an old socket", error))
+        }
         _ => {}
     }
     let listener = StdListener::bind(&unseen).map_err(|e| fail("bind it", e))?;
-    std::fs::set_permissions(&unseen, PermissionsExt::from_mode(0o600)).map_err(|e| fail("set its mode", e))?;
+    std::fs::set_permissions(&unseen, PermissionsExt::from_mode(0o600))
+        .map_err(|e| fail("set its mode", e))?;
     std::fs::rename(&unseen, path).map_err(|e| fail("put it in place", e))?;
     listener.set_nonblocking(true).map_err(|e| fail("make it non-blocking", e))?;
     Ok(listener)
@@ -78,8 +82,12 @@ pub fn listen(path: &Path) -> Result<StdListener, ServerError> {
 fn must_be_unused(path: &Path) -> Result<(), ServerError> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(source) => return Err(ServerError::Step { path: path.into(), step: "look at it", source }),
-        Ok(found) if !found.file_type().is_socket() => return Err(ServerError::NotASocket { path: path.into() }),
+        Err(source) => {
+            return Err(ServerError::Step { path: path.into(), step: "look at it", source })
+        }
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(ServerError::NotASocket { path: path.into() })
+        }
         Ok(_) => {}
     }
     match UnixStream::connect(path) {
@@ -91,14 +99,27 @@ fn must_be_unused(path: &Path) -> Result<(), ServerError> {
     }
 }
 
-/// Serves until `stop` is ready; then takes no more calls and lets those under way finish, [`DRAIN`] at the most.
-pub async fn serve(listener: StdListener, service: Service, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
+/// Serves until `stop` is ready; then takes no more calls and lets those under way finish,
+/// [`DRAIN`] at the most.
+pub async fn serve(
+    listener: StdListener,
+    service: Service,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServerError> {
     let incoming = UnixListener::from_std(listener).map_err(ServerError::Listener)?;
     let (mut health, health_service) = tonic_health::server::health_reporter();
-    health.set_service_status("containerd.services.snapshots.v1.Snapshots", tonic_health::ServingStatus::Serving).await;
+    health
+        .set_service_status(
+            "containerd.services.snapshots.v1.Snapshots",
+            tonic_health::ServingStatus::Serving,
+        )
+        .await;
     let (stopping, stopped) = tokio::sync::oneshot::channel();
     let server = Server::builder()
-        .add_service(CommitParent::new(containerd_snapshots::server(Arc::new(service.clone())), service))
+        .add_service(CommitParent::new(
+            containerd_snapshots::server(Arc::new(service.clone())),
+            service,
+        ))
         .add_service(health_service)
         .serve_with_incoming_shutdown(UnixListenerStream::new(incoming), async {
             stop.await;
@@ -112,7 +133,10 @@ pub async fn serve(listener: StdListener, service: Service, stop: impl Future<Ou
     match tokio::time::timeout(DRAIN, server).await {
         Ok(result) => Ok(result?),
         Err(_) => {
-            tracing::warn!("calls were still under way {} s after the stop; they end with the daemon", DRAIN.as_secs());
+            tracing::warn!(
+                "calls were still under way {} s after the stop; they end with the daemon",
+                DRAIN.as_secs()
+            );
             Ok(())
         }
     }
@@ -136,7 +160,10 @@ mod tests {
         }
         for long in [PATH_MAX + 1, 200] {
             let error = listen(&path(long)).unwrap_err().to_string();
-            assert!(error.contains(&format!("{long} bytes are too long")) && error.contains("107 fit"), "{error}");
+            assert!(
+                error.contains(&format!("{long} bytes are too long")) && error.contains("107 fit"),
+                "{error}"
+            );
         }
         let names = std::fs::read_dir(directory.path()).unwrap().count();
         assert_eq!(names, 5, "something is left beside the sockets");
@@ -160,7 +187,10 @@ mod tests {
     #[test]
     fn a_stop_ends_before_the_unit_kills_the_daemon() {
         let unit = include_str!("../contrib/systemd/devmapper-snapshotter.service");
-        let limit = unit.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")).and_then(|s| s.parse().ok());
+        let limit = unit
+            .lines()
+            .find_map(|line| line.strip_prefix("TimeoutStopSec="))
+            .and_then(|s| s.parse().ok());
         let limit = Duration::from_secs(limit.expect("the unit says how long a stop may take"));
         assert!(DRAIN + crate::snapshotter::STOP_LIMIT < limit, "{limit:?}");
     }

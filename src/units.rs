@@ -1,8 +1,8 @@
 //! Sizes, thin ids and device numbers as types.
 //!
-//! The kernel counts in 512-byte sectors, users count in bytes, pools count in blocks of their own; a
-//! plain integer that changes its unit on the way is the classic bug of this field. Anything may use
-//! this module; it uses nothing.
+//! The kernel counts in 512-byte sectors, users count in bytes, pools count in blocks of their own;
+//! a plain integer that changes its unit on the way is the classic bug of this field. Anything may
+//! use this module; it uses nothing.
 #![warn(missing_docs)]
 
 use std::fmt;
@@ -14,9 +14,10 @@ use bytesize::ByteSize;
 /// (kernel: `SECTOR_SHIFT` in include/linux/blk_types.h).
 pub const SECTOR_SIZE: u64 = 512;
 
-/// What the length of every device and area that somebody asks for is rounded up to, in bytes: dm-thin's smallest block
-/// (Documentation/admin-guide/device-mapper/thin-provisioning.rst). It is a multiple of the 4096-byte sectors that some disks
-/// have, on which the kernel refuses a table of another length, and of every block that the file systems here have.
+/// What the length of every device and area that somebody asks for is rounded up to, in bytes:
+/// dm-thin's smallest block (Documentation/admin-guide/device-mapper/thin-provisioning.rst). It is
+/// a multiple of the 4096-byte sectors that some disks have, on which the kernel refuses a table of
+/// another length, and of every block that the file systems here have.
 pub const DEVICE_GRAIN: u64 = 64 << 10;
 
 /// Why a number is not a size, an id or a device number.
@@ -90,13 +91,14 @@ impl Sectors {
         Sectors(bytes / SECTOR_SIZE)
     }
 
-    /// The length of a device or area that holds `bytes` bytes: rounded up to [`DEVICE_GRAIN`]. Whatever size a user gives
-    /// goes through here.
+    /// The length of a device or area that holds `bytes` bytes: rounded up to [`DEVICE_GRAIN`].
+    /// Whatever size a user gives goes through here.
     pub const fn of_device(bytes: u64) -> Sectors {
         Sectors(bytes.div_ceil(DEVICE_GRAIN) * (DEVICE_GRAIN / SECTOR_SIZE))
     }
 
-    /// The length of a device as a user writes it: bytes, or a number and a unit; rounded as [`Sectors::of_device`] does.
+    /// The length of a device as a user writes it: bytes, or a number and a unit; rounded as
+    /// [`Sectors::of_device`] does.
     ///
     /// # Errors
     /// [`UnitError::NotASize`] for zero as well.
@@ -196,7 +198,8 @@ impl ThinId {
     /// The id with this number.
     ///
     /// # Errors
-    /// [`UnitError::ThinIdOutOfRange`] at 2^24 and above. (The kernel answers such a message with EINVAL.)
+    /// [`UnitError::ThinIdOutOfRange`] at 2^24 and above. (The kernel answers such a message with
+    /// EINVAL.)
     pub const fn new(id: u32) -> Result<ThinId, UnitError> {
         if id <= Self::MAX_VALUE {
             Ok(ThinId(id))
@@ -324,7 +327,8 @@ mod tests {
     }
 
     #[test]
-    fn a_device_is_as_long_as_was_asked_rounded_up_to_64_kib_so_that_disks_with_any_sectors_take_it() {
+    fn a_device_is_as_long_as_was_asked_rounded_up_to_64_kib_so_that_disks_with_any_sectors_take_it(
+    ) {
         assert_eq!(Sectors::of_device(1), Sectors(128));
         assert_eq!(Sectors::of_device(64 << 10), Sectors(128));
         assert_eq!(Sectors::of_device((64 << 10) + 1), Sectors(256));
@@ -358,8 +362,14 @@ mod tests {
     fn thin_ids_end_at_24_bits() {
         assert_eq!(ThinId::new(16_777_215), Ok(ThinId::MAX));
         assert_eq!(ThinId::new(16_777_216), Err(UnitError::ThinIdOutOfRange { id: 16_777_216 }));
-        assert_eq!("16777216".parse::<ThinId>(), Err(UnitError::ThinIdOutOfRange { id: 16_777_216 }));
-        assert_eq!("99999999999".parse::<ThinId>(), Err(UnitError::ThinIdOutOfRange { id: 99_999_999_999 }));
+        assert_eq!(
+            "16777216".parse::<ThinId>(),
+            Err(UnitError::ThinIdOutOfRange { id: 16_777_216 })
+        );
+        assert_eq!(
+            "99999999999".parse::<ThinId>(),
+            Err(UnitError::ThinIdOutOfRange { id: 99_999_999_999 })
+        );
         assert!("".parse::<ThinId>().is_err());
         assert!("+1".parse::<ThinId>().is_err());
         assert_eq!(ThinId::MAX.next(), None);

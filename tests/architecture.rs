@@ -1,11 +1,12 @@
-//! Holds the house to its plan: which room may know which, where each library and each `unsafe` may live, and how a file
-//! begins. ARCHITECTURE.md says why; a change of plan changes both.
+//! Holds the house to its plan: which room may know which, where each library and each `unsafe` may
+//! live, and how a file begins. ARCHITECTURE.md says why; a change of plan changes both.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Each room with the rooms it may use. There is no cycle because each uses earlier ones only; a test checks that too.
+/// Each room with the rooms it may use. There is no cycle because each uses earlier ones only; a
+/// test checks that too.
 const ROOMS: &[(&str, &[&str])] = &[
     ("failpoint", &[]),
     ("units", &[]),
@@ -72,9 +73,13 @@ fn source(root: &Path, path: PathBuf) -> Source {
     let inside = path.strip_prefix(root).unwrap().to_owned();
     let first = inside.components().next().unwrap().as_os_str().to_str().unwrap();
     let room = first.trim_end_matches(".rs").to_owned();
-    let tests = inside.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs");
-    let product = if tests { "" } else { text.split("\n#[cfg(test)]\nmod tests {").next().unwrap() };
-    let code = product.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n");
+    let tests = inside
+        .components()
+        .any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs");
+    let product =
+        if tests { "" } else { text.split("\n#[cfg(test)]\nmod tests {").next().unwrap() };
+    let code =
+        product.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n");
     Source { path: inside, room, code, text }
 }
 
@@ -105,13 +110,20 @@ fn rooms_used(code: &str) -> BTreeSet<String> {
 #[test]
 fn rooms_know_only_the_rooms_below_them() {
     let allowed: BTreeMap<&str, &[&str]> = ROOMS.iter().copied().collect();
-    for source in sources().iter().filter(|s| !["lib", "main", "commands"].contains(&s.room.as_str())) {
+    for source in
+        sources().iter().filter(|s| !["lib", "main", "commands"].contains(&s.room.as_str()))
+    {
         let may = allowed
             .get(source.room.as_str())
             .unwrap_or_else(|| panic!("{}: a room without a plan", source.path.display()));
         for used in rooms_used(&source.code) {
             let fine = used == source.room || may.contains(&used.as_str());
-            assert!(fine, "{} uses {used}, which {} must not know", source.path.display(), source.room);
+            assert!(
+                fine,
+                "{} uses {used}, which {} must not know",
+                source.path.display(),
+                source.room
+            );
         }
     }
 }
@@ -131,8 +143,13 @@ fn the_plan_has_no_cycle() {
 fn libraries_stay_in_their_rooms() {
     for source in sources() {
         for (library, rooms) in LIBRARIES {
-            let used = mentions(&source.code, library, "::") || source.code.contains(&format!("use {library};"));
-            assert!(!used || rooms.contains(&source.room.as_str()), "{} uses {library}", source.path.display());
+            let used = mentions(&source.code, library, "::")
+                || source.code.contains(&format!("use {library};"));
+            assert!(
+                !used || rooms.contains(&source.room.as_str()),
+                "{} uses {library}",
+                source.path.display()
+            );
         }
     }
 }

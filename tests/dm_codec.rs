@@ -1,14 +1,16 @@
-//! The codec against the kernel's own layout: what is laid out is read back, what is cut short or lies is an error that
-//! names the field, and nothing panics. And the texts inside: what is printed is parsed back.
+//! The codec against the kernel's own layout: what is laid out is read back, what is cut short or
+//! lies is an error that names the field, and nothing panics. And the texts inside: what is printed
+//! is parsed back.
 
 mod dm_layout;
 
 use devmapper_snapshotter::dm::codec::{decode, encode, CodecError};
 use devmapper_snapshotter::dm::message::PoolMessage;
 use devmapper_snapshotter::dm::{
-    DeviceRef, DiscardPolicy, DriverVersion, Flags, Header, LinearTable, ListEntry, NoSpacePolicy, Payload,
-    PoolFeatures, PoolMode, Reply, ReplyData, Request, Selector, Status, Target, TargetLine, TargetStatus,
-    TargetVersion, ThinPoolStatus, ThinPoolTable, ThinStatus, ThinTable, Usage, Verb, WorkingPool,
+    DeviceRef, DiscardPolicy, DriverVersion, Flags, Header, LinearTable, ListEntry, NoSpacePolicy,
+    Payload, PoolFeatures, PoolMode, Reply, ReplyData, Request, Selector, Status, Target,
+    TargetLine, TargetStatus, TargetVersion, ThinPoolStatus, ThinPoolTable, ThinStatus, ThinTable,
+    Usage, Verb, WorkingPool,
 };
 use devmapper_snapshotter::names::{DmName, DmUuid};
 use devmapper_snapshotter::units::{DeviceNumber, Sectors, ThinId};
@@ -19,17 +21,19 @@ use proptest::prelude::*;
 
 fn text(bytes: usize) -> impl Strategy<Value = String> {
     // Cut at a character's border: multi-byte ones near the limit are the interesting case.
-    prop::collection::vec(prop_oneof![4 => proptest::char::range('!', '~'), 1 => any::<char>()], 0..=bytes).prop_map(
-        move |chars| {
-            let mut text = String::new();
-            for c in chars.into_iter().filter(|c| *c != '\0') {
-                if text.len() + c.len_utf8() <= bytes {
-                    text.push(c);
-                }
-            }
-            text
-        },
+    prop::collection::vec(
+        prop_oneof![4 => proptest::char::range('!', '~'), 1 => any::<char>()],
+        0..=bytes,
     )
+    .prop_map(move |chars| {
+        let mut text = String::new();
+        for c in chars.into_iter().filter(|c| *c != '\0') {
+            if text.len() + c.len_utf8() <= bytes {
+                text.push(c);
+            }
+        }
+        text
+    })
 }
 
 fn name() -> impl Strategy<Value = DmName> {
@@ -45,27 +49,27 @@ fn device() -> impl Strategy<Value = DeviceNumber> {
 }
 
 fn header() -> impl Strategy<Value = Header> {
-    let version = (38u32..60, any::<u32>()).prop_map(|(minor, patch)| DriverVersion::new(4, minor, patch));
+    let version =
+        (38u32..60, any::<u32>()).prop_map(|(minor, patch)| DriverVersion::new(4, minor, patch));
     let numbers = (any::<u32>(), 0u32..(1 << 31), any::<u32>(), any::<u64>());
     let names = (text(127), text(128));
-    (version, numbers, names).prop_map(|(version, (flags, open_count, event_nr, device), (name, uuid))| Header {
-        version,
-        flags: Flags(flags & !Flags::BUFFER_FULL.0 & !Flags::DATA_OUT.0),
-        target_count: 0,
-        open_count,
-        event_nr,
-        device,
-        name,
-        uuid,
-    })
+    (version, numbers, names).prop_map(
+        |(version, (flags, open_count, event_nr, device), (name, uuid))| Header {
+            version,
+            flags: Flags(flags & !Flags::BUFFER_FULL.0 & !Flags::DATA_OUT.0),
+            target_count: 0,
+            open_count,
+            event_nr,
+            device,
+            name,
+            uuid,
+        },
+    )
 }
 
 fn line() -> impl Strategy<Value = TargetLine> {
-    (any::<u64>(), any::<u64>(), text(15), text(300)).prop_map(|(start, length, kind, params)| TargetLine {
-        start: Sectors(start),
-        length: Sectors(length),
-        kind,
-        params,
+    (any::<u64>(), any::<u64>(), text(15), text(300)).prop_map(|(start, length, kind, params)| {
+        TargetLine { start: Sectors(start), length: Sectors(length), kind, params }
     })
 }
 
@@ -75,8 +79,9 @@ fn bytes(limit: usize) -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn entry() -> impl Strategy<Value = ListEntry> {
-    (device(), bytes(128), any::<u32>(), prop::option::of(bytes(129)))
-        .prop_map(|(device, name, event_nr, uuid)| ListEntry { device, name, event_nr: Some(event_nr), uuid })
+    (device(), bytes(128), any::<u32>(), prop::option::of(bytes(129))).prop_map(
+        |(device, name, event_nr, uuid)| ListEntry { device, name, event_nr: Some(event_nr), uuid },
+    )
 }
 
 fn target_version() -> impl Strategy<Value = TargetVersion> {
@@ -89,10 +94,14 @@ fn answer() -> impl Strategy<Value = (Verb, Reply)> {
     let list = |n| 0usize..n;
     let data = prop_oneof![
         Just((Verb::Info, ReplyData::None)),
-        prop::collection::vec(entry(), list(20)).prop_map(|all| (Verb::List, ReplyData::Devices(all))),
-        prop::collection::vec(line(), list(10)).prop_map(|all| (Verb::Table, ReplyData::Targets(all))),
-        prop::collection::vec(target_version(), 1..20).prop_map(|all| (Verb::ListVersions, ReplyData::Versions(all))),
-        prop::collection::vec(device(), list(20)).prop_map(|all| (Verb::Deps, ReplyData::Deps(all))),
+        prop::collection::vec(entry(), list(20))
+            .prop_map(|all| (Verb::List, ReplyData::Devices(all))),
+        prop::collection::vec(line(), list(10))
+            .prop_map(|all| (Verb::Table, ReplyData::Targets(all))),
+        prop::collection::vec(target_version(), 1..20)
+            .prop_map(|all| (Verb::ListVersions, ReplyData::Versions(all))),
+        prop::collection::vec(device(), list(20))
+            .prop_map(|all| (Verb::Deps, ReplyData::Deps(all))),
         text(300).prop_map(|text| (Verb::Message, ReplyData::Text(text))),
     ];
     (header(), data).prop_map(|(mut header, (verb, data))| {
@@ -122,7 +131,11 @@ fn sectors() -> impl Strategy<Value = Sectors> {
 }
 
 fn discard() -> impl Strategy<Value = DiscardPolicy> {
-    prop_oneof![Just(DiscardPolicy::PassDown), Just(DiscardPolicy::NoPassDown), Just(DiscardPolicy::Ignore)]
+    prop_oneof![
+        Just(DiscardPolicy::PassDown),
+        Just(DiscardPolicy::NoPassDown),
+        Just(DiscardPolicy::Ignore)
+    ]
 }
 
 fn no_space() -> impl Strategy<Value = NoSpacePolicy> {
@@ -138,20 +151,30 @@ fn target() -> impl Strategy<Value = Target> {
             no_space,
         },
     );
-    let pool = ((sectors(), sectors()), device_ref(), device_ref(), 1u64..=16384, any::<u64>(), features).prop_map(
-        |((start, length), metadata, data, block, low_water_blocks, features)| {
-            let block_size = Sectors(block * 128);
-            let table = ThinPoolTable { start, length, metadata, data, block_size, low_water_blocks, features };
-            Target::ThinPool(table)
-        },
-    );
-    let thin = (sectors(), sectors(), device_ref(), thin_id(), prop::option::of(device_ref())).prop_map(
-        |(start, length, pool, id, external_origin)| {
+    let pool =
+        ((sectors(), sectors()), device_ref(), device_ref(), 1u64..=16384, any::<u64>(), features)
+            .prop_map(|((start, length), metadata, data, block, low_water_blocks, features)| {
+                let block_size = Sectors(block * 128);
+                let table = ThinPoolTable {
+                    start,
+                    length,
+                    metadata,
+                    data,
+                    block_size,
+                    low_water_blocks,
+                    features,
+                };
+                Target::ThinPool(table)
+            });
+    let thin = (sectors(), sectors(), device_ref(), thin_id(), prop::option::of(device_ref()))
+        .prop_map(|(start, length, pool, id, external_origin)| {
             Target::Thin(ThinTable { start, length, pool, id, external_origin })
+        });
+    let linear = (sectors(), sectors(), device_ref(), sectors()).prop_map(
+        |(start, length, device, offset)| {
+            Target::Linear(LinearTable { start, length, device, offset })
         },
     );
-    let linear = (sectors(), sectors(), device_ref(), sectors())
-        .prop_map(|(start, length, device, offset)| Target::Linear(LinearTable { start, length, device, offset }));
     let error = (sectors(), sectors()).prop_map(|(start, length)| Target::Error { start, length });
     let other = (sectors(), sectors(), "[a-z]{1,10}-x", text(60))
         .prop_map(|(start, length, kind, params)| Target::Other { kind, start, length, params });
@@ -163,7 +186,11 @@ fn usage() -> impl Strategy<Value = Usage> {
 }
 
 fn pool_status() -> impl Strategy<Value = ThinPoolStatus> {
-    let mode = prop_oneof![Just(PoolMode::ReadWrite), Just(PoolMode::ReadOnly), Just(PoolMode::OutOfDataSpace)];
+    let mode = prop_oneof![
+        Just(PoolMode::ReadWrite),
+        Just(PoolMode::ReadOnly),
+        Just(PoolMode::OutOfDataSpace)
+    ];
     let options = (any::<Option<u64>>(), any::<bool>(), any::<Option<u64>>());
     let working = (any::<u64>(), usage(), usage(), mode, discard(), no_space(), options).prop_map(
         |(transaction_id, metadata, data, mode, discard, no_space, options)| {
@@ -186,7 +213,8 @@ fn pool_status() -> impl Strategy<Value = ThinPoolStatus> {
 
 fn thin_status() -> impl Strategy<Value = ThinStatus> {
     prop_oneof![
-        (sectors(), prop::option::of(sectors())).prop_map(|(mapped, highest)| ThinStatus::Working { mapped, highest }),
+        (sectors(), prop::option::of(sectors()))
+            .prop_map(|(mapped, highest)| ThinStatus::Working { mapped, highest }),
         Just(ThinStatus::Inactive),
         Just(ThinStatus::Fail),
         Just(ThinStatus::Error),
@@ -332,19 +360,29 @@ fn two_devices() -> Vec<u8> {
         event_nr: Some(1),
         uuid: Some(b"uuid".to_vec()),
     };
-    dm_layout::reply(&Reply { header: named(), data: ReplyData::Devices(vec![entry(1), entry(2)]) }, 0)
+    dm_layout::reply(
+        &Reply { header: named(), data: ReplyData::Devices(vec![entry(1), entry(2)]) },
+        0,
+    )
 }
 
 fn two_targets() -> Vec<u8> {
-    let line =
-        TargetLine { start: Sectors(0), length: Sectors(8), kind: "linear".to_owned(), params: "7:0 0".to_owned() };
+    let line = TargetLine {
+        start: Sectors(0),
+        length: Sectors(8),
+        kind: "linear".to_owned(),
+        params: "7:0 0".to_owned(),
+    };
     let header = Header { target_count: 2, ..named() };
     dm_layout::reply(&Reply { header, data: ReplyData::Targets(vec![line.clone(), line]) }, 0)
 }
 
 fn two_versions() -> Vec<u8> {
     let version = TargetVersion { name: "linear".to_owned(), version: DriverVersion::new(1, 4, 0) };
-    dm_layout::reply(&Reply { header: named(), data: ReplyData::Versions(vec![version.clone(), version]) }, 0)
+    dm_layout::reply(
+        &Reply { header: named(), data: ReplyData::Versions(vec![version.clone(), version]) },
+        0,
+    )
 }
 
 fn two_deps() -> Vec<u8> {
@@ -393,7 +431,11 @@ fn errors_name_the_field() {
         (Verb::ListVersions, lie(two_versions(), DATA, 100_000), full("target_versions.next")),
         (Verb::ListVersions, lie(two_versions(), DATA, 8), full("target_versions.version")),
         (Verb::ListVersions, lie(two_versions(), DATA, 20), full("target_versions.name")),
-        (Verb::Message, lie(endless(two_deps(), DATA), 28, Flags::DATA_OUT.0), "message output".into()),
+        (
+            Verb::Message,
+            lie(endless(two_deps(), DATA), 28, Flags::DATA_OUT.0),
+            "message output".into(),
+        ),
     ];
     for (verb, buffer, field) in cases {
         let error = decode(verb, &buffer).expect_err(&field);
@@ -430,7 +472,10 @@ fn what_does_not_fit_a_field_is_refused() {
     refused(line("linear", "7:0\0 0"), "target parameters");
     let payload = Payload::Message { sector: Sectors(0), text: "a\0b".to_owned() };
     refused(encode(&Request::new(Verb::Message).payload(payload), 0), "message");
-    refused(encode(&Request::new(Verb::Rename).payload(Payload::Text("a\0".to_owned())), 0), "data");
+    refused(
+        encode(&Request::new(Verb::Rename).payload(Payload::Text("a\0".to_owned())), 0),
+        "data",
+    );
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use devmapper_snapshotter::dm::fake::{FakeKernel, IoError, Unflushed};
 use devmapper_snapshotter::dm::{
-    ActivateOptions, CountingKernel, Dm, Errno, Error, Fault, FaultPlan, FaultyKernel, NoSpacePolicy, PoolFeatures,
-    PoolMode, Settings, Target, ThinPoolStatus, ThinPoolTable, Verb,
+    ActivateOptions, CountingKernel, Dm, Errno, Error, Fault, FaultPlan, FaultyKernel,
+    NoSpacePolicy, PoolFeatures, PoolMode, Settings, Target, ThinPoolStatus, ThinPoolTable, Verb,
 };
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors, ThinId};
@@ -229,10 +229,14 @@ fn a_request_can_fail_and_be_the_last_on_any_kernel() {
         let faulty = Arc::new(FaultyKernel::new(counting.clone(), plan));
         (kernel, counting, Dm::new(faulty, Settings::without_nodes()))
     };
-    // Activation of the pool: create, load, resume. The third fails, so the device is removed again.
+    // Activation of the pool: create, load, resume. The third fails, so the device is removed
+    // again.
     let (kernel, counting, faulty) = run(FaultPlan::at(2, Fault::ErrorBefore(Errno::EIO)));
     let error = try_pool(&faulty).unwrap_err();
-    assert!(matches!(error, Error::Kernel { verb: Verb::Resume, errno: Errno::EIO, .. }), "{error:?}");
+    assert!(
+        matches!(error, Error::Kernel { verb: Verb::Resume, errno: Errno::EIO, .. }),
+        "{error:?}"
+    );
     assert_eq!(dm(&kernel).list().unwrap(), []);
     assert_eq!(counting.count(Verb::Resume), 0, "it did not get through");
     assert_eq!(counting.count(Verb::Remove), 1);

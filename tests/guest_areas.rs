@@ -1,5 +1,6 @@
-//! What is not this daemon's is left untouched: disks that changed their names, files that were exchanged, devices that somebody else
-//! made under one of our names. Each start that is refused leaves nothing behind, and with what belongs together put back all is there.
+//! What is not this daemon's is left untouched: disks that changed their names, files that were
+//! exchanged, devices that somebody else made under one of our names. Each start that is refused
+//! leaves nothing behind, and with what belongs together put back all is there.
 // guest: --mem 2G
 
 mod daemon;
@@ -18,7 +19,11 @@ fn says(said: &str, parts: &[&str]) {
 
 fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap();
-    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
@@ -80,7 +85,11 @@ fn refused_and_untouched(d: &mut Daemon, disks: &[&Disk], parts: &[&str]) {
     let before: Vec<String> = disks.iter().map(|disk| disk.checksum()).collect();
     let devices = dmsetup(&["ls"]);
     says(&d.start_is_refused(), parts);
-    assert_eq!(disks.iter().map(|disk| disk.checksum()).collect::<Vec<_>>(), before, "a disk was written to");
+    assert_eq!(
+        disks.iter().map(|disk| disk.checksum()).collect::<Vec<_>>(),
+        before,
+        "a disk was written to"
+    );
     assert_eq!(dmsetup(&["ls"]), devices, "devices were left behind");
 }
 
@@ -93,7 +102,9 @@ fn keep_a_file(d: &mut Daemon) {
 #[track_caller]
 fn has_the_file(d: &mut Daemon) {
     let view = d.view("view", "layer").unwrap().remove(0);
-    with_mounted(&view, |root| assert_eq!(std::fs::read(root.join("file")).unwrap(), vec![0x5a; 3 << 20]));
+    with_mounted(&view, |root| {
+        assert_eq!(std::fs::read(root.join("file")).unwrap(), vec![0x5a; 3 << 20])
+    });
     d.remove("view").unwrap();
     d.cleanup();
 }
@@ -102,7 +113,8 @@ fn has_the_file(d: &mut Daemon) {
 fn another_disk_under_the_name_of_the_data_device_is_refused_and_untouched() {
     let (data, metadata) = (Disk::new("72M"), Disk::new("40M"));
     let name = DiskName::of("moved-data", &data);
-    let config = format!("data_device = \"/dev/moved-data\"\nmetadata_device = \"{}\"", metadata.device);
+    let config =
+        format!("data_device = \"/dev/moved-data\"\nmetadata_device = \"{}\"", metadata.device);
     let mut d = Daemon::start_with("moved", &config);
     keep_a_file(&mut d);
     d.stop("TERM");
@@ -123,13 +135,20 @@ fn another_disk_under_the_name_of_the_data_device_is_refused_and_untouched() {
     }
     // A copy of the right disk from before the last start.
     let copy = Disk::new("72M");
-    run("dd", &[&format!("if={}", data.device), &format!("of={}", copy.device), "bs=1M", "status=none"]);
+    run(
+        "dd",
+        &[&format!("if={}", data.device), &format!("of={}", copy.device), "bs=1M", "status=none"],
+    );
     name.now_leads_to(&data);
     d.begin();
     d.stop("TERM");
     d.remove_devices();
     name.now_leads_to(&copy);
-    refused_and_untouched(&mut d, &[&copy, &data, &metadata], &["moved-pool", "copy from another time", "data area"]);
+    refused_and_untouched(
+        &mut d,
+        &[&copy, &data, &metadata],
+        &["moved-pool", "copy from another time", "data area"],
+    );
     name.now_leads_to(&data);
     d.begin();
     has_the_file(&mut d);
@@ -186,7 +205,9 @@ fn after_a_first_start_that_failed_a_disk_with_content_is_still_refused() {
     run("mkfs.ext4", &["-q", "-F", "-E", "offset=1048576", &wiped.device, "128M"]);
     let mut d = Daemon::prepared("failed", "");
     let one = |disk: &Disk| format!("data_device = \"{}\"", disk.device);
-    let two = |data: &Disk, metadata: &Disk| format!("{}\nmetadata_device = \"{}\"", one(data), metadata.device);
+    let two = |data: &Disk, metadata: &Disk| {
+        format!("{}\nmetadata_device = \"{}\"", one(data), metadata.device)
+    };
     for (config, parts) in [
         (one(&small), vec!["too small"]),
         (two(&right, &right), vec!["are the same device", "metadata_device"]),
@@ -212,7 +233,15 @@ fn a_first_start_that_fails_in_the_middle_leaves_no_claim() {
     let disk = Disk::new("140M");
     let mut d = Daemon::prepared("middle", &format!("data_device = \"{}\"", disk.device));
     // Both areas can be made, and the pool cannot.
-    dmsetup(&["create", "--noudevsync", "middle-pool", "--uuid", "SOMEBODY-ELSE", "--table", "0 2048 zero"]);
+    dmsetup(&[
+        "create",
+        "--noudevsync",
+        "middle-pool",
+        "--uuid",
+        "SOMEBODY-ELSE",
+        "--table",
+        "0 2048 zero",
+    ]);
     refused_and_untouched(&mut d, &[&disk], &["middle-pool", "SOMEBODY-ELSE"]);
     dmsetup(&["remove", "--noudevsync", "middle-pool"]);
     d.begin();

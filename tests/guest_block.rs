@@ -1,5 +1,5 @@
-//! Block devices on a real kernel: claiming, sealing, discarding, flushing, recognising what is on them.
-//! Needs root, loop devices and device-mapper; the rig runs it in a guest.
+//! Block devices on a real kernel: claiming, sealing, discarding, flushing, recognising what is on
+//! them. Needs root, loop devices and device-mapper; the rig runs it in a guest.
 
 mod disk_common;
 mod dm_common;
@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use devmapper_snapshotter::block::{
-    discard_all, find_content, with_private_mount, Access, BlockError, Disks, PrivateMount, RealDisks,
+    discard_all, find_content, with_private_mount, Access, BlockError, Disks, PrivateMount,
+    RealDisks,
 };
 use devmapper_snapshotter::dm::{ActivateOptions, Target, ThinStatus};
 use devmapper_snapshotter::units::Sectors;
@@ -54,7 +55,9 @@ fn a_sealed_device_takes_no_write_from_whoever_opens_it_until_it_is_unsealed() {
 
     let refused = |path: &Path| {
         let opened = OpenOptions::new().read(true).write(true).open(path);
-        opened.and_then(|file| file.write_all_at(&[1; 4096], 0).and_then(|()| file.sync_all())).is_err()
+        opened
+            .and_then(|file| file.write_all_at(&[1; 4096], 0).and_then(|()| file.sync_all()))
+            .is_err()
     };
     let again = RealDisks.open(&path, Access::Read).unwrap();
     assert!(again.is_read_only().unwrap(), "the seal went with its maker");
@@ -127,7 +130,10 @@ fn a_flush_that_loses_data_says_so() {
     let error = disk.flush().unwrap_err();
     assert_eq!(error.errno(), Some(nix::libc::EIO), "{error}");
     let error = discard_all(disk.as_ref(), Sectors(128), || true).unwrap_err();
-    assert!(matches!(error, BlockError::DiscardUnsupported { .. } | BlockError::Discard { .. }), "{error}");
+    assert!(
+        matches!(error, BlockError::DiscardUnsupported { .. } | BlockError::Discard { .. }),
+        "{error}"
+    );
 }
 
 #[test]
@@ -139,7 +145,8 @@ fn what_is_on_a_device_is_recognised() {
     ];
     for (program, arguments, kind) in make {
         let disk = OnLoop::new(320 * MIB);
-        let look = || find_content(RealDisks.open(disk.path(), Access::Read).unwrap().as_ref()).unwrap();
+        let look =
+            || find_content(RealDisks.open(disk.path(), Access::Read).unwrap().as_ref()).unwrap();
         assert_eq!(look(), None);
         run(program, &[arguments, &[text(disk.path())]].concat());
         assert_eq!(look().and_then(|found| found.kind), Some(kind));
@@ -155,7 +162,8 @@ fn what_is_on_a_device_is_recognised() {
     bench.dm.activate(&pool, None, &[Target::ThinPool(table)], ActivateOptions::default()).unwrap();
     bench.dm.remove(&pool).unwrap();
     let node = PathBuf::from(format!("/dev/block/{metadata}"));
-    let node = if node.exists() { node } else { PathBuf::from(format!("/dev/loop{}", metadata.minor)) };
+    let node =
+        if node.exists() { node } else { PathBuf::from(format!("/dev/loop{}", metadata.minor)) };
     let found = find_content(RealDisks.open(&node, Access::Read).unwrap().as_ref()).unwrap();
     assert_eq!(found.unwrap().kind, Some("the metadata of a device-mapper thin pool"));
 }

@@ -1,5 +1,5 @@
-//! `check` finds every disagreement between database, pool and devices, and `check --repair` mends what is safe to mend and
-//! nothing else.
+//! `check` finds every disagreement between database, pool and devices, and `check --repair` mends
+//! what is safe to mend and nothing else.
 // guest: --mem 2G
 
 mod daemon;
@@ -9,12 +9,14 @@ use std::process::Command;
 use daemon::{with_mounted, Daemon};
 
 fn dmsetup(arguments: &[&str]) -> String {
-    let output = Command::new("dmsetup").args(arguments).env("DM_DISABLE_UDEV", "1").output().unwrap();
+    let output =
+        Command::new("dmsetup").args(arguments).env("DM_DISABLE_UDEV", "1").output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// A stopped daemon with a committed snapshot and an active child of it, whose devices are still there.
+/// A stopped daemon with a committed snapshot and an active child of it, whose devices are still
+/// there.
 fn stopped(name: &str) -> (Daemon, String) {
     stopped_with(name, "")
 }
@@ -122,7 +124,16 @@ fn a_device_that_no_record_wants_is_found_and_removed() {
     let table = dmsetup(&["table", &device]);
     let uuid = dmsetup(&["info", "-c", "--noheadings", "-o", "uuid", &device]);
     let uuid = uuid.trim().replace(&device["stray-".len()..], "view-77");
-    dmsetup(&["create", "--noudevsync", "stray-view-77", "--uuid", &uuid, "--readonly", "--table", table.trim()]);
+    dmsetup(&[
+        "create",
+        "--noudevsync",
+        "stray-view-77",
+        "--uuid",
+        &uuid,
+        "--readonly",
+        "--table",
+        table.trim(),
+    ]);
     finds(&d, &["device stray-view-77 is wanted by nothing"]);
     repairs(&d);
     finds_nothing(&d);
@@ -172,7 +183,8 @@ fn a_removal_that_waits_for_the_last_user_of_a_wanted_device_is_found_and_taken_
 fn nodes_that_are_missing_left_over_or_lead_elsewhere_are_put_right_by_a_start() {
     let mut d = Daemon::start("nodes");
     let [missing, elsewhere] = ["a", "b"].map(|key| d.prepare(key, "").unwrap()[0].source.clone());
-    let number = |node: &str| std::os::unix::fs::MetadataExt::rdev(&std::fs::metadata(node).unwrap());
+    let number =
+        |node: &str| std::os::unix::fs::MetadataExt::rdev(&std::fs::metadata(node).unwrap());
     let right = [number(&missing), number(&elsewhere)];
     d.stop("KILL");
     std::fs::remove_file(&missing).unwrap();
@@ -183,7 +195,9 @@ fn nodes_that_are_missing_left_over_or_lead_elsewhere_are_put_right_by_a_start()
     assert_eq!([number(&missing), number(&elsewhere)], right);
     assert!(!std::path::Path::new("/dev/mapper/nodes-snap-4000").exists());
     for key in ["a", "b"] {
-        with_mounted(&d.mounts(key).unwrap()[0], |root| std::fs::write(root.join("file"), key).unwrap());
+        with_mounted(&d.mounts(key).unwrap()[0], |root| {
+            std::fs::write(root.join("file"), key).unwrap()
+        });
     }
 }
 
@@ -192,7 +206,9 @@ fn ls_shows_each_snapshot_with_its_device_its_thin_and_its_bytes() {
     let (d, device) = stopped("listed");
     let (fine, said) = d.command(&["ls"]);
     assert!(fine, "{said}");
-    let line = |key: &str| said.lines().find(|line| line.contains(key)).unwrap_or_else(|| panic!("no {key} in {said}"));
+    let line = |key: &str| {
+        said.lines().find(|line| line.contains(key)).unwrap_or_else(|| panic!("no {key} in {said}"))
+    };
     assert!(line(" a < base").contains(&device) && line(" a < base").contains("KiB"), "{said}");
     assert!(line("committed").ends_with(" base") && line("committed").contains(" - "), "{said}");
     assert!(line("(template)").starts_with("template"), "{said}");
@@ -200,7 +216,11 @@ fn ls_shows_each_snapshot_with_its_device_its_thin_and_its_bytes() {
 
 fn program(name: &str, arguments: &[&str]) -> String {
     let output = Command::new(name).args(arguments).output().unwrap();
-    assert!(output.status.success(), "{name} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{name} {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
@@ -214,10 +234,18 @@ fn a_block_that_a_power_cut_leaked_is_told_and_is_no_disagreement() {
         std::fs::File::create(&file).unwrap().set_len(bytes).unwrap();
         (program("losetup", &["--find", "--show", file.to_str().unwrap()]), file)
     };
-    let ((data, _), (metadata, metadata_file)) = (disk("data", 1 << 30), disk("metadata", 16 << 20));
+    let ((data, _), (metadata, metadata_file)) =
+        (disk("data", 1 << 30), disk("metadata", 16 << 20));
     let sectors = (1u64 << 30) / 512;
-    dmsetup(&["create", "--noudevsync", "slow-disk", "--table", &format!("0 {sectors} linear {data} 0")]);
-    let config = format!("data_device = \"/dev/mapper/slow-disk\"\nmetadata_device = \"{metadata}\"");
+    dmsetup(&[
+        "create",
+        "--noudevsync",
+        "slow-disk",
+        "--table",
+        &format!("0 {sectors} linear {data} 0"),
+    ]);
+    let config =
+        format!("data_device = \"/dev/mapper/slow-disk\"\nmetadata_device = \"{metadata}\"");
     let mut d = Daemon::start_with("leaky", &config);
     let device = d.prepare("a", "").unwrap()[0].source.clone();
     d.stop("KILL");
@@ -227,11 +255,25 @@ fn a_block_that_a_power_cut_leaked_is_told_and_is_no_disagreement() {
     dmsetup(&["load", "slow-disk", "--table", &delay]);
     dmsetup(&["suspend", "--noudevsync", "--noflush", "slow-disk"]);
     dmsetup(&["resume", "--noudevsync", "slow-disk"]);
-    let used = || dmsetup(&["status", "--noflush", "leaky-pool"]).split_whitespace().nth(5).unwrap().to_owned();
+    let used = || {
+        dmsetup(&["status", "--noflush", "leaky-pool"])
+            .split_whitespace()
+            .nth(5)
+            .unwrap()
+            .to_owned()
+    };
     let before = used();
     let far = format!("of={device}");
     let mut writer = Command::new("dd")
-        .args(["if=/dev/zero", &far, "bs=4096", "count=1", "seek=1000000", "oflag=direct", "conv=notrunc"])
+        .args([
+            "if=/dev/zero",
+            &far,
+            "bs=4096",
+            "count=1",
+            "seek=1000000",
+            "oflag=direct",
+            "conv=notrunc",
+        ])
         .spawn()
         .unwrap();
     while used() == before {

@@ -1,4 +1,5 @@
-//! The database's file forgets: an acknowledged commit is missing, a bit has flipped. It is noticed, and nothing is deleted.
+//! The database's file forgets: an acknowledged commit is missing, a bit has flipped. It is
+//! noticed, and nothing is deleted.
 // guest: --mem 2G
 
 mod daemon;
@@ -30,7 +31,13 @@ fn a_database_that_has_lost_an_acknowledged_commit_deletes_nothing() {
     for _ in 0..2 {
         says(
             &d.start_is_refused(),
-            &["commits to", "metadata.redb", "are lost", "metadata.redb.commits", "nothing deleted"],
+            &[
+                "commits to",
+                "metadata.redb",
+                "are lost",
+                "metadata.redb.commits",
+                "nothing deleted",
+            ],
         );
     }
     let (well, said) = d.command(&["check"]);

@@ -1,5 +1,6 @@
-//! A server that has stopped answering, somewhere on the host: a FUSE mount that hangs whoever asks it for anything, with a
-//! file open on it. Nothing of ours has to do with it, so nothing of ours may wait for it.
+//! A server that has stopped answering, somewhere on the host: a FUSE mount that hangs whoever asks
+//! it for anything, with a file open on it. Nothing of ours has to do with it, so nothing of ours
+//! may wait for it.
 // guest: --mem 2G
 
 mod daemon;
@@ -17,7 +18,8 @@ use daemon::{with_mounted, Daemon};
 
 const ADDRESS: &str = "127.0.0.1:9654";
 
-/// A mount whose server answered until its root was open, and has not answered since. Gone when dropped.
+/// A mount whose server answered until its root was open, and has not answered since. Gone when
+/// dropped.
 struct DeadMount {
     _server: File,
     _open: File,
@@ -32,7 +34,14 @@ impl DeadMount {
         let server = File::options().read(true).write(true).open("/dev/fuse").unwrap();
         let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", server.as_raw_fd());
         let flags = nix::mount::MsFlags::empty();
-        nix::mount::mount(Some("dead"), directory.path(), Some("fuse"), flags, Some(options.as_str())).unwrap();
+        nix::mount::mount(
+            Some("dead"),
+            directory.path(),
+            Some("fuse"),
+            flags,
+            Some(options.as_str()),
+        )
+        .unwrap();
         let open = std::thread::scope(|scope| {
             scope.spawn(|| answer_until_open(&server));
             File::open(directory.path()).unwrap()
@@ -67,12 +76,21 @@ fn answer_until_open(mut server: &File) {
         assert!(length >= 40);
         let (error, body) = match opcode {
             // Version 7.31, nothing special; all else is zero.
-            INIT => (0, [7u32.to_ne_bytes(), 31u32.to_ne_bytes()].concat().into_iter().chain([0; 56]).collect()),
+            INIT => (
+                0,
+                [7u32.to_ne_bytes(), 31u32.to_ne_bytes()]
+                    .concat()
+                    .into_iter()
+                    .chain([0; 56])
+                    .collect(),
+            ),
             OPENDIR => (0, vec![0; 16]),
             _ => (-38_i32, Vec::new()),
         };
         let total = (16 + body.len()) as u32;
-        server.write_all(&[&total.to_ne_bytes()[..], &error.to_ne_bytes(), &unique, &body].concat()).unwrap();
+        server
+            .write_all(&[&total.to_ne_bytes()[..], &error.to_ne_bytes(), &unique, &body].concat())
+            .unwrap();
         if opcode == OPENDIR {
             return;
         }
@@ -108,7 +126,11 @@ fn with_a_dead_mount_on_the_host_removals_cleanup_and_scrapes_go_on_and_a_stop_i
     dead.must_hang();
 
     let node = Path::new(&opened[0].source).to_owned();
-    let mut reader = Command::new("sleep").arg("1000").stdin(Stdio::from(File::open(node).unwrap())).spawn().unwrap();
+    let mut reader = Command::new("sleep")
+        .arg("1000")
+        .stdin(Stdio::from(File::open(node).unwrap()))
+        .spawn()
+        .unwrap();
     with_mounted(&mounted[0], |root| {
         let began = Instant::now();
         for key in ["mounted", "opened"] {
@@ -122,20 +144,29 @@ fn with_a_dead_mount_on_the_host_removals_cleanup_and_scrapes_go_on_and_a_stop_i
         assert_eq!(d.devices("snap"), 2, "the two that are in use are left, and no other");
         assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
         let log = d.log();
-        for by in [format!("mounted on {} for pid", root.display()), format!("open in pid {} (sleep)", reader.id())] {
+        for by in [
+            format!("mounted on {} for pid", root.display()),
+            format!("open in pid {} (sleep)", reader.id()),
+        ] {
             assert!(log.contains(&by), "the log does not say {by:?}");
         }
 
         let first = scrape();
         for by in ["mounted on ", "open in pid "] {
-            assert!(first.lines().any(|l| l.contains("reclaim_stuck_seconds{") && l.contains(by)), "{by}: {first}");
+            assert!(
+                first.lines().any(|l| l.contains("reclaim_stuck_seconds{") && l.contains(by)),
+                "{by}: {first}"
+            );
         }
         let before = held_by(d.pid());
         for _ in 0..200 {
             scrape();
         }
         let after = held_by(d.pid());
-        assert!(after.0 <= before.0 + 2 && after.1 <= before.1 + 2, "threads and descriptors: {before:?}, {after:?}");
+        assert!(
+            after.0 <= before.0 + 2 && after.1 <= before.1 + 2,
+            "threads and descriptors: {before:?}, {after:?}"
+        );
     });
     reader.kill().unwrap();
     reader.wait().unwrap();
@@ -156,7 +187,10 @@ fn idle_and_slow_clients_of_the_metrics_take_a_limited_number_of_descriptors() {
     let idle: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(ADDRESS).unwrap()).collect();
     std::thread::sleep(Duration::from_millis(500));
     let (_, after) = held_by(d.pid());
-    assert!(after <= before + 20, "{before} descriptors before, {after} with 100 clients that ask for nothing");
+    assert!(
+        after <= before + 20,
+        "{before} descriptors before, {after} with 100 clients that ask for nothing"
+    );
     drop(idle);
     assert!(scrape().ends_with("# EOF\n"));
 }

@@ -1,5 +1,5 @@
-//! The life of a thin on the running kernel: pool, thin, snapshot, write, status, removal. Needs root and
-//! device-mapper; the rig runs it in a guest.
+//! The life of a thin on the running kernel: pool, thin, snapshot, write, status, removal. Needs
+//! root and device-mapper; the rig runs it in a guest.
 
 mod dm_common;
 
@@ -33,7 +33,9 @@ fn a_thin_lives_and_dies() {
 
     let mapped = bench.dm.thin_status(&thin).unwrap();
     assert_eq!(mapped, ThinStatus::Working { mapped: Sectors(128), highest: Some(Sectors(127)) });
-    let ThinPoolStatus::Working(status) = bench.dm.pool_status(&pool, false).unwrap() else { panic!("the pool works") };
+    let ThinPoolStatus::Working(status) = bench.dm.pool_status(&pool, false).unwrap() else {
+        panic!("the pool works")
+    };
     assert_eq!(status.data.used, 2, "one block each since the write");
     assert_eq!(status.data.total, 64 * MIB / 65536);
 
@@ -42,7 +44,9 @@ fn a_thin_lives_and_dies() {
     bench.dm.delete_thin(&pool, thin_id(2)).unwrap();
     bench.dm.remove(&thin).unwrap();
     bench.dm.delete_thin(&pool, thin_id(1)).unwrap();
-    let ThinPoolStatus::Working(status) = bench.dm.pool_status(&pool, false).unwrap() else { panic!("the pool works") };
+    let ThinPoolStatus::Working(status) = bench.dm.pool_status(&pool, false).unwrap() else {
+        panic!("the pool works")
+    };
     assert_eq!(status.data.used, 0);
     bench.dm.remove(&pool).unwrap();
     assert_eq!(bench.dm.info(&pool).unwrap(), None);

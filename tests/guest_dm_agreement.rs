@@ -1,5 +1,6 @@
-//! What the library says of devices is what `dmsetup` prints of the same devices: tables, status, info, dependencies,
-//! lists, targets, versions. Needs root and device-mapper; the rig runs it in a guest.
+//! What the library says of devices is what `dmsetup` prints of the same devices: tables, status,
+//! info, dependencies, lists, targets, versions. Needs root and device-mapper; the rig runs it in a
+//! guest.
 
 mod dm_common;
 
@@ -7,7 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
 use devmapper_snapshotter::dm::{
-    ActivateOptions, DeviceInfo, LinearTable, StatusOptions, SuspendOptions, Target, TargetStatus, ThinTable,
+    ActivateOptions, DeviceInfo, LinearTable, StatusOptions, SuspendOptions, Target, TargetStatus,
+    ThinTable,
 };
 use devmapper_snapshotter::names::{DmName, DmUuid};
 use devmapper_snapshotter::units::Sectors;
@@ -47,7 +49,12 @@ impl Zoo {
             let uuid = uuid.map(|uuid| DmUuid::new(uuid).unwrap());
             bench
                 .dm
-                .activate(&name, uuid.as_ref(), table, ActivateOptions { read_only, ..Default::default() })
+                .activate(
+                    &name,
+                    uuid.as_ref(),
+                    table,
+                    ActivateOptions { read_only, ..Default::default() },
+                )
                 .unwrap();
             name
         };
@@ -69,8 +76,12 @@ impl Zoo {
             length: Sectors(256),
             params: format!("2 128 {disk} 0 {disk} 2048"),
         };
-        let mixed =
-            [piece(0, 8, 0), piece(8, 8, 64), Target::Error { start: Sectors(16), length: Sectors(8) }, striped];
+        let mixed = [
+            piece(0, 8, 0),
+            piece(8, 8, 64),
+            Target::Error { start: Sectors(16), length: Sectors(8) },
+            striped,
+        ];
         let mut names = vec![
             pool.clone(),
             thin,
@@ -98,17 +109,29 @@ impl Zoo {
 #[test]
 fn tables_and_status_are_what_dmsetup_prints() {
     let zoo = Zoo::new("agree-table");
-    let lines = |printed: Vec<String>| printed.into_iter().filter(|line| !line.is_empty()).collect::<Vec<_>>();
+    let lines = |printed: Vec<String>| {
+        printed.into_iter().filter(|line| !line.is_empty()).collect::<Vec<_>>()
+    };
     let trimmed = |text: String| text.trim_end().to_owned();
     for name in &zoo.names {
         let dm = &zoo.bench.dm;
-        let ours: Vec<_> = dm.table(name).unwrap().iter().map(Target::to_string).map(trimmed).collect();
+        let ours: Vec<_> =
+            dm.table(name).unwrap().iter().map(Target::to_string).map(trimmed).collect();
         assert_eq!(ours, lines(dmsetup(&["table", name.as_str()])), "table of {name}");
-        let ours: Vec<_> = dm.inactive_table(name).unwrap().iter().map(Target::to_string).map(trimmed).collect();
-        assert_eq!(ours, lines(dmsetup(&["table", "--inactive", name.as_str()])), "inactive table of {name}");
+        let ours: Vec<_> =
+            dm.inactive_table(name).unwrap().iter().map(Target::to_string).map(trimmed).collect();
+        assert_eq!(
+            ours,
+            lines(dmsetup(&["table", "--inactive", name.as_str()])),
+            "inactive table of {name}"
+        );
         let status = dm.status(name, StatusOptions { no_flush: true }).unwrap();
         let ours: Vec<_> = status.iter().map(TargetStatus::to_string).map(trimmed).collect();
-        assert_eq!(ours, lines(dmsetup(&["status", "--noflush", name.as_str()])), "status of {name}");
+        assert_eq!(
+            ours,
+            lines(dmsetup(&["status", "--noflush", name.as_str()])),
+            "status of {name}"
+        );
     }
 }
 
@@ -127,7 +150,8 @@ fn info_is_what_dmsetup_prints() {
 }
 
 fn info_as_dmsetup(info: &DeviceInfo) -> String {
-    let word = |condition: bool, yes: &'static str, no: &'static str| if condition { yes } else { no };
+    let word =
+        |condition: bool, yes: &'static str, no: &'static str| if condition { yes } else { no };
     let attributes = [
         word(info.live_table, "L", "-"),
         word(info.inactive_table, "I", "-"),
@@ -183,8 +207,10 @@ fn lists_and_versions_are_what_dmsetup_prints() {
     let zoo = Zoo::new("agree-list");
     let dm = &zoo.bench.dm;
     let listed = dm.list().unwrap();
-    let mut ours: Vec<_> =
-        listed.iter().map(|d| format!("{}\t({}:{})", d.name, d.device.major, d.device.minor)).collect();
+    let mut ours: Vec<_> = listed
+        .iter()
+        .map(|d| format!("{}\t({}:{})", d.name, d.device.major, d.device.minor))
+        .collect();
     let mut theirs = dmsetup(&["ls"]);
     ours.sort();
     theirs.sort();
@@ -192,11 +218,18 @@ fn lists_and_versions_are_what_dmsetup_prints() {
     for name in &zoo.names {
         let listed = listed.iter().find(|device| device.name == *name).expect("in the list");
         let info = dm.info(name).unwrap().unwrap();
-        assert_eq!((listed.device, listed.event_nr, &listed.uuid), (info.device, Some(info.event_nr), &info.uuid));
+        assert_eq!(
+            (listed.device, listed.event_nr, &listed.uuid),
+            (info.device, Some(info.event_nr), &info.uuid)
+        );
     }
 
-    let mut ours: Vec<_> =
-        dm.target_versions().unwrap().iter().map(|t| format!("{:<16} v{}", t.name, t.version)).collect();
+    let mut ours: Vec<_> = dm
+        .target_versions()
+        .unwrap()
+        .iter()
+        .map(|t| format!("{:<16} v{}", t.name, t.version))
+        .collect();
     let mut theirs = dmsetup(&["targets"]);
     ours.sort();
     theirs.sort();

@@ -1,4 +1,5 @@
-//! The device-mapper contract on the running kernel. Needs root and device-mapper; the rig runs it in a guest.
+//! The device-mapper contract on the running kernel. Needs root and device-mapper; the rig runs it
+//! in a guest.
 
 mod dm_common;
 mod dm_contract;

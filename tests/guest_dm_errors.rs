@@ -1,12 +1,15 @@
-//! Opening device-mapper when something is in the way, on the running kernel: no control node, a driver that is too old,
-//! no permission. Needs root and device-mapper; the rig runs it in a guest. One test, because it gives root up at the end.
+//! Opening device-mapper when something is in the way, on the running kernel: no control node, a
+//! driver that is too old, no permission. Needs root and device-mapper; the rig runs it in a guest.
+//! One test, because it gives root up at the end.
 
 mod dm_common;
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::sync::Arc;
 
-use devmapper_snapshotter::dm::{Dm, DriverVersion, Errno, Error, RealKernel, Settings, OLDEST_DRIVER};
+use devmapper_snapshotter::dm::{
+    Dm, DriverVersion, Errno, Error, RealKernel, Settings, OLDEST_DRIVER,
+};
 use devmapper_snapshotter::units::DeviceNumber;
 use dm_common::Bench;
 

@@ -1,6 +1,7 @@
-//! Facts about dm-thin that no user of it can change: when the power goes while a thin's block is being filled for the first time,
-//! or when the disk fails that write, the block stays taken and nothing maps it. The crash campaigns count such blocks in a row
-//! of their own, and ARCHITECTURE.md says so under I6.
+//! Facts about dm-thin that no user of it can change: when the power goes while a thin's block is
+//! being filled for the first time, or when the disk fails that write, the block stays taken and
+//! nothing maps it. The crash campaigns count such blocks in a row of their own, and
+//! ARCHITECTURE.md says so under I6.
 
 mod dm_common;
 
@@ -31,8 +32,11 @@ fn a_block_that_was_taken_and_not_yet_mapped_when_the_power_went_is_leaked_until
     };
     put_below(&bench, &mut table, &[slow]);
     let pool = bench.name("pool");
-    let device =
-        bench.dm.activate(&pool, None, &[Target::ThinPool(table.clone())], ActivateOptions::default()).unwrap().device;
+    let device = bench
+        .dm
+        .activate(&pool, None, &[Target::ThinPool(table.clone())], ActivateOptions::default())
+        .unwrap()
+        .device;
     bench.dm.create_thin(&pool, thin_id(1)).unwrap();
     let thin = bench.thin(device, 1, 16 * MIB);
 
@@ -46,7 +50,10 @@ fn a_block_that_was_taken_and_not_yet_mapped_when_the_power_went_is_leaked_until
         }
         // Any message that changes metadata commits all of it: the block is taken on disk now.
         bench.dm.create_thin(&pool, thin_id(2)).unwrap();
-        assert!(!writer.is_finished(), "the commit came after the write, so this run shows nothing");
+        assert!(
+            !writer.is_finished(),
+            "the commit came after the write, so this run shows nothing"
+        );
         // The power goes: what the metadata disk holds at this moment is all there is.
         let (_, file) = bench.loop_of(metadata);
         std::fs::copy(file, bench.dir().join("after-the-cut")).unwrap();
@@ -54,7 +61,11 @@ fn a_block_that_was_taken_and_not_yet_mapped_when_the_power_went_is_leaked_until
     });
     assert_eq!(used(&bench), 1);
     let mapped = ThinStatus::Working { mapped: Sectors(128), highest: Some(Sectors(127)) };
-    assert_eq!(bench.dm.thin_status(&thin).unwrap(), mapped, "without a power cut the block is mapped");
+    assert_eq!(
+        bench.dm.thin_status(&thin).unwrap(),
+        mapped,
+        "without a power cut the block is mapped"
+    );
     for name in [&thin, &pool] {
         bench.dm.remove(name).unwrap();
     }
@@ -71,12 +82,20 @@ fn a_block_whose_first_write_the_disk_failed_is_leaked_until_thin_repair() {
     let mut table = bench.pool_table(64 * MIB);
     // The first block alone fails: flushes work, or the pool could not commit its metadata.
     let (first, data) = (BLOCK, table.data.clone());
-    let rest = LinearTable { start: first, length: Sectors(table.length.0 - first.0), device: data, offset: first };
+    let rest = LinearTable {
+        start: first,
+        length: Sectors(table.length.0 - first.0),
+        device: data,
+        offset: first,
+    };
     let disk = [Target::Error { start: Sectors::ZERO, length: first }, Target::Linear(rest)];
     put_below(&bench, &mut table, &disk);
     let pool = bench.name("pool");
-    let device =
-        bench.dm.activate(&pool, None, &[Target::ThinPool(table.clone())], ActivateOptions::default()).unwrap().device;
+    let device = bench
+        .dm
+        .activate(&pool, None, &[Target::ThinPool(table.clone())], ActivateOptions::default())
+        .unwrap()
+        .device;
     bench.dm.create_thin(&pool, thin_id(1)).unwrap();
     let thin = bench.thin(device, 1, 16 * MIB);
 
@@ -96,20 +115,32 @@ fn a_block_whose_first_write_the_disk_failed_is_leaked_until_thin_repair() {
 
 /// Puts a device of these targets in the place of the pool's data disk.
 fn put_below(bench: &Bench, table: &mut ThinPoolTable, targets: &[Target]) {
-    table.data =
-        bench.dm.activate(&bench.name("below"), None, targets, ActivateOptions::default()).unwrap().device.into();
+    table.data = bench
+        .dm
+        .activate(&bench.name("below"), None, targets, ActivateOptions::default())
+        .unwrap()
+        .device
+        .into();
 }
 
 fn used(bench: &Bench, pool: &DmName) -> u64 {
     bench.dm.pool_status(pool, true).unwrap().working().unwrap().data.used
 }
 
-/// Assembles the pool again: deleting its thins leaves one block taken. thin_check 0.9 finds nothing wrong with it; thin_repair
-/// writes metadata anew, with what is mapped and nothing else.
-fn only_thin_repair_gives_it_back(bench: &mut Bench, pool: &DmName, table: &ThinPoolTable, thins: &[u32]) {
+/// Assembles the pool again: deleting its thins leaves one block taken. thin_check 0.9 finds
+/// nothing wrong with it; thin_repair writes metadata anew, with what is mapped and nothing else.
+fn only_thin_repair_gives_it_back(
+    bench: &mut Bench,
+    pool: &DmName,
+    table: &ThinPoolTable,
+    thins: &[u32],
+) {
     let spare = bench.disk(4 * MIB);
     let assemble = |bench: &Bench| {
-        bench.dm.activate(pool, None, &[Target::ThinPool(table.clone())], ActivateOptions::default()).unwrap();
+        bench
+            .dm
+            .activate(pool, None, &[Target::ThinPool(table.clone())], ActivateOptions::default())
+            .unwrap();
     };
     assemble(bench);
     for id in thins {

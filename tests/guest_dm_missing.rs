@@ -1,4 +1,5 @@
-//! A kernel without device-mapper says so, and names the module. The rig runs it in a guest that lacks the modules.
+//! A kernel without device-mapper says so, and names the module. The rig runs it in a guest that
+//! lacks the modules.
 // guest: --no-dm
 
 use devmapper_snapshotter::dm::{Errno, Error, RealKernel};
@@ -7,7 +8,13 @@ use devmapper_snapshotter::dm::{Errno, Error, RealKernel};
 fn a_kernel_without_device_mapper_is_told_apart() {
     assert!(std::env::var_os("GUEST").is_some(), "run this in a guest: tests/rig/guest --no-dm");
     let error = RealKernel::open().unwrap_err();
-    assert!(matches!(error, Error::NoDeviceMapper { errno: Errno::ENODEV | Errno::ENXIO, .. }), "{error:?}");
+    assert!(
+        matches!(error, Error::NoDeviceMapper { errno: Errno::ENODEV | Errno::ENXIO, .. }),
+        "{error:?}"
+    );
     assert!(error.to_string().contains("modprobe dm_mod"), "{error}");
-    assert!(!std::path::Path::new("/dev/mapper/control").exists(), "no node is left that leads nowhere");
+    assert!(
+        !std::path::Path::new("/dev/mapper/control").exists(),
+        "no node is left that leads nowhere"
+    );
 }

@@ -1,4 +1,5 @@
-//! The example program, as it stands, on the running kernel. Needs root and device-mapper; the rig runs it in a guest.
+//! The example program, as it stands, on the running kernel. Needs root and device-mapper; the rig
+//! runs it in a guest.
 
 mod dm_common;
 
@@ -14,6 +15,7 @@ fn the_tour_goes_to_its_end_and_leaves_nothing() {
     thin_tour::tour(bench.dir()).unwrap();
     assert_eq!(bench.dm.list().unwrap(), before);
     let nodes = std::fs::read_dir("/dev/mapper").unwrap().filter_map(Result::ok);
-    let left: Vec<_> = nodes.map(|node| node.file_name()).filter(|name| name != "control").collect();
+    let left: Vec<_> =
+        nodes.map(|node| node.file_name()).filter(|name| name != "control").collect();
     assert!(left.is_empty(), "{left:?}");
 }

@@ -1,6 +1,7 @@
-//! Devices with a real systemd-udevd and the rules of the dmsetup package, then without: cookies are waited for and
-//! cleaned up, nodes are there when a verb returns, and udev keeps out where it is told to. Needs root and device-mapper;
-//! the rig runs it in a guest. One test, because there is one udev for all.
+//! Devices with a real systemd-udevd and the rules of the dmsetup package, then without: cookies
+//! are waited for and cleaned up, nodes are there when a verb returns, and udev keeps out where it
+//! is told to. Needs root and device-mapper; the rig runs it in a guest. One test, because there is
+//! one udev for all.
 
 mod dm_common;
 
@@ -9,7 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use devmapper_snapshotter::dm::{
-    udev, ActivateOptions, Cookie, Dm, Error, NodePolicy, Request, Settings, Target, UdevFlags, UdevPolicy, Verb,
+    udev, ActivateOptions, Cookie, Dm, Error, NodePolicy, Request, Settings, Target, UdevFlags,
+    UdevPolicy, Verb,
 };
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors};
@@ -23,8 +25,13 @@ struct Udevd(Child);
 impl Udevd {
     fn start() -> Udevd {
         let program = ["/lib/systemd/systemd-udevd", "/usr/lib/systemd/systemd-udevd"];
-        let program = program.into_iter().find(|path| Path::new(path).exists()).expect("Debian's package udev");
-        let udevd = Udevd(Command::new(program).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        let program = program
+            .into_iter()
+            .find(|path| Path::new(path).exists())
+            .expect("Debian's package udev");
+        let udevd = Udevd(
+            Command::new(program).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap(),
+        );
         let deadline = Instant::now() + LIMIT;
         while !udev::is_running() {
             assert!(Instant::now() < deadline, "udevd does not come up");
@@ -118,7 +125,10 @@ fn without_udevd(bench: &Bench, disk: DeviceNumber) {
     assert!(started.elapsed() < LIMIT / 4, "nobody was waited for");
 
     // Left to others, there is no node at all.
-    let leave = Dm::new(bench.dm.kernel().clone(), Settings { nodes: NodePolicy::Leave, ..Settings::default() });
+    let leave = Dm::new(
+        bench.dm.kernel().clone(),
+        Settings { nodes: NodePolicy::Leave, ..Settings::default() },
+    );
     activate(&leave, &name, disk);
     assert!(!leave.node(&name).exists());
     assert_eq!(bench.dm.sweep_nodes(name.as_str()).unwrap().made, std::slice::from_ref(&name));
@@ -173,7 +183,8 @@ fn a_cookie_for_several_requests(bench: &Bench, disk: DeviceNumber) {
         dm.load(name, &[Target::linear(disk, Sectors::ZERO, Sectors(2048))]).unwrap();
         std::fs::remove_file(dm.node(name)).unwrap();
         cookie.expect().unwrap();
-        let resume = Request::new(Verb::Resume).name(name.clone()).cookie(cookie.with(UdevFlags::NONE));
+        let resume =
+            Request::new(Verb::Resume).name(name.clone()).cookie(cookie.with(UdevFlags::NONE));
         dm.kernel().submit(&resume).unwrap();
     }
     cookie.wait(LIMIT).unwrap();

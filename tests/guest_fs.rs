@@ -1,5 +1,6 @@
-//! File systems on real thins: what mkfs maps, that nothing grows by itself, growing, replaying, and mkfs going wrong.
-//! Needs root, device-mapper, e2fsprogs and xfsprogs; the rig runs it in a guest.
+//! File systems on real thins: what mkfs maps, that nothing grows by itself, growing, replaying,
+//! and mkfs going wrong. Needs root, device-mapper, e2fsprogs and xfsprogs; the rig runs it in a
+//! guest.
 
 mod dm_common;
 mod fs_common;
@@ -78,7 +79,11 @@ fn ext4_grows_tenfold_and_beyond_the_room_reserved_for_it_without_filling_the_po
         let began = Instant::now();
         mkfs.grow(&device, FsType::Ext4, sectors(size), Writer::Anybody).unwrap();
         let (took, mapped) = (began.elapsed(), lab.mapped(id));
-        println!("ext4 from 10 to {} GiB: {before} to {mapped} blocks in {} ms", size / GIB, took.as_millis());
+        println!(
+            "ext4 from 10 to {} GiB: {before} to {mapped} blocks in {} ms",
+            size / GIB,
+            took.as_millis()
+        );
         assert_eq!(mkfs.inspect(&device, FsType::Ext4).unwrap().size, sectors(size));
         assert_sound(&device, FsType::Ext4);
         mkfs.grow(&device, FsType::Ext4, sectors(10 * GIB), Writer::Anybody).unwrap();
@@ -126,7 +131,10 @@ fn an_older_mke2fs_is_noticed_and_its_zeros_are_given_back() {
     let began = Instant::now();
     mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(4 * GIB)).unwrap();
     let (took, mapped) = (began.elapsed(), lab.mapped(1));
-    println!("ext4 of 4 GiB by an older mke2fs: {mapped} blocks of 64 KiB in {} ms", took.as_millis());
+    println!(
+        "ext4 of 4 GiB by an older mke2fs: {mapped} blocks of 64 KiB in {} ms",
+        took.as_millis()
+    );
     assert!(mapped <= 40, "{mapped} blocks mapped");
     assert_sound(&device, FsType::Ext4);
     let place = lab.mount(&device, "ext4", "noatime");
@@ -134,7 +142,9 @@ fn an_older_mke2fs_is_noticed_and_its_zeros_are_given_back() {
     unmount(&place);
     assert!(lab.mapped(1) <= mapped + 4, "{} blocks after a while, {mapped} before", lab.mapped(1));
 
-    let asked = |log: &Path| std::fs::read_to_string(log).unwrap().matches("assume_storage_prezeroed").count();
+    let asked = |log: &Path| {
+        std::fs::read_to_string(log).unwrap().matches("assume_storage_prezeroed").count()
+    };
     assert_eq!(asked(&log), 1);
     lab.bench.dm.create_thin(&lab.pool, thin_id(2)).unwrap();
     let second = lab.open(2, GIB);
@@ -165,7 +175,11 @@ fn a_new_xfs_maps_few_blocks_grows_and_two_snapshots_mount_side_by_side() {
             let device = lab.open(id, gib * GIB);
             let began = Instant::now();
             mkfs.grow(&device, FsType::Xfs, sectors(gib * GIB), Writer::Anybody).unwrap();
-            println!("xfs grown from 10 to {gib} GiB: {} blocks in {} ms", lab.mapped(id), began.elapsed().as_millis());
+            println!(
+                "xfs grown from 10 to {gib} GiB: {} blocks in {} ms",
+                lab.mapped(id),
+                began.elapsed().as_millis()
+            );
             let grown = mkfs.inspect(&device, FsType::Xfs).unwrap();
             assert_eq!((grown.size, grown.clean), (sectors(gib * GIB), true));
             assert_sound(&device, FsType::Xfs);
@@ -199,10 +213,19 @@ fn a_file_system_that_was_not_unmounted_is_seen_and_made_clean() {
         lab.snapshot(1, 2);
         unmount(&place);
         let copy = lab.open(2, GIB);
-        assert!(mkfs.inspect(&device, fs_type).unwrap().clean, "{fs_type}: not clean after unmounting");
-        assert!(!mkfs.inspect(&copy, fs_type).unwrap().clean, "{fs_type}: clean without unmounting");
+        assert!(
+            mkfs.inspect(&device, fs_type).unwrap().clean,
+            "{fs_type}: not clean after unmounting"
+        );
+        assert!(
+            !mkfs.inspect(&copy, fs_type).unwrap().clean,
+            "{fs_type}: clean without unmounting"
+        );
         mkfs.replay(&copy, fs_type).unwrap();
-        assert!(mkfs.inspect(&copy, fs_type).unwrap().clean, "{fs_type}: not clean after replaying");
+        assert!(
+            mkfs.inspect(&copy, fs_type).unwrap().clean,
+            "{fs_type}: not clean after replaying"
+        );
         assert_free(&copy);
         assert_sound(&copy, fs_type);
         let place = lab.mount(&copy, fs_type.name(), &format!("ro,{options}"));
@@ -269,7 +292,9 @@ fn a_missing_mkfs_and_its_package_are_named() {
     let lab = Lab::new("missing");
     let device = lab.open(1, GIB);
     let mkfs = Mkfs::new().with_directories(vec!["/no/such/place".into()]);
-    for (fs_type, names) in [(FsType::Ext4, ["mke2fs", "e2fsprogs"]), (FsType::Xfs, ["mkfs.xfs", "xfsprogs"])] {
+    for (fs_type, names) in
+        [(FsType::Ext4, ["mke2fs", "e2fsprogs"]), (FsType::Xfs, ["mkfs.xfs", "xfsprogs"])]
+    {
         let error = mkfs.format(&device, &FsSpec::plain(fs_type), sectors(GIB)).unwrap_err();
         assert!(matches!(error, FsError::MkfsMissing { .. }), "{error}");
         for name in names.iter().chain(&["/no/such/place"]) {
@@ -286,9 +311,11 @@ fn users_options_reach_mkfs_and_bad_ones_come_back_in_its_own_words() {
     let mkfs = Mkfs::new();
     let error = mkfs.format(&device, &spec(FsType::Ext4, &["-I", "7"]), sectors(GIB)).unwrap_err();
     assert!(error.to_string().contains("invalid inode size"), "{error}");
-    let error = mkfs.format(&device, &spec(FsType::Xfs, &["-i", "size=7"]), sectors(GIB)).unwrap_err();
+    let error =
+        mkfs.format(&device, &spec(FsType::Xfs, &["-i", "size=7"]), sectors(GIB)).unwrap_err();
     assert!(error.to_string().contains("size") && !error.to_string().contains("Usage"), "{error}");
-    let error = mkfs.format(&device, &spec(FsType::Ext4, &["/dev/null"]), sectors(GIB)).unwrap_err();
+    let error =
+        mkfs.format(&device, &spec(FsType::Ext4, &["/dev/null"]), sectors(GIB)).unwrap_err();
     assert!(matches!(error, FsError::StrayArgument { .. }), "{error}");
 
     let options = ["-N", "4096", "-L", "a label; $(touch /tmp/shell)", "-E", "root_owner=7:8"];
@@ -300,7 +327,11 @@ fn users_options_reach_mkfs_and_bad_ones_come_back_in_its_own_words() {
     let place = lab.mount(&device, "ext4", "ro");
     assert_eq!(run("stat", &["-c", "%u:%g", text(&place)]).trim(), "7:8");
     unmount(&place);
-    assert!(lab.mapped(1) <= 20, "this crate's own extended options were lost: {} blocks", lab.mapped(1));
+    assert!(
+        lab.mapped(1) <= 20,
+        "this crate's own extended options were lost: {} blocks",
+        lab.mapped(1)
+    );
 }
 
 #[test]
@@ -339,7 +370,11 @@ fn an_ext4_smaller_than_its_device_stays_so() {
     mkfs.grow(&device, FsType::Ext4, sectors(10 * GIB), Writer::Anybody).unwrap();
     assert_eq!(mkfs.inspect(&device, FsType::Ext4).unwrap().size, sectors(10 * GIB));
     assert_sound(&device, FsType::Ext4);
-    let status = Command::new("mount").args(["-t", "ext4", "-o", "ro"]).arg(&device).arg(lab.directory.path()).status();
+    let status = Command::new("mount")
+        .args(["-t", "ext4", "-o", "ro"])
+        .arg(&device)
+        .arg(lab.directory.path())
+        .status();
     assert!(status.unwrap().success());
     unmount(lab.directory.path());
 }
@@ -348,18 +383,28 @@ fn an_ext4_smaller_than_its_device_stays_so() {
 fn an_ext4_of_any_size_can_be_made_and_grown() {
     let lab = Lab::new("sizes");
     let mkfs = Mkfs::new();
-    for (id, size) in [(2, 8 * MIB), (3, 16 * MIB), (4, 64 * MIB), (5, 511 * MIB), (6, 512 * MIB + 512)] {
+    for (id, size) in
+        [(2, 8 * MIB), (3, 16 * MIB), (4, 64 * MIB), (5, 511 * MIB), (6, 512 * MIB + 512)]
+    {
         lab.bench.dm.create_thin(&lab.pool, thin_id(id)).unwrap();
         let device = lab.open(id, 4 * GIB);
         mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(size)).unwrap();
         let made = mkfs.inspect(&device, FsType::Ext4).unwrap();
-        assert!(made.size <= sectors(size) && made.size > sectors(size - MIB), "{size} bytes: {made:?}");
+        assert!(
+            made.size <= sectors(size) && made.size > sectors(size - MIB),
+            "{size} bytes: {made:?}"
+        );
         assert_sound(&device, FsType::Ext4);
         let mapped = lab.mapped(id);
         mkfs.grow(&device, FsType::Ext4, sectors(4 * GIB), Writer::Anybody).unwrap();
         let grown = mkfs.inspect(&device, FsType::Ext4).unwrap();
         assert!(grown.size > sectors(4 * GIB - 128 * MIB), "{size} bytes: {grown:?}");
-        println!("ext4 of {} MiB: {mapped} blocks, {} when grown to {:?}", size / MIB, lab.mapped(id), grown.size);
+        println!(
+            "ext4 of {} MiB: {mapped} blocks, {} when grown to {:?}",
+            size / MIB,
+            lab.mapped(id),
+            grown.size
+        );
         assert_sound(&device, FsType::Ext4);
         lab.close(id);
     }

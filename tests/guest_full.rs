@@ -1,4 +1,5 @@
-//! Pools that fill up: who is refused, what he is told, and that no layer is committed that the pool did not take whole.
+//! Pools that fill up: who is refused, what he is told, and that no layer is committed that the
+//! pool did not take whole.
 // guest: --mem 2G
 
 mod daemon;
@@ -13,7 +14,8 @@ use daemon::{refused, with_mounted, Daemon};
 
 const MIB: usize = 1 << 20;
 
-/// Makes a snapshot with a file, written as an unpacker does: into the page cache, and never asking what became of it.
+/// Makes a snapshot with a file, written as an unpacker does: into the page cache, and never asking
+/// what became of it.
 fn unpack(d: &mut Daemon, key: &str, size: usize) -> Mount {
     let mount = d.prepare(key, "base").unwrap().remove(0);
     with_mounted(&mount, |root| std::fs::write(root.join("file"), vec![0xa5; size]).unwrap());
@@ -73,7 +75,11 @@ fn a_layer_whose_writes_a_full_pool_refused_is_not_committed() {
 
     // There is room again, and the file system of the layer was put away in order.
     room_for_more(&mut d, "filler");
-    refused(d.commit("c", "layer"), Code::DataLoss, &["\"layer\"", "full-pool", "refused writes", "make it again"]);
+    refused(
+        d.commit("c", "layer"),
+        Code::DataLoss,
+        &["\"layer\"", "full-pool", "refused writes", "make it again"],
+    );
     with_mounted(&layer, |_| refused(d.commit("c", "layer"), Code::DataLoss, &[]));
     d.restart("KILL");
     refused(d.commit("c", "layer"), Code::DataLoss, &[]);
@@ -84,14 +90,17 @@ fn a_layer_whose_writes_a_full_pool_refused_is_not_committed() {
     unpack(&mut d, "layer", 100 * MIB);
     d.commit("c", "layer").unwrap();
     let view = d.view("view", "c").unwrap();
-    with_mounted(&view[0], |root| assert_eq!(std::fs::read(root.join("file")).unwrap(), vec![0xa5; 100 * MIB]));
+    with_mounted(&view[0], |root| {
+        assert_eq!(std::fs::read(root.join("file")).unwrap(), vec![0xa5; 100 * MIB])
+    });
     d.remove("view").unwrap();
     d.remove("c").unwrap();
     d.cleanup();
     assert_eq!(used_blocks("full-pool"), empty);
 }
 
-/// A file system of its own under everything that is made in the temporary directory, until this is dropped.
+/// A file system of its own under everything that is made in the temporary directory, until this is
+/// dropped.
 struct SmallHost(std::path::PathBuf);
 
 impl SmallHost {
@@ -116,7 +125,10 @@ impl Drop for SmallHost {
 }
 
 fn run(program: &str, arguments: &[&str]) {
-    assert!(Command::new(program).args(arguments).status().unwrap().success(), "{program} {arguments:?}");
+    assert!(
+        Command::new(program).args(arguments).status().unwrap().success(),
+        "{program} {arguments:?}"
+    );
 }
 
 #[test]
@@ -126,14 +138,20 @@ fn a_host_file_system_that_fills_below_the_pool_costs_the_layer_and_nothing_else
     d.committed("base", "");
     unpack(&mut d, "filler", 120 * MIB);
     unpack(&mut d, "layer", 240 * MIB);
-    refused(once_refused(&mut d, "more"), Code::ResourceExhausted, &["host file system", "remove images"]);
+    refused(
+        once_refused(&mut d, "more"),
+        Code::ResourceExhausted,
+        &["host file system", "remove images"],
+    );
     refused(d.commit("c", "layer"), Code::DataLoss, &["\"layer\"", "full file system"]);
 
     room_for_more(&mut d, "layer");
     unpack(&mut d, "layer", 60 * MIB);
     d.commit("c", "layer").unwrap();
     let view = d.view("view", "c").unwrap();
-    with_mounted(&view[0], |root| assert_eq!(std::fs::read(root.join("file")).unwrap(), vec![0xa5; 60 * MIB]));
+    with_mounted(&view[0], |root| {
+        assert_eq!(std::fs::read(root.join("file")).unwrap(), vec![0xa5; 60 * MIB])
+    });
     for key in ["view", "c", "filler", "base"] {
         d.remove(key).unwrap();
     }

@@ -1,5 +1,6 @@
-//! What is removed from the embedded pool goes back to the file system below it, and nothing that the pool hands out is without its
-//! space: neither while the host is full, nor after the daemon was killed, nor after a reboot.
+//! What is removed from the embedded pool goes back to the file system below it, and nothing that
+//! the pool hands out is without its space: neither while the host is full, nor after the daemon
+//! was killed, nor after a reboot.
 // guest: --mem 2G
 
 mod daemon;
@@ -57,7 +58,8 @@ fn gives_and_takes(host_fs: &str) {
     d.remove("too-large").unwrap();
     d.cleanup();
 
-    // Killed and started again on the full host, and after a reboot: nothing is taken that went back.
+    // Killed and started again on the full host, and after a reboot: nothing is taken that went
+    // back.
     d.restart("KILL");
     assert!(allocated(&d) <= given + 8 * MIB, "{} after {given}", allocated(&d));
     d.stop("KILL");
@@ -68,7 +70,11 @@ fn gives_and_takes(host_fs: &str) {
     host.free();
     let end = Instant::now() + Duration::from_secs(20);
     while !pool_status().contains("queue_if_no_space") {
-        assert!(Instant::now() < end, "whoever meets the end does not wait, though there is room: {}", pool_status());
+        assert!(
+            Instant::now() < end,
+            "whoever meets the end does not wait, though there is room: {}",
+            pool_status()
+        );
         std::thread::sleep(Duration::from_millis(100));
     }
 
@@ -148,13 +154,19 @@ fn settled(d: &Daemon, wanted: impl Fn(u64) -> bool) -> u64 {
         if wanted(now) && since.elapsed() > Duration::from_secs(5) {
             return now;
         }
-        assert!(Instant::now() < end, "the data file takes {} MiB; the daemon's log:\n{}", now / MIB, d.log());
+        assert!(
+            Instant::now() < end,
+            "the data file takes {} MiB; the daemon's log:\n{}",
+            now / MIB,
+            d.log()
+        );
         std::thread::sleep(Duration::from_millis(100));
     }
 }
 
 fn pool_status() -> String {
-    String::from_utf8(Command::new("dmsetup").args(["status", "gb-pool"]).output().unwrap().stdout).unwrap()
+    String::from_utf8(Command::new("dmsetup").args(["status", "gb-pool"]).output().unwrap().stdout)
+        .unwrap()
 }
 
 /// A file of so many MiB in which no two blocks are alike.
@@ -183,7 +195,11 @@ fn assert_right(d: &mut Daemon, name: &str, mib: u64) {
     with_mounted(&view, |root| {
         let content = std::fs::read(root.join("file")).unwrap();
         assert_eq!(content.len() as u64, mib * MIB);
-        let wrong = content.chunks_exact(4096).enumerate().filter(|(n, found)| **found != block(*n as u64)).count();
+        let wrong = content
+            .chunks_exact(4096)
+            .enumerate()
+            .filter(|(n, found)| **found != block(*n as u64))
+            .count();
         assert_eq!(wrong, 0, "blocks of {name} are not what was written");
     });
     d.remove("look").unwrap();

@@ -1,5 +1,5 @@
-//! The embedded pool on the file system of its host: it starts on any, has all its blocks set aside there, grows by itself while
-//! containers write, and what it cannot have it does not promise.
+//! The embedded pool on the file system of its host: it starts on any, has all its blocks set aside
+//! there, grows by itself while containers write, and what it cannot have it does not promise.
 // guest: --mem 2G
 
 mod daemon;
@@ -12,7 +12,8 @@ use daemon::{with_mounted, Daemon};
 
 const MIB: usize = 1 << 20;
 
-/// A file system of its own under everything that is made in the temporary directory, until this is dropped.
+/// A file system of its own under everything that is made in the temporary directory, until this is
+/// dropped.
 struct Host(PathBuf);
 
 impl Host {
@@ -39,7 +40,10 @@ impl Drop for Host {
 }
 
 fn run(program: &str, arguments: &[&str]) {
-    assert!(Command::new(program).args(arguments).status().unwrap().success(), "{program} {arguments:?}");
+    assert!(
+        Command::new(program).args(arguments).status().unwrap().success(),
+        "{program} {arguments:?}"
+    );
 }
 
 /// All of a file has its blocks.
@@ -47,7 +51,13 @@ fn run(program: &str, arguments: &[&str]) {
 fn is_allocated(file: &Path) {
     let metadata = std::fs::metadata(file).unwrap();
     let allocated = metadata.blocks() * 512;
-    assert!(allocated >= metadata.len(), "{} of {} bytes of {} are there", allocated, metadata.len(), file.display());
+    assert!(
+        allocated >= metadata.len(),
+        "{} of {} bytes of {} are there",
+        allocated,
+        metadata.len(),
+        file.display()
+    );
 }
 
 fn write_layer(d: &mut Daemon, name: &str, size: usize) {
@@ -59,7 +69,9 @@ fn write_layer(d: &mut Daemon, name: &str, size: usize) {
 #[track_caller]
 fn is_whole(d: &mut Daemon, name: &str, size: usize) {
     let view = d.view("view", name).unwrap().remove(0);
-    with_mounted(&view, |root| assert!(std::fs::read(root.join("file")).unwrap() == vec![0xa5; size]));
+    with_mounted(&view, |root| {
+        assert!(std::fs::read(root.join("file")).unwrap() == vec![0xa5; size])
+    });
     d.remove("view").unwrap();
     d.cleanup();
 }
@@ -114,7 +126,8 @@ fn snapshots_are_made_and_mounted_while_the_pool_gets_its_larger_tables() {
     let mount = d.prepare("writer", "layer").unwrap().remove(0);
     with_mounted(&mount, |root| {
         std::thread::scope(|scope| {
-            let writer = scope.spawn(|| std::fs::write(root.join("large"), vec![0xa5; 400 * MIB]).unwrap());
+            let writer =
+                scope.spawn(|| std::fs::write(root.join("large"), vec![0xa5; 400 * MIB]).unwrap());
             let mut made = 0;
             while !writer.is_finished() || made == 0 {
                 d.prepare("other", "layer").unwrap();

@@ -1,10 +1,12 @@
-//! The host's file system under the embedded pool is full, for a moment or for long, while a layer is written through the page
-//! cache: Commit refuses the layer, or all of it is there; and no block of the pool is lost.
+//! The host's file system under the embedded pool is full, for a moment or for long, while a layer
+//! is written through the page cache: Commit refuses the layer, or all of it is there; and no block
+//! of the pool is lost.
 //!
-//! `HOST_FULL_RUNS` says how often each case is run (2), `HOST_FULL_CASES` how many of the cases are (4, all of them); `tests/run`
-//! hands neither on. At full size, with DAEMON and TEST the two programs that `tests/run guest` has built:
-//! `tests/rig/guest --mem 2G --time-limit 7200 --env DAEMON=… --env HOST_FULL_RUNS=200 -- TEST --test-threads=1 --nocapture`.
-//! What happened is printed as a table.
+//! `HOST_FULL_RUNS` says how often each case is run (2), `HOST_FULL_CASES` how many of the cases
+//! are (4, all of them); `tests/run` hands neither on. At full size, with DAEMON and TEST the two
+//! programs that `tests/run guest` has built: `tests/rig/guest --mem 2G --time-limit 7200 --env
+//! DAEMON=… --env HOST_FULL_RUNS=200 -- TEST --test-threads=1 --nocapture`. What happened is
+//! printed as a table.
 // guest: --mem 2G
 
 mod daemon;
@@ -22,7 +24,8 @@ use daemon::Daemon;
 use host_common::{run, SmallHost, KIB};
 
 const FILES: usize = 60;
-/// Layers of every other run, of 240 MiB, are larger than what the pool has set aside at the most, so that it meets its end.
+/// Layers of every other run, of 240 MiB, are larger than what the pool has set aside at the most,
+/// so that it meets its end.
 const FILE_SIZES: [usize; 2] = [512 << 10, 4 << 20];
 
 #[test]
@@ -52,14 +55,19 @@ enum Case {
     FullForAMoment,
     /// 28 to 84 KiB are free from before the first write until after the commit.
     NearlyFullThroughout,
-    /// As the first, after layers were removed and their space went back to the host, as far as it does.
+    /// As the first, after layers were removed and their space went back to the host, as far as it
+    /// does.
     FullAfterARemoval,
     /// As the first, and the daemon is killed at some moment of it and started again at once.
     FullAndTheDaemonKilled,
 }
 
-const CASES: [Case; 4] =
-    [Case::FullForAMoment, Case::NearlyFullThroughout, Case::FullAfterARemoval, Case::FullAndTheDaemonKilled];
+const CASES: [Case; 4] = [
+    Case::FullForAMoment,
+    Case::NearlyFullThroughout,
+    Case::FullAfterARemoval,
+    Case::FullAndTheDaemonKilled,
+];
 
 /// What became of the runs of a case.
 #[derive(Debug, Default)]
@@ -81,15 +89,22 @@ struct Tally {
 }
 
 fn campaign(layer_fs: &str, host_fs: &str) {
-    let number = |name: &str, usual| std::env::var(name).map_or(usual, |text| text.parse().expect("a number"));
+    let number = |name: &str, usual| {
+        std::env::var(name).map_or(usual, |text| text.parse().expect("a number"))
+    };
     let (runs, cases) = (number("HOST_FULL_RUNS", 2), number("HOST_FULL_CASES", CASES.len()));
     // Written back as it is written, not all of it when it is unmounted.
     std::fs::write("/proc/sys/vm/dirty_background_bytes", "2097152").unwrap();
-    let tallies: Vec<_> = CASES[..cases].iter().map(|case| (case, run_case(*case, layer_fs, host_fs, runs))).collect();
+    let tallies: Vec<_> = CASES[..cases]
+        .iter()
+        .map(|case| (case, run_case(*case, layer_fs, host_fs, runs)))
+        .collect();
     println!("\nlayer {layer_fs}, host {host_fs}: runs committed refused told wrong (files) other leaked");
     for (case, tally) in &tallies {
         let Tally { runs, committed, refused, told, wrong, wrong_files, odd, leaked, .. } = tally;
-        println!("{case:?}: {runs} {committed} {refused} {told} {wrong} ({wrong_files}) {odd} {leaked}");
+        println!(
+            "{case:?}: {runs} {committed} {refused} {told} {wrong} ({wrong_files}) {odd} {leaked}"
+        );
     }
     for (case, tally) in tallies {
         assert_eq!(
@@ -146,7 +161,8 @@ fn one_run(
             return;
         }
     };
-    let within = |chance: &mut Chance, most: Duration| most.mul_f64(chance.next() as f64 / u64::MAX as f64);
+    let within =
+        |chance: &mut Chance, most: Duration| most.mul_f64(chance.next() as f64 / u64::MAX as f64);
     let start = within(chance, *usual);
     let hold = Duration::from_millis(200) + within(chance, Duration::from_millis(300));
     let kill_at = within(chance, *usual);
@@ -192,7 +208,9 @@ fn one_run(
                 tally.wrong += usize::from(wrong > 0);
                 tally.wrong_files += wrong;
             }
-            Err(status) if matches!(status.code(), Code::DataLoss | Code::ResourceExhausted) => tally.refused += 1,
+            Err(status) if matches!(status.code(), Code::DataLoss | Code::ResourceExhausted) => {
+                tally.refused += 1
+            }
             Err(status) => {
                 println!("{case:?} run {run}: {status}");
                 tally.odd += 1;
@@ -206,7 +224,8 @@ fn one_run(
     d.cleanup();
 }
 
-/// Makes two layers without trouble and removes them again, so that their space is free, in the pool or on the host.
+/// Makes two layers without trouble and removes them again, so that their space is free, in the
+/// pool or on the host.
 fn remove_layers(d: &mut Daemon, run: usize) {
     for n in 0..2 {
         let key = format!("before-{run}-{n}");
@@ -231,7 +250,8 @@ fn content(run: usize, file: usize) -> Vec<u8> {
     bytes
 }
 
-/// Writes a layer as an unpacker does, without a sync; fails where the unpacker would have heard of it.
+/// Writes a layer as an unpacker does, without a sync; fails where the unpacker would have heard of
+/// it.
 fn write_layer(mount: &Mount, run: usize, before: impl FnOnce()) -> Result<(), String> {
     mounted(mount, |root| {
         before();
@@ -248,7 +268,8 @@ fn wrong_files(d: &mut Daemon, name: &str, run: usize) -> usize {
     let mut wrong = FILES;
     let looked = mounted(&view, |root| {
         let right = |file: &usize| {
-            std::fs::read(root.join(format!("file-{file}"))).is_ok_and(|found| found == content(run, *file))
+            std::fs::read(root.join(format!("file-{file}")))
+                .is_ok_and(|found| found == content(run, *file))
         };
         wrong = (0..FILES).filter(|file| !right(file)).count();
         Ok(())
@@ -279,8 +300,9 @@ fn mounted(mount: &Mount, action: impl FnOnce(&Path) -> std::io::Result<()>) -> 
 
 /// The number in the note of `check` about blocks that nothing maps.
 fn leaked(text: &str) -> u64 {
-    let note =
-        text.lines().find_map(|line| line.strip_prefix("note: ")?.split_once(" of the pool's blocks are in use"));
+    let note = text.lines().find_map(|line| {
+        line.strip_prefix("note: ")?.split_once(" of the pool's blocks are in use")
+    });
     note.map_or(0, |(number, _)| number.parse().unwrap())
 }
 

@@ -1,6 +1,6 @@
-//! File systems that others have written to: a guest that means ill, a disk that loses writes. Whatever they hold,
-//! Commit and Prepare end in an answer, the host's kernel lives, and no layer is committed that is known to have lost
-//! something.
+//! File systems that others have written to: a guest that means ill, a disk that loses writes.
+//! Whatever they hold, Commit and Prepare end in an answer, the host's kernel lives, and no layer
+//! is committed that is known to have lost something.
 // guest: --mem 3G
 
 mod daemon;
@@ -38,8 +38,8 @@ fn unpack(mount: &Mount) {
     });
 }
 
-/// Mounts, runs, and ends the file system without unmounting it, as the end of a virtual machine does: the log is on
-/// the disk.
+/// Mounts, runs, and ends the file system without unmounting it, as the end of a virtual machine
+/// does: the log is on the disk.
 fn cut_short(mount: &Mount, action: impl FnOnce(&Path)) {
     with_mounted(mount, |root| {
         action(root);
@@ -53,7 +53,8 @@ fn ext4_mounts() -> usize {
     run("dmesg", &[]).matches("mounted filesystem with").count()
 }
 
-/// Mounts with the options that were handed out; a file system that the kernel does not take is fine, too.
+/// Mounts with the options that were handed out; a file system that the kernel does not take is
+/// fine, too.
 fn try_to_write(mount: &Mount) {
     let target = tempfile::tempdir().unwrap();
     let mounted = Command::new("mount")
@@ -83,15 +84,35 @@ fn a_file_system_that_asks_for_a_panic_gets_an_answer_and_the_host_lives() {
         ("the root as an orphan", &[kill, "ssv last_orphan 2"], Some(Code::DataLoss)),
         ("the journal as an orphan", &[kill, "ssv last_orphan 8"], None),
         ("a file as an orphan", &[kill, "ssv last_orphan 15"], None),
-        ("a journal to replay that is none", &[kill, "zap -f <8> 0", "feature needs_recovery"], Some(Code::DataLoss)),
-        ("a journal without an inode", &[kill, "clri <8>", "feature needs_recovery"], Some(Code::DataLoss)),
+        (
+            "a journal to replay that is none",
+            &[kill, "zap -f <8> 0", "feature needs_recovery"],
+            Some(Code::DataLoss),
+        ),
+        (
+            "a journal without an inode",
+            &[kill, "clri <8>", "feature needs_recovery"],
+            Some(Code::DataLoss),
+        ),
         ("a journal of another inode", &[kill, "ssv journal_inum 12"], Some(Code::Internal)),
         ("a journal on another device", &[kill, "ssv journal_dev 1793"], Some(Code::Internal)),
-        ("unknown features", &[kill, "ssv last_orphan 15", "ssv feature_incompat 0x800002c6"], Some(Code::Internal)),
+        (
+            "unknown features",
+            &[kill, "ssv last_orphan 15", "ssv feature_incompat 0x800002c6"],
+            Some(Code::Internal),
+        ),
         ("more blocks than the device", &[kill, "ssv blocks_count 9999999"], Some(Code::Internal)),
         ("groups of one block", &[kill, "ssv blocks_per_group 1"], Some(Code::Internal)),
-        ("bitmaps that lie", &[kill, "ssv mount_opts errors=panic", "zap -f <2> 0 -p 0x55", "freei <15>"], None),
-        ("descriptors that lie", &[kill, "set_bg 0 block_bitmap 1", "set_bg 0 inode_table 2"], None),
+        (
+            "bitmaps that lie",
+            &[kill, "ssv mount_opts errors=panic", "zap -f <2> 0 -p 0x55", "freei <15>"],
+            None,
+        ),
+        (
+            "descriptors that lie",
+            &[kill, "set_bg 0 block_bitmap 1", "set_bg 0 inode_table 2"],
+            None,
+        ),
         ("errors that it noted", &[kill, "ssv error_count 3", "ssv state 3"], Some(Code::DataLoss)),
     ];
     for (n, (what, commands, expected)) in cases.iter().enumerate() {
@@ -112,7 +133,8 @@ fn a_file_system_that_asks_for_a_panic_gets_an_answer_and_the_host_lives() {
             (Ok(()), Some(_)) => panic!("{what}: committed"),
             (Err(_), None) => {}
             (Ok(()), None) => {
-                let child = d.prepare(&format!("child-{n}"), &format!("layer-{n}")).unwrap().remove(0);
+                let child =
+                    d.prepare(&format!("child-{n}"), &format!("layer-{n}")).unwrap().remove(0);
                 try_to_write(&child);
                 d.remove(&format!("child-{n}")).unwrap();
                 d.remove(&format!("layer-{n}")).unwrap();
@@ -135,7 +157,10 @@ fn a_child_of_a_hostile_parent_is_grown_without_the_kernel() {
     debugfs(&mount.source, &["ssv errors 3", "ssv mount_opts errors=panic"]);
     d.commit("layer", "a").unwrap();
     let mounted = ext4_mounts();
-    let child = d.prepare_labelled("child", "layer", &[("containerd.io/snapshot/max-size", "2GiB")]).unwrap().remove(0);
+    let child = d
+        .prepare_labelled("child", "layer", &[("containerd.io/snapshot/max-size", "2GiB")])
+        .unwrap()
+        .remove(0);
     assert_eq!(ext4_mounts(), mounted, "it was mounted to be grown");
     run("e2fsck", &["-fn", &child.source]);
     with_mounted(&child, |root| {
@@ -173,7 +198,9 @@ fn every_kind_of_ext4_mounts_by_the_options_that_are_handed_out_and_they_win_ove
         d.commit("layer", "a").unwrap();
         let view = d.view("v", "layer").unwrap().remove(0);
         assert_eq!(view.options, ["ro", "errors=remount-ro"], "{kind}");
-        with_mounted(&view, |root| assert_eq!(std::fs::read_to_string(root.join("file")).unwrap(), "content"));
+        with_mounted(&view, |root| {
+            assert_eq!(std::fs::read_to_string(root.join("file")).unwrap(), "content")
+        });
     }
 }
 
@@ -206,7 +233,9 @@ fn a_layer_that_was_cut_short_is_replayed_without_the_kernel_and_whole() {
     with_mounted(&view, |root| {
         assert_eq!(std::fs::read_to_string(root.join("old")).unwrap(), "old");
         assert_eq!(std::fs::read(root.join("renamed")).unwrap(), [1; 5000]);
-        assert!((3..100).all(|n| std::fs::read(root.join(format!("f{n}"))).unwrap() == vec![n; 5000]));
+        assert!(
+            (3..100).all(|n| std::fs::read(root.join(format!("f{n}"))).unwrap() == vec![n; 5000])
+        );
         assert!(!root.join("f1").exists() && !root.join("f2").exists());
     });
 }
@@ -236,7 +265,9 @@ fn an_xfs_that_others_wrote_is_not_mounted_where_that_is_forbidden() {
 #[test]
 fn an_xfs_is_not_mounted_while_damage_in_one_would_end_the_kernel() {
     let mut d = Daemon::start_with("panicmask", &format!("{SMALL}\nfs_type = \"xfs\""));
-    cut_short(&d.prepare("cut", "").unwrap()[0], |root| std::fs::write(root.join("file"), "content").unwrap());
+    cut_short(&d.prepare("cut", "").unwrap()[0], |root| {
+        std::fs::write(root.join("file"), "content").unwrap()
+    });
     std::fs::write("/proc/sys/fs/xfs/panic_mask", "127").unwrap();
     let answer = d.commit("layer", "cut");
     std::fs::write("/proc/sys/fs/xfs/panic_mask", "0").unwrap();
@@ -270,11 +301,14 @@ impl Losing {
     }
 
     fn config(&self) -> String {
-        format!("{SMALL}\ndata_device = \"/dev/mapper/losing\"\nmetadata_device = \"{}\"", self.metadata)
+        format!(
+            "{SMALL}\ndata_device = \"/dev/mapper/losing\"\nmetadata_device = \"{}\"",
+            self.metadata
+        )
     }
 
-    /// What lies behind the first 64 MiB is lost. (The target `error` leaves flushes alone, `flakey` does not, and then
-    /// dm-thin's own commits fail.)
+    /// What lies behind the first 64 MiB is lost. (The target `error` leaves flushes alone,
+    /// `flakey` does not, and then dm-thin's own commits fail.)
     fn table(&self, losing: bool) -> String {
         let Losing { data, sectors, .. } = self;
         let sound = if losing { 64 << 11 } else { *sectors };
@@ -296,8 +330,8 @@ impl Drop for Losing {
     }
 }
 
-/// Writes a file of `size` bytes, and has the kernel write it out while the disk loses writes, for as long as that
-/// takes. The file's writer asks for nothing, and hears of nothing.
+/// Writes a file of `size` bytes, and has the kernel write it out while the disk loses writes, for
+/// as long as that takes. The file's writer asks for nothing, and hears of nothing.
 fn lose(losing: &Losing, path: &Path, size: usize) {
     let file = File::options().write(true).create(true).truncate(false).open(path).unwrap();
     file.write_all_at(&vec![0xa5; size], 0).unwrap();

@@ -1,5 +1,5 @@
-//! A pool and a database that do not belong together are refused, with both sides in the message, and nothing is lost by it:
-//! put back what belongs together and the daemon starts.
+//! A pool and a database that do not belong together are refused, with both sides in the message,
+//! and nothing is lost by it: put back what belongs together and the daemon starts.
 // guest: --mem 2G
 
 mod daemon;
@@ -33,7 +33,11 @@ fn starts_with_everything(d: &mut Daemon) {
 
 fn dmsetup(arguments: &[&str]) -> String {
     let output = Command::new("dmsetup").args(arguments).output().unwrap();
-    assert!(output.status.success(), "dmsetup {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "dmsetup {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -51,7 +55,10 @@ fn an_older_database_is_refused() {
     std::fs::rename(&database, &newer).unwrap();
     std::fs::copy(&copy, &database).unwrap();
     let said = d.start_is_refused();
-    says(&said, &["older-pool", "transaction id is", "epoch is", "metadata.redb", "copy from another time"]);
+    says(
+        &said,
+        &["older-pool", "transaction id is", "epoch is", "metadata.redb", "copy from another time"],
+    );
     std::fs::rename(&newer, &database).unwrap();
     starts_with_everything(&mut d);
 }
@@ -116,7 +123,10 @@ fn a_pool_made_anew_is_refused() {
     other.stop("TERM");
     other.remove_devices();
     std::fs::copy(other.state().join("metadata.img"), &metadata).unwrap();
-    says(&d.start_is_refused(), &["anew-pool", "metadata.img is not the disk", "its label is of pool"]);
+    says(
+        &d.start_is_refused(),
+        &["anew-pool", "metadata.img is not the disk", "its label is of pool"],
+    );
     std::fs::rename(&kept, &metadata).unwrap();
     starts_with_everything(&mut d);
 }
@@ -142,7 +152,15 @@ fn another_name_is_refused() {
 #[test]
 fn a_pool_of_our_name_that_is_not_ours_is_refused() {
     let mut d = stopped("foreign");
-    dmsetup(&["create", "--noudevsync", "foreign-pool", "--uuid", "SOMEBODY-ELSE", "--table", "0 2048 zero"]);
+    dmsetup(&[
+        "create",
+        "--noudevsync",
+        "foreign-pool",
+        "--uuid",
+        "SOMEBODY-ELSE",
+        "--table",
+        "0 2048 zero",
+    ]);
     says(&d.start_is_refused(), &["foreign-pool", "SOMEBODY-ELSE", "DMSNAPSHOTTER-"]);
     dmsetup(&["remove", "--noudevsync", "foreign-pool"]);
     starts_with_everything(&mut d);
@@ -159,14 +177,18 @@ fn a_device_of_our_name_that_is_not_ours_is_refused() {
 
 #[test]
 fn a_pool_that_somebody_else_assembles_is_used_as_it_is() {
-    // A pool of another daemon serves as somebody else's: assembled, and with thins of its own in it.
+    // A pool of another daemon serves as somebody else's: assembled, and with thins of its own in
+    // it.
     let mut owner = Daemon::start("owner");
     owner.committed("theirs", "");
     owner.stop("TERM");
-    let transaction = |pool: &str| dmsetup(&["status", pool]).split_whitespace().nth(3).unwrap().to_owned();
+    let transaction =
+        |pool: &str| dmsetup(&["status", pool]).split_whitespace().nth(3).unwrap().to_owned();
     let before = transaction("owner-pool");
     // The owner's pool grows, and lets whoever waits for a block wait.
-    let on = |pool: &str| format!("pool_name = \"{pool}\"\naccept_pool_features = [\"queue_if_no_space\"]\n");
+    let on = |pool: &str| {
+        format!("pool_name = \"{pool}\"\naccept_pool_features = [\"queue_if_no_space\"]\n")
+    };
     let mut guest = Daemon::start_with("guest", &on("owner-pool"));
     guest.committed("base", "");
     guest.restart("KILL");
@@ -176,7 +198,9 @@ fn a_pool_that_somebody_else_assembles_is_used_as_it_is() {
     guest.stop("TERM");
     guest.configure("guest", &on("nobodys-pool"));
     says(&guest.start_is_refused(), &["nobodys-pool", "is not there"]);
-    let thin = std::fs::read_dir("/dev/mapper").unwrap().map(|node| node.unwrap().file_name().into_string().unwrap());
+    let thin = std::fs::read_dir("/dev/mapper")
+        .unwrap()
+        .map(|node| node.unwrap().file_name().into_string().unwrap());
     let thin = thin.filter(|name| name.starts_with("guest-snap-")).min().unwrap();
     guest.configure("guest", &on(&thin));
     says(&guest.start_is_refused(), &[&thin, "not a thin-pool"]);

@@ -1,4 +1,5 @@
-//! Labels: what updates do to them, and the marks of capabilities that containerd was told of and this snapshotter has not.
+//! Labels: what updates do to them, and the marks of capabilities that containerd was told of and
+//! this snapshotter has not.
 // guest: --mem 2G
 
 mod daemon;
@@ -21,7 +22,10 @@ fn an_update_that_names_a_label_twice_or_beside_all_of_them_loses_none() {
         (&["labels.a", "labels"], &[("a", "1"), ("b.c/d", "2")]),
         (&["labels", "labels.a"], &[("a", "1"), ("b.c/d", "2")]),
         (&["labels", "labels"], &[("a", "1"), ("b.c/d", "2")]),
-        (&["labels.b.c/d", "labels.a", "labels.b.c/d"], &[("a", "1"), ("b.c/d", "2"), ("old", "x")]),
+        (
+            &["labels.b.c/d", "labels.a", "labels.b.c/d"],
+            &[("a", "1"), ("b.c/d", "2"), ("old", "x")],
+        ),
         (&["labels.gone", "labels.gone", "labels.a"], &[("a", "1"), ("old", "x")]),
         (&["labels.old", "labels.old"], &[]),
     ] {
@@ -29,7 +33,11 @@ fn an_update_that_names_a_label_twice_or_beside_all_of_them_loses_none() {
         let mut info = d.stat("k").unwrap();
         info.labels = map(&[("a", "1"), ("b.c/d", "2")]);
         let answer = d.update(info, paths).unwrap();
-        assert_eq!((&answer.labels, &d.stat("k").unwrap().labels), (&map(left), &map(left)), "{paths:?}");
+        assert_eq!(
+            (&answer.labels, &d.stat("k").unwrap().labels),
+            (&map(left), &map(left)),
+            "{paths:?}"
+        );
         d.remove("k").unwrap();
     }
 }
@@ -55,7 +63,11 @@ fn a_commit_that_names_another_parent_than_the_snapshot_has_is_refused() {
     d.committed("other", "");
     d.prepare("alone", "").unwrap();
     d.prepare("on-base", "base").unwrap();
-    refused(d.commit_on("layer", "alone", "base"), Code::FailedPrecondition, &["\"alone\"", "rebase", "capabilities"]);
+    refused(
+        d.commit_on("layer", "alone", "base"),
+        Code::FailedPrecondition,
+        &["\"alone\"", "rebase", "capabilities"],
+    );
     refused(d.commit_on("layer", "on-base", "other"), Code::FailedPrecondition, &["rebase"]);
     refused(d.commit_on("layer", "unknown", "other"), Code::NotFound, &["\"unknown\""]);
     refused(d.stat("layer"), Code::NotFound, &[]);
@@ -63,18 +75,30 @@ fn a_commit_that_names_another_parent_than_the_snapshot_has_is_refused() {
     d.commit_on("layer2", "alone", "").unwrap();
 }
 
-/// Mounts as containerd 2 does with these options: without them, and then an idmapped clone of it in the same place
-/// (core/mount/mount_linux.go). Prints the owners of what `script` lists there.
+/// Mounts as containerd 2 does with these options: without them, and then an idmapped clone of it
+/// in the same place (core/mount/mount_linux.go). Prints the owners of what `script` lists there.
 fn idmapped(mount: &Mount, script: &str) -> String {
     let option = |name: &str| {
         let found = mount.options.iter().find_map(|option| option.strip_prefix(name));
         found.unwrap_or_else(|| panic!("{name} is not in {:?}", mount.options)).to_owned()
     };
-    let rest: Vec<String> =
-        mount.options.iter().filter(|o| !o.starts_with("uidmap=") && !o.starts_with("gidmap=")).cloned().collect();
+    let rest: Vec<String> = mount
+        .options
+        .iter()
+        .filter(|o| !o.starts_with("uidmap=") && !o.starts_with("gidmap="))
+        .cloned()
+        .collect();
     let target = tempfile::tempdir().unwrap();
     let output = Command::new("python3")
-        .args(["-c", IDMAP, &mount.source, &mount.r#type, &rest.join(","), &option("uidmap="), &option("gidmap=")])
+        .args([
+            "-c",
+            IDMAP,
+            &mount.source,
+            &mount.r#type,
+            &rest.join(","),
+            &option("uidmap="),
+            &option("gidmap="),
+        ])
         .arg(target.path())
         .arg(script)
         .output()
@@ -126,7 +150,8 @@ fn files_of_a_snapshot_with_mapped_ids_belong_to_the_container_and_are_stored_un
         let mut d = Daemon::start_with(&format!("idmap{fs}"), &format!("fs_type = \"{fs}\""));
         let mounts = d.prepare("layer", "").unwrap();
         with_mounted(&mounts[0], |root| {
-            std::fs::set_permissions(root, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+            std::fs::set_permissions(root, std::os::unix::fs::PermissionsExt::from_mode(0o777))
+                .unwrap();
             std::fs::write(root.join("by-root"), "").unwrap();
             std::fs::write(root.join("by-1000"), "").unwrap();
             std::os::unix::fs::chown(root.join("by-1000"), Some(1000), Some(1000)).unwrap();
@@ -136,7 +161,10 @@ fn files_of_a_snapshot_with_mapped_ids_belong_to_the_container_and_are_stored_un
         let mounts = d.prepare_labelled("box", "image", &[UIDS, GIDS]).unwrap();
         let list =
             "setpriv --reuid 100005 --regid 200005 --clear-groups touch new; stat -c '%n %u:%g' by-1000 by-root new";
-        assert_eq!(idmapped(&mounts[0], list), "by-1000 101000:201000\nby-root 100000:200000\nnew 100005:200005");
+        assert_eq!(
+            idmapped(&mounts[0], list),
+            "by-1000 101000:201000\nby-root 100000:200000\nnew 100005:200005"
+        );
         assert_eq!(d.mounts("box").unwrap(), mounts);
         d.restart("KILL");
         assert_eq!(d.mounts("box").unwrap(), mounts);
@@ -145,7 +173,9 @@ fn files_of_a_snapshot_with_mapped_ids_belong_to_the_container_and_are_stored_un
         let view = d.view("view", "image2").unwrap();
         assert!(view[0].options.iter().all(|option| !option.contains("map")), "{view:?}");
         with_mounted(&view[0], |root| {
-            let owner = |name: &str| std::os::unix::fs::MetadataExt::uid(&root.join(name).metadata().unwrap());
+            let owner = |name: &str| {
+                std::os::unix::fs::MetadataExt::uid(&root.join(name).metadata().unwrap())
+            };
             assert_eq!((owner("by-root"), owner("by-1000"), owner("new")), (0, 1000, 5));
         });
         let view = d.view_labelled("mapped-view", "image2", &[UIDS, GIDS]).unwrap();
@@ -169,8 +199,16 @@ fn ids_that_containerd_has_changed_itself_are_not_mapped_again() {
 fn a_mapping_that_is_half_or_nonsense_is_refused_and_an_images_is_not_heeded() {
     let mut d = Daemon::start("mappings");
     refused(d.prepare_labelled("a", "", &[UIDS]), Code::InvalidArgument, &["gidmapping"]);
-    refused(d.prepare_labelled("a", "", &[(UIDS.0, "0:x:1"), GIDS]), Code::InvalidArgument, &["uidmapping", "0:x:1"]);
-    refused(d.view_labelled("a", "", &[(UIDS.0, ""), GIDS]), Code::InvalidArgument, &["uidmapping"]);
+    refused(
+        d.prepare_labelled("a", "", &[(UIDS.0, "0:x:1"), GIDS]),
+        Code::InvalidArgument,
+        &["uidmapping", "0:x:1"],
+    );
+    refused(
+        d.view_labelled("a", "", &[(UIDS.0, ""), GIDS]),
+        Code::InvalidArgument,
+        &["uidmapping"],
+    );
     let mounts = d.prepare_labelled("extract-1 sha256:ab", "", &[UIDS, GIDS]).unwrap();
     assert!(mounts[0].options.iter().all(|option| !option.contains("map")), "{mounts:?}");
     d.prepare_labelled("extract-2 sha256:ab", "", &[UIDS]).unwrap();

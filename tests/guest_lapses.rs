@@ -1,5 +1,6 @@
-//! Pools that refuse writes for a while, and pools that only have events: a layer that may have holes is never committed, in
-//! this run of the daemon or a later one, and no other layer is refused for it.
+//! Pools that refuse writes for a while, and pools that only have events: a layer that may have
+//! holes is never committed, in this run of the daemon or a later one, and no other layer is
+//! refused for it.
 // guest: --mem 2G
 
 mod daemon;
@@ -23,7 +24,11 @@ const BLOCKS: usize = 16;
 
 fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap();
-    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
@@ -65,7 +70,9 @@ fn prepared(d: &mut Daemon, key: &str) -> Mount {
 fn is_whole(d: &mut Daemon, key: &str, size: usize) {
     d.commit(&format!("{key}-c"), key).unwrap_or_else(|status| panic!("{key}: {status}"));
     let view = d.view("view", &format!("{key}-c")).unwrap();
-    with_mounted(&view[0], |root| assert!(std::fs::read(root.join("file")).unwrap() == vec![0xa5; size], "{key}"));
+    with_mounted(&view[0], |root| {
+        assert!(std::fs::read(root.join("file")).unwrap() == vec![0xa5; size], "{key}")
+    });
     d.remove("view").unwrap();
     d.remove(&format!("{key}-c")).unwrap();
     d.cleanup();
@@ -130,7 +137,8 @@ fn a_daemon_killed_before_it_looked_finds_the_lapse_that_it_did_not_see() {
     assert_eq!(status("unseen-pool").mode, PoolMode::OutOfDataSpace);
     // Its blocks go while the daemon is away.
     let thin = filler.source.rsplit('-').next().unwrap().parse().unwrap();
-    dm().remove(&pool_name(Path::new(&filler.source).file_name().unwrap().to_str().unwrap())).unwrap();
+    dm().remove(&pool_name(Path::new(&filler.source).file_name().unwrap().to_str().unwrap()))
+        .unwrap();
     dm().delete_thin(&pool_name("unseen-pool"), ThinId::new(thin).unwrap()).unwrap();
     assert_eq!(status("unseen-pool").mode, PoolMode::ReadWrite);
     d.begin();
@@ -162,12 +170,20 @@ impl External {
         };
         let loops = [make("metadata", metadata), make("data", "1G")];
         let name = format!("{name}-pool");
-        let pool = External { name, loops, blocks: mib * BLOCKS, low_water: 1 << 20, features, _files: files };
+        let pool = External {
+            name,
+            loops,
+            blocks: mib * BLOCKS,
+            low_water: 1 << 20,
+            features,
+            _files: files,
+        };
         run("dmsetup", &["create", &pool.name, "--noudevsync", "--table", &pool.table()]);
         pool
     }
 
-    /// The mark is above all there is: each resume is followed by an event as soon as a block is taken.
+    /// The mark is above all there is: each resume is followed by an event as soon as a block is
+    /// taken.
     fn table(&self) -> String {
         let External { loops: [metadata, data], blocks, low_water, features, .. } = self;
         format!("0 {} thin-pool {metadata} {data} 128 {low_water} {features}", blocks * 128)
@@ -184,7 +200,11 @@ impl External {
     }
 
     fn daemon(&self, name: &str) -> Daemon {
-        let accepted = if self.features == QUEUE { "accept_pool_features = [\"queue_if_no_space\"]" } else { "" };
+        let accepted = if self.features == QUEUE {
+            "accept_pool_features = [\"queue_if_no_space\"]"
+        } else {
+            ""
+        };
         let mut d = Daemon::start_with(name, &format!("pool_name = \"{}\"\n{accepted}", self.name));
         d.committed("base", "");
         d
@@ -193,7 +213,9 @@ impl External {
 
 impl Drop for External {
     fn drop(&mut self) {
-        let _ = Command::new("dmsetup").args(["remove", "--noudevsync", "--retry", &self.name]).status();
+        let _ = Command::new("dmsetup")
+            .args(["remove", "--noudevsync", "--retry", &self.name])
+            .status();
         for device in &self.loops {
             let _ = Command::new("losetup").args(["-d", device]).status();
         }
@@ -203,7 +225,8 @@ impl Drop for External {
 const ERROR: &str = "1 error_if_no_space";
 const QUEUE: &str = "0";
 
-/// Grows the pool ten times within a second or so, an event each time, while a file grows in a layer.
+/// Grows the pool ten times within a second or so, an event each time, while a file grows in a
+/// layer.
 fn extended_while_written(pool: &mut External, layer: &Mount) {
     let before = events(&pool.name);
     with_mounted(layer, |root| {
@@ -265,7 +288,12 @@ fn metadata_at_its_low_water_mark_refuses_nothing() {
         for n in 0..8 {
             dm.delete_thin(&name, ThinId::new(id + n).unwrap()).unwrap();
         }
-        assert!(round < 399, "{} events, {}", events(&pool.name) - before, status(&pool.name).metadata);
+        assert!(
+            round < 399,
+            "{} events, {}",
+            events(&pool.name) - before,
+            status(&pool.name).metadata
+        );
     }
     unpack(&layer, MIB);
     is_whole(&mut d, "layer", MIB);

@@ -10,7 +10,8 @@ use std::path::PathBuf;
 use std::thread;
 
 use devmapper_snapshotter::block::{
-    allocated, create_sparse, discard_all, Access, BlockError, Disks, LoopDevice, LoopOptions, Loops, RealDisks,
+    allocated, create_sparse, discard_all, Access, BlockError, Disks, LoopDevice, LoopOptions,
+    Loops, RealDisks,
 };
 use disk_common::{is_attached, run, sectors, soon, text, OnLoop, MIB};
 
@@ -91,7 +92,10 @@ fn a_device_follows_its_file_when_that_grows() {
     assert_eq!(create_sparse(&disk.file, 24 * MIB).unwrap(), 24 * MIB);
     assert_eq!(disk.device.size().unwrap(), sectors(8 * MIB), "grown without being told");
     assert_eq!(disk.device.set_capacity().unwrap(), sectors(24 * MIB));
-    assert_eq!(RealDisks.open(disk.path(), Access::Read).unwrap().size().unwrap(), sectors(24 * MIB));
+    assert_eq!(
+        RealDisks.open(disk.path(), Access::Read).unwrap().size().unwrap(),
+        sectors(24 * MIB)
+    );
 }
 
 #[test]
@@ -133,12 +137,19 @@ fn options_are_what_the_device_has_by_the_newer_call_and_by_the_older_ones() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("file");
         create_sparse(&file, 8 * MIB).unwrap();
-        let options = LoopOptions { block_size: 4096, read_only: true, direct_io: false, autoclear: true };
+        let options =
+            LoopOptions { block_size: 4096, read_only: true, direct_io: false, autoclear: true };
         let device = loops.attach(&file, options).unwrap();
         assert!(!device.direct_io());
         assert!(RealDisks.open(device.path(), Access::Read).unwrap().is_read_only().unwrap());
-        let shown = run("losetup", &["-n", "-O", "LOG-SEC,AUTOCLEAR,RO,DIO,BACK-FILE", text(device.path())]);
-        assert_eq!(shown.split_whitespace().collect::<Vec<_>>(), ["4096", "1", "1", "0", text(&file)]);
+        let shown = run(
+            "losetup",
+            &["-n", "-O", "LOG-SEC,AUTOCLEAR,RO,DIO,BACK-FILE", text(device.path())],
+        );
+        assert_eq!(
+            shown.split_whitespace().collect::<Vec<_>>(),
+            ["4096", "1", "1", "0", text(&file)]
+        );
         device.detach().unwrap();
         let error = loops.attach(&file, LoopOptions { block_size: 777, ..options }).unwrap_err();
         assert!(matches!(error, BlockError::LoopAttach { .. }), "{error}");
@@ -161,10 +172,15 @@ fn direct_io_is_used_where_the_file_system_has_it_and_done_without_elsewhere() {
     for (file, direct) in [(&on_ext4, Some(true)), (&on_proc, None)] {
         create_sparse(file, 8 * MIB).unwrap();
         let device = Loops::default().attach(file, LoopOptions::default()).unwrap();
-        let flag = PathBuf::from("/sys/block").join(device.path().file_name().unwrap()).join("loop/dio");
+        let flag =
+            PathBuf::from("/sys/block").join(device.path().file_name().unwrap()).join("loop/dio");
         let flag = std::fs::read_to_string(flag).unwrap().trim() == "1";
         assert_eq!(device.direct_io(), flag);
-        assert!(direct.is_none_or(|direct| direct == flag), "{}: direct I/O {flag}", file.display());
+        assert!(
+            direct.is_none_or(|direct| direct == flag),
+            "{}: direct I/O {flag}",
+            file.display()
+        );
         let disk = RealDisks.open(device.path(), Access::Write).unwrap();
         disk.write_at(b"content", 8192).unwrap();
         disk.flush().unwrap();
@@ -185,7 +201,9 @@ fn a_discard_through_the_loop_device_shrinks_the_file() {
     device.write_at(&vec![5; 16 << 20], 0).unwrap();
     device.flush().unwrap();
     assert!(allocated(&disk.file).unwrap() >= 16 * MIB);
-    assert!(discard_all(device.as_ref(), devmapper_snapshotter::units::Sectors(128), || true).unwrap());
+    assert!(
+        discard_all(device.as_ref(), devmapper_snapshotter::units::Sectors(128), || true).unwrap()
+    );
     assert!(allocated(&disk.file).unwrap() < MIB, "{} bytes left", allocated(&disk.file).unwrap());
     assert_eq!(std::fs::metadata(&disk.file).unwrap().len(), 64 * MIB, "the file was cut");
 }
@@ -208,6 +226,9 @@ fn many_at_once_each_get_a_device_of_their_own() {
     });
     assert_eq!(numbers.len(), 24);
     for index in 0..24 {
-        assert_eq!(Loops::default().detach_all(&directory.path().join(index.to_string())).unwrap(), 1);
+        assert_eq!(
+            Loops::default().detach_all(&directory.path().join(index.to_string())).unwrap(),
+            1
+        );
     }
 }

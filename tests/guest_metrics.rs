@@ -1,4 +1,5 @@
-//! What monitoring sees of a daemon, over HTTP: its calls, its pool, its snapshots, and who holds what it cannot take away.
+//! What monitoring sees of a daemon, over HTTP: its calls, its pool, its snapshots, and who holds
+//! what it cannot take away.
 // guest: --mem 2G
 
 mod daemon;
@@ -43,19 +44,30 @@ fn calls_pool_snapshots_and_what_is_stuck_can_be_scraped() {
     assert_eq!(status, "HTTP/1.1 200 OK");
     assert!(text.ends_with("# EOF\n"), "{text}");
     let calls = |verb: &str, code: &str| {
-        value(&text, &format!("devmapper_snapshotter_call_seconds_count{{verb=\"{verb}\",code=\"{code}\"}}"))
+        value(
+            &text,
+            &format!("devmapper_snapshotter_call_seconds_count{{verb=\"{verb}\",code=\"{code}\"}}"),
+        )
     };
-    assert_eq!((calls("Prepare", "Ok"), calls("Prepare", "NotFound"), calls("Commit", "Ok")), (2.0, 1.0, 1.0));
+    assert_eq!(
+        (calls("Prepare", "Ok"), calls("Prepare", "NotFound"), calls("Commit", "Ok")),
+        (2.0, 1.0, 1.0)
+    );
     for kind in ["active", "view", "committed"] {
-        assert_eq!(value(&text, &format!("devmapper_snapshotter_snapshots{{kind=\"{kind}\"}}")), 1.0);
+        assert_eq!(
+            value(&text, &format!("devmapper_snapshotter_snapshots{{kind=\"{kind}\"}}")),
+            1.0
+        );
     }
     let pool = |name: &str| value(&text, &format!("devmapper_snapshotter_pool_{name}"));
     assert_eq!((pool("state{state=\"read-write\"}"), pool("state{state=\"failed\"}")), (1.0, 0.0));
     // It has a first step so far; what it can still grow by counts.
     assert_eq!(pool("size_bytes{area=\"data\"}"), (512u64 << 20) as f64);
     for area in ["data", "metadata", "host"] {
-        let (used, size) =
-            (pool(&format!("used_bytes{{area=\"{area}\"}}")), pool(&format!("size_bytes{{area=\"{area}\"}}")));
+        let (used, size) = (
+            pool(&format!("used_bytes{{area=\"{area}\"}}")),
+            pool(&format!("size_bytes{{area=\"{area}\"}}")),
+        );
         assert!(0.0 < used && used < size, "{area}: {used} of {size}");
     }
     assert_eq!(pool("lapses_total"), 0.0);
@@ -67,7 +79,10 @@ fn calls_pool_snapshots_and_what_is_stuck_can_be_scraped() {
         let (_, text) = get("/metrics");
         let device = mounts[0].source.strip_prefix("/dev/mapper/").unwrap();
         let stuck = format!("devmapper_snapshotter_reclaim_stuck_seconds{{device=\"{device}\",why=\"busy\",holders=\"");
-        let line = text.lines().find(|line| line.starts_with(&stuck)).unwrap_or_else(|| panic!("{stuck}: {text}"));
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(&stuck))
+            .unwrap_or_else(|| panic!("{stuck}: {text}"));
         assert!(line.contains(&format!("mounted on {} for pid", root.display())), "{line}");
         assert_eq!(value(&text, "devmapper_snapshotter_reclaiming"), 1.0);
     });
@@ -82,5 +97,8 @@ fn calls_pool_snapshots_and_what_is_stuck_can_be_scraped() {
     second.stop("TERM");
     second.configure("other", &config);
     let said = second.start_is_refused();
-    assert!(said.contains(ADDRESS) && said.contains("metrics_address") && said.contains("in use"), "{said}");
+    assert!(
+        said.contains(ADDRESS) && said.contains("metrics_address") && said.contains("in use"),
+        "{said}"
+    );
 }

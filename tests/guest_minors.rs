@@ -1,4 +1,5 @@
-//! Minor numbers: users of a snapshot who go by `/dev/dm-N` are not shown another tenant's disk soon after it is gone.
+//! Minor numbers: users of a snapshot who go by `/dev/dm-N` are not shown another tenant's disk
+//! soon after it is gone.
 // guest: --mem 2G
 
 mod daemon;
@@ -58,7 +59,10 @@ fn a_snapshot_keeps_its_number_and_its_path_leads_to_it() {
     let before = number(&d.prepare("a", "base").unwrap());
     assert!(before.minor > 65_535, "{before}");
     let node = format!("/dev/dm-{}", before.minor);
-    assert_eq!(std::fs::metadata(&node).map(|node| DeviceNumber::from_u64(node.rdev())).unwrap(), before);
+    assert_eq!(
+        std::fs::metadata(&node).map(|node| DeviceNumber::from_u64(node.rdev())).unwrap(),
+        before
+    );
     let uevent = std::fs::read_to_string(format!("/sys/dev/block/{before}/uevent")).unwrap();
     assert!(uevent.contains(&format!("DEVNAME=dm-{}\n", before.minor)), "{uevent}");
     let listed = Command::new("lsblk").args(["-n", "-o", "MAJ:MIN", &node]).output().unwrap();
@@ -83,7 +87,17 @@ fn a_number_that_somebody_elses_device_has_is_left_to_it() {
     for minor in &strangers {
         let name = format!("stranger-{minor}");
         let minor = minor.to_string();
-        dmsetup(&["create", &name, "--noudevsync", "-j", &major, "-m", &minor, "--table", "0 8 zero"]);
+        dmsetup(&[
+            "create",
+            &name,
+            "--noudevsync",
+            "-j",
+            &major,
+            "-m",
+            &minor,
+            "--table",
+            "0 8 zero",
+        ]);
     }
     let mut numbers = BTreeMap::new();
     for n in 0..30 {
@@ -98,10 +112,13 @@ fn a_number_that_somebody_elses_device_has_is_left_to_it() {
     }
 }
 
-/// What a large number costs the kernel; printed, since only a table that grows with the number would show as a failure.
+/// What a large number costs the kernel; printed, since only a table that grows with the number
+/// would show as a failure.
 #[test]
 fn large_numbers_cost_about_what_small_ones_cost() {
-    use devmapper_snapshotter::dm::{ActivateOptions, Dm, NodePolicy, RealKernel, Settings, Target};
+    use devmapper_snapshotter::dm::{
+        ActivateOptions, Dm, NodePolicy, RealKernel, Settings, Target,
+    };
     use devmapper_snapshotter::names::DmName;
     use std::sync::Arc;
     use std::time::Instant;
@@ -110,8 +127,13 @@ fn large_numbers_cost_about_what_small_ones_cost() {
     let dm = Dm::new(Arc::new(RealKernel::open().unwrap()), settings);
     let name = |n: u32| DmName::new(format!("many-{n}")).unwrap();
     let create = |n: u32, minor| {
-        dm.activate(&name(n), None, &[Target::Error { start: Sectors::ZERO, length: Sectors(8) }], options(minor))
-            .unwrap()
+        dm.activate(
+            &name(n),
+            None,
+            &[Target::Error { start: Sectors::ZERO, length: Sectors(8) }],
+            options(minor),
+        )
+        .unwrap()
     };
     fn options(minor: Option<u32>) -> ActivateOptions {
         ActivateOptions { minor, ..ActivateOptions::default() }

@@ -1,5 +1,5 @@
-//! Mounts that nobody else sees, on a real kernel: who has them in his table, and what is left of them after errors, panics
-//! and a kill. Needs root and loop devices; the rig runs it in a guest.
+//! Mounts that nobody else sees, on a real kernel: who has them in his table, and what is left of
+//! them after errors, panics and a kill. Needs root and loop devices; the rig runs it in a guest.
 
 mod disk_common;
 
@@ -16,7 +16,10 @@ use devmapper_snapshotter::block::{
 };
 use disk_common::{run, soon, text, OnLoop, MIB};
 
-fn private<T: Send>(device: &Path, work: impl FnOnce(&Path) -> Result<T, BlockError> + Send) -> Result<T, BlockError> {
+fn private<T: Send>(
+    device: &Path,
+    work: impl FnOnce(&Path) -> Result<T, BlockError> + Send,
+) -> Result<T, BlockError> {
     let mount = PrivateMount { device, fs_type: "ext4", read_only: false, options: "" };
     with_private_mount(&mount, work)
 }
@@ -33,7 +36,12 @@ fn seen_in(device: &Path) -> Vec<String> {
         for task in std::fs::read_dir(tasks).into_iter().flatten().flatten() {
             let table = std::fs::read_to_string(task.path().join("mountinfo")).unwrap_or_default();
             if table.contains(&format!(" {} ", text(device))) {
-                seen.push(std::fs::read_to_string(task.path().join("comm")).unwrap_or_default().trim().to_owned());
+                seen.push(
+                    std::fs::read_to_string(task.path().join("comm"))
+                        .unwrap_or_default()
+                        .trim()
+                        .to_owned(),
+                );
             }
         }
     }
@@ -64,15 +72,18 @@ fn a_private_mount_is_seen_by_its_own_thread_alone_and_what_is_written_stays() {
 #[test]
 fn whatever_becomes_of_the_work_the_device_is_free_afterwards() {
     let disk = OnLoop::ext4(16 * MIB);
-    let error = private(disk.path(), |place| create_sparse(&place.join("no/such/place"), 1)).unwrap_err();
+    let error =
+        private(disk.path(), |place| create_sparse(&place.join("no/such/place"), 1)).unwrap_err();
     assert!(matches!(error, BlockError::Open { .. }), "{error}");
     RealDisks.open(disk.path(), Access::WriteExclusive).unwrap();
 
-    let panicked = std::panic::catch_unwind(|| private::<()>(disk.path(), |_| panic!("in the middle")));
+    let panicked =
+        std::panic::catch_unwind(|| private::<()>(disk.path(), |_| panic!("in the middle")));
     assert_eq!(panicked.unwrap_err().downcast_ref::<&str>(), Some(&"in the middle"));
     RealDisks.open(disk.path(), Access::WriteExclusive).unwrap();
 
-    // A descriptor that outlives the work: unmounting says so, and with the descriptor the mount goes.
+    // A descriptor that outlives the work: unmounting says so, and with the descriptor the mount
+    // goes.
     let mut kept = None;
     let error = private(disk.path(), |place| {
         kept = Some(File::open(place).unwrap());
@@ -91,7 +102,8 @@ fn what_cannot_be_mounted_is_named_with_the_kernels_answer() {
     let error = private(disk.path(), |_| Ok(())).unwrap_err();
     assert_eq!(error.errno(), Some(nix::libc::EINVAL), "{error}");
     assert!(error.to_string().contains(text(disk.path())), "{error}");
-    let mount = PrivateMount { device: disk.path(), fs_type: "nosuchfs", read_only: true, options: "" };
+    let mount =
+        PrivateMount { device: disk.path(), fs_type: "nosuchfs", read_only: true, options: "" };
     let error = with_private_mount(&mount, |_| Ok::<_, BlockError>(())).unwrap_err();
     assert!(error.to_string().contains("nosuchfs"), "{error}");
     assert_eq!(error.errno(), Some(nix::libc::ENODEV), "{error}");

@@ -1,5 +1,6 @@
-//! Names that would break other programs are refused, daemons of one name are told apart before anything is recorded, commands
-//! that read change nothing, and what cannot start says what it needs.
+//! Names that would break other programs are refused, daemons of one name are told apart before
+//! anything is recorded, commands that read change nothing, and what cannot start says what it
+//! needs.
 // guest: --mem 2G
 
 mod daemon;
@@ -22,7 +23,11 @@ use dm_common::Bench;
 
 fn program(name: &str, arguments: &[&str]) -> String {
     let output = Command::new(name).args(arguments).env("DM_DISABLE_UDEV", "1").output().unwrap();
-    assert!(output.status.success(), "{name} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{name} {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
@@ -37,7 +42,8 @@ fn says(said: &str, parts: &[&str]) {
 #[track_caller]
 fn refuses(command: &mut Command) -> String {
     let log = tempfile::NamedTempFile::new().unwrap();
-    let mut process = command.stdout(log.reopen().unwrap()).stderr(log.reopen().unwrap()).spawn().unwrap();
+    let mut process =
+        command.stdout(log.reopen().unwrap()).stderr(log.reopen().unwrap()).spawn().unwrap();
     let end = Instant::now() + Duration::from_secs(30);
     let status = loop {
         match process.try_wait().unwrap() {
@@ -69,8 +75,8 @@ fn daemon_in(directory: &Path, config: &str) -> Command {
     command
 }
 
-/// Everything below a directory: size, time of the last change, and what is in it. The pool's data, which is large, by the
-/// blocks that it takes.
+/// Everything below a directory: size, time of the last change, and what is in it. The pool's data,
+/// which is large, by the blocks that it takes.
 fn tree(directory: &Path) -> BTreeMap<PathBuf, (u64, SystemTime, Vec<u8>)> {
     let mut found = BTreeMap::new();
     let mut ahead = vec![directory.to_owned()];
@@ -92,10 +98,17 @@ fn tree(directory: &Path) -> BTreeMap<PathBuf, (u64, SystemTime, Vec<u8>)> {
 }
 
 #[track_caller]
-fn same_tree(directory: &Path, before: &BTreeMap<PathBuf, (u64, SystemTime, Vec<u8>)>, after_what: &str) {
+fn same_tree(
+    directory: &Path,
+    before: &BTreeMap<PathBuf, (u64, SystemTime, Vec<u8>)>,
+    after_what: &str,
+) {
     let after = tree(directory);
-    let changed: Vec<_> =
-        before.keys().chain(after.keys()).filter(|path| before.get(*path) != after.get(*path)).collect();
+    let changed: Vec<_> = before
+        .keys()
+        .chain(after.keys())
+        .filter(|path| before.get(*path) != after.get(*path))
+        .collect();
     assert!(changed.is_empty(), "{after_what} changed {changed:?}");
 }
 
@@ -107,9 +120,18 @@ fn names_that_dmsetup_and_udev_cannot_write_are_refused_and_dmsetup_ls_goes_on_w
         says(&said, &["\n  name: "]);
         program("dmsetup", &["ls"]);
     }
-    says(&refuses(&mut daemon_in(directory.path(), "name = \"a\\nb\"")), &["\n  name: ", "control character"]);
-    says(&refuses(&mut daemon_in(directory.path(), &format!("name = '{}'", "x".repeat(101)))), &["101 bytes", "100"]);
-    assert!(!directory.path().join("state").exists(), "a state directory was made for a name that was refused");
+    says(
+        &refuses(&mut daemon_in(directory.path(), "name = \"a\\nb\"")),
+        &["\n  name: ", "control character"],
+    );
+    says(
+        &refuses(&mut daemon_in(directory.path(), &format!("name = '{}'", "x".repeat(101)))),
+        &["101 bytes", "100"],
+    );
+    assert!(
+        !directory.path().join("state").exists(),
+        "a state directory was made for a name that was refused"
+    );
 }
 
 #[test]
@@ -140,14 +162,16 @@ fn a_second_daemon_of_one_name_is_told_so_and_starts_under_another() {
         says(&said, &["name \"twin\" is taken", "twin-", "another daemon", "another 'name'"]);
     }
     let left: Vec<_> = tree(&second.state()).into_keys().collect();
-    let pool_files = left.iter().filter(|path| path.extension().is_some_and(|end| end == "img")).count();
+    let pool_files =
+        left.iter().filter(|path| path.extension().is_some_and(|end| end == "img")).count();
     assert_eq!(pool_files, 0, "a refused start left {left:?}");
     second.configure("twinc", "");
     second.begin();
     second.prepare("a", "").unwrap();
     assert_eq!(first.list(&[]).unwrap(), ["a"]);
 
-    // One that has a pool already is refused as well, touches nothing, and starts once the other has gone.
+    // One that has a pool already is refused as well, touches nothing, and starts once the other
+    // has gone.
     second.stop("TERM");
     second.remove_devices();
     let mut third = Daemon::start("twinc");
@@ -193,7 +217,9 @@ fn daemons_whose_names_begin_alike_leave_each_other_alone() {
         }
         for d in &mut daemons {
             assert_eq!(d.list(&[]).unwrap(), ["a", "base"]);
-            with_mounted(&d.mounts("a").unwrap()[0], |root| std::fs::write(root.join("file"), "a").unwrap());
+            with_mounted(&d.mounts("a").unwrap()[0], |root| {
+                std::fs::write(root.join("file"), "a").unwrap()
+            });
         }
     }
     // From the longest: taking devices away goes by the start of the name.
@@ -209,8 +235,8 @@ fn daemons_whose_names_begin_alike_leave_each_other_alone() {
 fn nodes_of_others_whose_names_begin_alike_are_neither_made_nor_removed() {
     let mut d = Daemon::start("alike");
     d.stop("TERM");
-    let [left, missing, ours] =
-        ["alike-lvol0", "alike-home", "alike-snap-4000"].map(|name| Path::new("/dev/mapper").join(name));
+    let [left, missing, ours] = ["alike-lvol0", "alike-home", "alike-snap-4000"]
+        .map(|name| Path::new("/dev/mapper").join(name));
     std::os::unix::fs::symlink("../dm-4000", &left).unwrap();
     std::os::unix::fs::symlink("../dm-4000", &ours).unwrap();
     program("dmsetup", &["create", "--noudevsync", "alike-home", "--table", "0 2048 zero"]);
@@ -239,21 +265,32 @@ fn commands_on_a_mistyped_root_say_so_and_make_nothing() {
     ] {
         for command in [&["ls"][..], &["check"], &["check", "--repair"]] {
             let root = directory.path().join(root);
-            let said = refuses(Command::new(daemon_program()).arg("--root").arg(&root).args(command));
+            let said =
+                refuses(Command::new(daemon_program()).arg("--root").arg(&root).args(command));
             says(&said, &[root.to_str().unwrap(), why, "--root"]);
             same_tree(directory.path(), &before, &format!("{command:?} on {root:?}"));
         }
     }
-    for (root, why) in
-        [("/", "names no directory"), ("mistyped", "not an absolute path"), ("/a\nb", "control character")]
-    {
+    for (root, why) in [
+        ("/", "names no directory"),
+        ("mistyped", "not an absolute path"),
+        ("/a\nb", "control character"),
+    ] {
         for command in [&["ls"][..], &[]] {
-            says(&refuses(Command::new(daemon_program()).args(["--root", root]).args(command)), &["--root", why]);
+            says(
+                &refuses(Command::new(daemon_program()).args(["--root", root]).args(command)),
+                &["--root", why],
+            );
         }
     }
-    for (root, why) in [("file", "something that is no directory"), ("link", "a link that leads nowhere")] {
+    for (root, why) in
+        [("file", "something that is no directory"), ("link", "a link that leads nowhere")]
+    {
         let root = directory.path().join(root);
-        says(&refuses(Command::new(daemon_program()).arg("--root").arg(&root)), &[root.to_str().unwrap(), why]);
+        says(
+            &refuses(Command::new(daemon_program()).arg("--root").arg(&root)),
+            &[root.to_str().unwrap(), why],
+        );
         same_tree(directory.path(), &before, "a start");
     }
 }
@@ -313,7 +350,10 @@ fn a_pool_that_is_written_to_is_read_all_the_same() {
     with_mounted(&mounts[0], |root| {
         d.stop("TERM");
         let file = format!("of={}", root.join("file").display());
-        let mut writer = Command::new("dd").args(["if=/dev/zero", &file, "bs=64K", "oflag=direct"]).spawn().unwrap();
+        let mut writer = Command::new("dd")
+            .args(["if=/dev/zero", &file, "bs=64K", "oflag=direct"])
+            .spawn()
+            .unwrap();
         std::thread::sleep(Duration::from_millis(300));
         for command in ["check", "ls", "check"] {
             let (fine, said) = d.command(&[command]);
@@ -338,27 +378,41 @@ fn without_root_or_its_rights_it_says_so_before_anything_is_made() {
             let mut daemon = Command::new("setpriv");
             daemon.args(rights).arg(&file).arg("--root").arg(directory.path().join("state"));
             daemon.arg("--address").arg(directory.path().join("run/d.sock")).args(command);
-            says(&refuses(&mut daemon), &["no permission for device-mapper", "root", "CAP_SYS_ADMIN"]);
+            says(
+                &refuses(&mut daemon),
+                &["no permission for device-mapper", "root", "CAP_SYS_ADMIN"],
+            );
             same_tree(directory.path(), &before, "a start without rights");
         }
     }
     let config = directory.path().join("config.toml");
     std::fs::write(&config, "").unwrap();
     program("chmod", &["600", config.to_str().unwrap()]);
-    let said = refuses(Command::new("setpriv").args(as_nobody).arg(&file).arg("--config").arg(&config));
+    let said =
+        refuses(Command::new("setpriv").args(as_nobody).arg(&file).arg("--config").arg(&config));
     says(&said, &["config.toml", "needs root"]);
 }
 
 #[test]
 fn a_log_level_that_is_none_is_refused_wherever_it_comes_from_and_a_filter_works() {
     let directory = tempfile::tempdir().unwrap();
-    let allowed = ["\"wran\" is neither a level nor a target", "error, warn, info, debug, trace or off"];
+    let allowed =
+        ["\"wran\" is neither a level nor a target", "error, warn, info, debug, trace or off"];
     says(&refuses(&mut daemon_in(directory.path(), "log_level = \"wran\"")), &allowed);
     says(&refuses(daemon_in(directory.path(), "").args(["--log-level", "wran"])), &allowed);
-    says(&refuses(daemon_in(directory.path(), "").env("DEVMAPPER_SNAPSHOTTER_LOG_LEVEL", "wran")), &allowed);
-    says(&refuses(daemon_in(directory.path(), "").args(["--log-level", ""])), &["--log-level", "is empty"]);
     says(
-        &refuses(daemon_in(directory.path(), "").args(["--log-level", "devmapper_snapshotter::pols=debug"])),
+        &refuses(daemon_in(directory.path(), "").env("DEVMAPPER_SNAPSHOTTER_LOG_LEVEL", "wran")),
+        &allowed,
+    );
+    says(
+        &refuses(daemon_in(directory.path(), "").args(["--log-level", ""])),
+        &["--log-level", "is empty"],
+    );
+    says(
+        &refuses(
+            daemon_in(directory.path(), "")
+                .args(["--log-level", "devmapper_snapshotter::pols=debug"]),
+        ),
         &["pols"],
     );
     let mut d = Daemon::start_with("loud", "log_level = \"info, devmapper_snapshotter::dm=debug\"");
@@ -368,7 +422,10 @@ fn a_log_level_that_is_none_is_refused_wherever_it_comes_from_and_a_filter_works
     d.configure("loud", "log_level = \"devmapper_snapshotter::pool=debug\"");
     let before = d.log().len();
     d.begin();
-    assert!(!d.log()[before..].contains("serving"), "the filter lets through what is not the pool's");
+    assert!(
+        !d.log()[before..].contains("serving"),
+        "the filter lets through what is not the pool's"
+    );
 }
 
 #[test]
@@ -383,7 +440,8 @@ fn a_missing_parent_is_told_in_one_text() {
 /// A loop device of this size with sectors of 4096 bytes.
 fn with_large_sectors(file: &Path, bytes: u64) -> (String, DeviceNumber) {
     std::fs::File::create(file).unwrap().set_len(bytes).unwrap();
-    let node = program("losetup", &["--find", "--show", "--sector-size", "4096", file.to_str().unwrap()]);
+    let node =
+        program("losetup", &["--find", "--show", "--sector-size", "4096", file.to_str().unwrap()]);
     let number = DeviceNumber::from_u64(std::fs::metadata(&node).unwrap().rdev());
     (node, number)
 }
@@ -395,7 +453,8 @@ fn a_table_that_the_kernel_refuses_is_explained() {
     let (small, tiny) = (bench.disk(64 << 20), bench.disk(64 << 10));
     let said = |target: Target| {
         let name = bench.name("refused");
-        let error = bench.dm.activate(&name, None, &[target], ActivateOptions::default()).unwrap_err();
+        let error =
+            bench.dm.activate(&name, None, &[target], ActivateOptions::default()).unwrap_err();
         assert_eq!(bench.dm.info(&name).unwrap(), None, "a device was left");
         error.to_string()
     };
@@ -403,7 +462,10 @@ fn a_table_that_the_kernel_refuses_is_explained() {
         let (start, length, offset) = (Sectors::ZERO, Sectors(length), Sectors(offset));
         Target::Linear(LinearTable { start, length, device: device.into(), offset })
     };
-    says(&said(linear(large, 1001, 0)), &["length of 1001", "4096-byte sectors", &large.to_string()]);
+    says(
+        &said(linear(large, 1001, 0)),
+        &["length of 1001", "4096-byte sectors", &large.to_string()],
+    );
     says(&said(linear(large, 1000, 9)), &["offset of 9", "4096-byte sectors"]);
     says(&said(linear(tiny, 1000, 0)), &["needs 1000", &tiny.to_string(), "which has 128"]);
 
@@ -422,10 +484,16 @@ fn a_table_that_the_kernel_refuses_is_explained() {
     says(&said(pool(small, large, 65)), &["needs 133120", &large.to_string()]);
 
     let name = bench.name("pool");
-    let made = bench.dm.activate(&name, None, &[pool(small, large, 64)], ActivateOptions::default()).unwrap();
+    let made = bench
+        .dm
+        .activate(&name, None, &[pool(small, large, 64)], ActivateOptions::default())
+        .unwrap();
     let thin = ThinId::new(1).unwrap();
     bench.dm.create_thin(&name, thin).unwrap();
-    says(&said(Target::thin(made.device, thin, Sectors(1001))), &["length of 1001", "4096-byte sectors"]);
+    says(
+        &said(Target::thin(made.device, thin, Sectors(1001))),
+        &["length of 1001", "4096-byte sectors"],
+    );
     bench.dm.remove(&name).unwrap();
 
     // Below another device: it can be had once more, but a mounted one cannot.
@@ -444,8 +512,11 @@ fn metadata_that_is_full_is_no_metadata_that_must_be_checked() {
     let mut d = Daemon::start_with("brimful", "metadata_size = \"2MiB\"");
     d.committed("base", "");
     fill_metadata("brimful-pool");
-    let full =
-        ["metadata of pool brimful-pool is full, all 2.0 MiB of it", "metadata.img larger", "start the daemon again"];
+    let full = [
+        "metadata of pool brimful-pool is full, all 2.0 MiB of it",
+        "metadata.img larger",
+        "start the daemon again",
+    ];
     let refusal = d.prepare("more", "base").unwrap_err();
     says(refusal.message(), &full);
     assert!(!refusal.message().contains("must be checked"), "{refusal}");
@@ -456,13 +527,19 @@ fn metadata_that_is_full_is_no_metadata_that_must_be_checked() {
 
     // What the message says to do.
     d.remove_devices();
-    std::fs::File::options().write(true).open(d.state().join("metadata.img")).unwrap().set_len(4 << 20).unwrap();
+    std::fs::File::options()
+        .write(true)
+        .open(d.state().join("metadata.img"))
+        .unwrap()
+        .set_len(4 << 20)
+        .unwrap();
     d.begin();
     assert_eq!(d.list(&[]).unwrap(), ["base"]);
     d.prepare("more", "base").unwrap();
 }
 
-/// Makes snapshots of thin 0, whose ids no daemon has leased, and writes to each, until the kernel has no metadata left.
+/// Makes snapshots of thin 0, whose ids no daemon has leased, and writes to each, until the kernel
+/// has no metadata left.
 fn fill_metadata(pool: &str) {
     let dm = Dm::new(Arc::new(RealKernel::open().unwrap()), Default::default());
     let [pool, device] = [pool, "filler"].map(|name| DmName::new(name).unwrap());

@@ -1,5 +1,6 @@
-//! What containerd and its users may get wrong, and what they may rightly ask, through the daemon's own socket on a real
-//! kernel. Each test has a daemon of its own, started with nothing but a state directory, a socket and a name.
+//! What containerd and its users may get wrong, and what they may rightly ask, through the daemon's
+//! own socket on a real kernel. Each test has a daemon of its own, started with nothing but a state
+//! directory, a socket and a name.
 // guest: --mem 2G
 
 mod daemon;
@@ -100,7 +101,11 @@ fn keys_may_be_anything_but_empty() {
 #[test]
 fn labels_have_limits() {
     let mut d = Daemon::start("labels");
-    refused(d.prepare_labelled("a", "", &[("k", &"v".repeat(4096))]), Code::InvalidArgument, &["\"k\"", "4096"]);
+    refused(
+        d.prepare_labelled("a", "", &[("k", &"v".repeat(4096))]),
+        Code::InvalidArgument,
+        &["\"k\"", "4096"],
+    );
     refused(d.prepare_labelled("a", "", &[("", "v")]), Code::InvalidArgument, &["without a name"]);
     refused(
         d.prepare_labelled("a", "", &[("containerd.io/snapshot/max-size", "huge")]),
@@ -110,7 +115,11 @@ fn labels_have_limits() {
     refused(d.stat("a"), Code::NotFound, &[]);
     d.prepare_labelled("a", "", &[("k", &"v".repeat(4095)), ("a.b/c", "1")]).unwrap();
     assert_eq!(d.stat("a").unwrap().labels["a.b/c"], "1");
-    refused(d.commit_labelled("c", "a", &[("k", &"v".repeat(4096))]), Code::InvalidArgument, &["\"k\""]);
+    refused(
+        d.commit_labelled("c", "a", &[("k", &"v".repeat(4096))]),
+        Code::InvalidArgument,
+        &["\"k\""],
+    );
     d.commit_labelled("c", "a", &[("of", "commit")]).unwrap();
     assert_eq!(
         d.stat("c").unwrap().labels,
@@ -124,7 +133,11 @@ fn updates_change_labels_and_nothing_else() {
     let mut d = Daemon::start("update");
     d.prepare_labelled("a", "", &[("x", "1"), ("y", "2")]).unwrap();
     let before = d.stat("a").unwrap();
-    let info = |labels: &[(&str, &str)]| Info { name: "a".into(), labels: map(labels), ..Default::default() };
+    let info = |labels: &[(&str, &str)]| Info {
+        name: "a".into(),
+        labels: map(labels),
+        ..Default::default()
+    };
     for field in ["name", "parent", "kind", "created_at", "nonsense"] {
         refused(d.update(info(&[]), &[field]), Code::InvalidArgument, &[field]);
     }
@@ -133,13 +146,21 @@ fn updates_change_labels_and_nothing_else() {
         map(&[("x", "3"), ("y", "2")])
     );
     assert_eq!(d.update(info(&[]), &["labels.y"]).unwrap().labels, map(&[("x", "3")]));
-    let all = d.update(Info { kind: 3, parent: "other".into(), ..info(&[("n", "1")]) }, &[]).unwrap();
-    assert_eq!((all.labels, all.kind, all.parent), (map(&[("n", "1")]), before.kind, before.parent));
+    let all =
+        d.update(Info { kind: 3, parent: "other".into(), ..info(&[("n", "1")]) }, &[]).unwrap();
+    assert_eq!(
+        (all.labels, all.kind, all.parent),
+        (map(&[("n", "1")]), before.kind, before.parent)
+    );
     assert_eq!(all.created_at, before.created_at);
     let updated = all.updated_at.unwrap();
     let earlier = before.updated_at.unwrap();
     assert!((updated.seconds, updated.nanos) > (earlier.seconds, earlier.nanos));
-    refused(d.update(Info { name: "b".into(), ..Default::default() }, &[]), Code::NotFound, &["\"b\""]);
+    refused(
+        d.update(Info { name: "b".into(), ..Default::default() }, &[]),
+        Code::NotFound,
+        &["\"b\""],
+    );
 }
 
 #[test]
@@ -191,7 +212,10 @@ fn mounts_are_one_block_device_each() {
     let mut d = Daemon::start("mounts");
     let active = d.prepare("a", "").unwrap();
     assert_eq!(active.len(), 1);
-    assert_eq!((active[0].r#type.as_str(), &active[0].options[..]), ("ext4", &["errors=remount-ro".to_owned()][..]));
+    assert_eq!(
+        (active[0].r#type.as_str(), &active[0].options[..]),
+        ("ext4", &["errors=remount-ro".to_owned()][..])
+    );
     assert!(active[0].source.starts_with("/dev/mapper/mounts-snap-"), "{}", active[0].source);
     assert_eq!(d.mounts("a").unwrap(), active);
     d.commit("c", "a").unwrap();
@@ -229,7 +253,13 @@ fn a_snapshot_is_as_large_as_its_label_says_and_never_smaller_than_its_parent() 
         let mut bytes = 0;
         with_mounted(&mounts[0], |root| {
             let df = Command::new("df").args(["-B1", "--output=size"]).arg(root).output().unwrap();
-            bytes = String::from_utf8_lossy(&df.stdout).lines().last().unwrap().trim().parse::<u64>().unwrap();
+            bytes = String::from_utf8_lossy(&df.stdout)
+                .lines()
+                .last()
+                .unwrap()
+                .trim()
+                .parse::<u64>()
+                .unwrap();
         });
         bytes
     };
@@ -314,7 +344,11 @@ fn commits_under_a_running_writer_are_images_of_one_moment_each() {
                     "{whole} records, {least} were synced before, {most} in the end"
                 );
                 for (number, record) in records.chunks_exact(RECORD).enumerate() {
-                    assert_eq!(record, format!("{number:0RECORD$}").as_bytes(), "record {number} of {whole}");
+                    assert_eq!(
+                        record,
+                        format!("{number:0RECORD$}").as_bytes(),
+                        "record {number} of {whole}"
+                    );
                 }
             });
             let check = Command::new("e2fsck").arg("-fn").arg(&view[0].source).output().unwrap();

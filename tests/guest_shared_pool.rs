@@ -1,5 +1,6 @@
-//! A pool that somebody else assembles, and that others use: nothing of theirs is deleted or activated, and a database and a
-//! pool that do not belong together are told apart; what such a pool's features mean is refused or said.
+//! A pool that somebody else assembles, and that others use: nothing of theirs is deleted or
+//! activated, and a database and a pool that do not belong together are told apart; what such a
+//! pool's features mean is refused or said.
 // guest: --mem 2G
 
 mod daemon;
@@ -49,7 +50,12 @@ impl SharedPool {
     }
 
     fn table(&self, features: &str) -> String {
-        format!("0 {} thin-pool {} {} 128 0 {features}", (384u64 << 20) / 512, self.loops[0], self.loops[1])
+        format!(
+            "0 {} thin-pool {} {} 128 0 {features}",
+            (384u64 << 20) / 512,
+            self.loops[0],
+            self.loops[1]
+        )
     }
 
     fn reload(&self, features: &str) {
@@ -98,13 +104,20 @@ fn thin_of(node: &str) -> u32 {
 
 /// A device's number, as a table names it.
 fn number_of(device: &str) -> String {
-    dmsetup(&["info", "-c", "--noheadings", "--separator", ":", "-o", "major,minor", device]).trim().to_owned()
+    dmsetup(&["info", "-c", "--noheadings", "--separator", ":", "-o", "major,minor", device])
+        .trim()
+        .to_owned()
 }
 
 /// All thins that devices of this daemon show.
 fn active_thins(name: &str) -> BTreeSet<u32> {
-    let devices = std::fs::read_dir("/dev/mapper").unwrap().map(|d| d.unwrap().file_name().into_string().unwrap());
-    devices.filter(|device| device.starts_with(&format!("{name}-snap-"))).map(|device| thin_of(&device)).collect()
+    let devices = std::fs::read_dir("/dev/mapper")
+        .unwrap()
+        .map(|d| d.unwrap().file_name().into_string().unwrap());
+    devices
+        .filter(|device| device.starts_with(&format!("{name}-snap-")))
+        .map(|device| thin_of(&device))
+        .collect()
 }
 
 fn uuid_of(device: &str) -> String {
@@ -164,7 +177,8 @@ fn database(d: &Daemon) -> PathBuf {
 #[test]
 fn two_daemons_on_one_pool_keep_each_others_layers_in_whatever_order_they_are_killed_and_started() {
     let pool = SharedPool::new("both", ZEROING);
-    let mut daemons = [Daemon::start_with("one", &pool.config()), Daemon::start_with("two", &pool.config())];
+    let mut daemons =
+        [Daemon::start_with("one", &pool.config()), Daemon::start_with("two", &pool.config())];
     let mut made: [BTreeMap<String, u32>; 2] = Default::default();
     for (turn, order) in [[0, 1], [1, 0], [0, 0], [1, 1]].into_iter().enumerate() {
         for which in [0, 1] {
@@ -185,7 +199,10 @@ fn two_daemons_on_one_pool_keep_each_others_layers_in_whatever_order_they_are_ki
         }
         for which in [0, 1] {
             for (name, id) in &made[which] {
-                assert!(pool.has(*id), "thin {id} of {name} of daemon {which} is gone in turn {turn}");
+                assert!(
+                    pool.has(*id),
+                    "thin {id} of {name} of daemon {which} is gone in turn {turn}"
+                );
             }
             for n in 0..=turn {
                 holds(&mut daemons[which], &format!("layer-{n}"), &format!("{which} wrote {n}. "));
@@ -196,7 +213,8 @@ fn two_daemons_on_one_pool_keep_each_others_layers_in_whatever_order_they_are_ki
     assert_eq!((ranges(0).len(), ranges(1).len()), (1, 1), "{made:?}");
     assert!(ranges(0).is_disjoint(&ranges(1)), "{made:?}");
     // Each says of the other that it is there.
-    let uuids = ["one", "two"].map(|name| uuid_of(&format!("{name}-snap-{}", active_thins(name).first().unwrap())));
+    let uuids = ["one", "two"]
+        .map(|name| uuid_of(&format!("{name}-snap-{}", active_thins(name).first().unwrap())));
     says(&daemons[0].log(), &["is used by another daemon", &uuids[1], "two-"]);
     says(&daemons[1].log(), &["is used by another daemon", &uuids[0], "one-"]);
     for d in &mut daemons {
@@ -216,13 +234,16 @@ fn thins_that_somebody_else_makes_in_our_range_are_recognised_and_never_deleted(
     let pool = SharedPool::new("crowded", ZEROING);
     let mut d = Daemon::start_with("mine", &pool.config());
     let base = layer(&mut d, "base", "", "mine. ");
-    // In the lease of this run, some of them on the very ids that come next; one beyond the lease; one beyond the range.
+    // In the lease of this run, some of them on the very ids that come next; one beyond the lease;
+    // one beyond the range.
     let theirs: Vec<u32> = (base + 1..base + 9).chain([base + 300, base + (1 << 18)]).collect();
     theirs.iter().for_each(|id| drop(pool.message(&format!("create_thin {id}")).unwrap()));
     let next = layer(&mut d, "next", "base", "after. ");
     assert!(next >= base + 9, "{next} after {base}");
     says(&d.log(), &["not ours; it is set aside"]);
-    let all_there = |when: &str| theirs.iter().for_each(|id| assert!(pool.has(*id), "thin {id} is gone {when}"));
+    let all_there = |when: &str| {
+        theirs.iter().for_each(|id| assert!(pool.has(*id), "thin {id} is gone {when}"))
+    };
     d.restart("KILL");
     d.cleanup();
     all_there("after a crash");
@@ -244,7 +265,10 @@ fn thins_that_somebody_else_makes_in_our_range_are_recognised_and_never_deleted(
     d.stop("TERM");
     let (well, said) = d.command(&["check"]);
     assert!(well, "{said}");
-    says(&said, &["note: pool crowded has 9 thins in this daemon's range", "left alone", "delete ID"]);
+    says(
+        &said,
+        &["note: pool crowded has 9 thins in this daemon's range", "left alone", "delete ID"],
+    );
     let (_, said) = d.command(&["check", "--repair"]);
     says(&said, &["0 disagreements"]);
     all_there("after check --repair");
@@ -259,7 +283,8 @@ fn thins_that_somebody_else_makes_in_our_range_are_recognised_and_never_deleted(
 }
 
 #[test]
-fn what_a_crash_left_is_reclaimed_where_a_device_of_ours_stands_on_it_and_set_aside_where_none_does() {
+fn what_a_crash_left_is_reclaimed_where_a_device_of_ours_stands_on_it_and_set_aside_where_none_does(
+) {
     let pool = SharedPool::new("left", ZEROING);
     let mut d = Daemon::start_with("crashed", &pool.config());
     let base = layer(&mut d, "base", "", "kept. ");
@@ -284,7 +309,10 @@ fn what_a_crash_left_is_reclaimed_where_a_device_of_ours_stands_on_it_and_set_as
     let (_, said) = d.command(&["check"]);
     says(
         &said,
-        &[&format!("thin {with} is in this daemon's range"), &format!("thin {without} is in this daemon's range")],
+        &[
+            &format!("thin {with} is in this daemon's range"),
+            &format!("thin {without} is in this daemon's range"),
+        ],
     );
     d.begin();
     d.cleanup();
@@ -309,7 +337,10 @@ fn an_older_copy_of_the_database_is_refused_and_deletes_nothing() {
     std::fs::rename(&file, &new).unwrap();
     std::fs::copy(&old, &file).unwrap();
     for _ in 0..2 {
-        says(&d.start_is_refused(), &["aged", "the database is a copy from another time", "metadata.redb"]);
+        says(
+            &d.start_is_refused(),
+            &["aged", "the database is a copy from another time", "metadata.redb"],
+        );
         let (well, said) = d.command(&["check"]);
         assert!(!well);
         says(&said, &["the database is a copy from another time"]);
@@ -338,7 +369,10 @@ fn a_lost_state_directory_is_recognised_by_its_claim_and_nothing_of_it_is_delete
     std::fs::rename(d.state(), &kept).unwrap();
     d.begin();
     assert_eq!(d.list(&[]).unwrap(), [""; 0]);
-    says(&d.log(), &["pool wiped is used by another daemon, or was", &uuid, "If that database is lost"]);
+    says(
+        &d.log(),
+        &["pool wiped is used by another daemon, or was", &uuid, "If that database is lost"],
+    );
     let anew = layer(&mut d, "anew", "", "anew. ");
     d.restart("KILL");
     d.cleanup();
@@ -363,8 +397,15 @@ fn another_pool_under_the_same_name_and_an_older_copy_of_the_pool_are_refused() 
     dmsetup(&["remove", "--noudevsync", "--retry", "same"]);
     let image = |place: &SharedPool, file: &str| place.directory.path().join(file);
     let older = std::fs::read(image(&pool, "metadata")).unwrap();
-    let older_data =
-        run("dd", &[&format!("if={}", image(&pool, "data").display()), "of=/tmp/older-data", "conv=sparse", "bs=1M"]);
+    let older_data = run(
+        "dd",
+        &[
+            &format!("if={}", image(&pool, "data").display()),
+            "of=/tmp/older-data",
+            "conv=sparse",
+            "bs=1M",
+        ],
+    );
     older_data.unwrap();
     dmsetup(&["create", "--noudevsync", "same", "--table", &pool.table(ZEROING)]);
     d.begin();
@@ -385,8 +426,16 @@ fn another_pool_under_the_same_name_and_an_older_copy_of_the_pool_are_refused() 
     }
     let put = |pool: &SharedPool, metadata: &[u8], data: &str| {
         std::fs::write("/tmp/some-metadata", metadata).unwrap();
-        run("dd", &["if=/tmp/some-metadata", &format!("of={}", pool.loops[0]), "bs=1M", "conv=fsync"]).unwrap();
-        run("dd", &[&format!("if={data}"), &format!("of={}", pool.loops[1]), "bs=1M", "conv=fsync"]).unwrap();
+        run(
+            "dd",
+            &["if=/tmp/some-metadata", &format!("of={}", pool.loops[0]), "bs=1M", "conv=fsync"],
+        )
+        .unwrap();
+        run(
+            "dd",
+            &[&format!("if={data}"), &format!("of={}", pool.loops[1]), "bs=1M", "conv=fsync"],
+        )
+        .unwrap();
     };
     put(&pool, &older, "/tmp/older-data");
     dmsetup(&["create", "--noudevsync", "same", "--table", &pool.table(ZEROING)]);
@@ -418,7 +467,15 @@ fn a_device_of_another_daemon_is_not_removed_whatever_it_is_called() {
     let device = source.rsplit('/').next().unwrap().to_owned();
     // Ours goes behind the daemon's back, and another takes its name.
     dmsetup(&["remove", "--noudevsync", &device]);
-    dmsetup(&["create", "--noudevsync", &device, "--uuid", "DMSNAPSHOTTER-0123-snap-1", "--table", "0 2048 zero"]);
+    dmsetup(&[
+        "create",
+        "--noudevsync",
+        &device,
+        "--uuid",
+        "DMSNAPSHOTTER-0123-snap-1",
+        "--table",
+        "0 2048 zero",
+    ]);
     d.remove("a").unwrap();
     d.cleanup();
     says(&dmsetup(&["info", &device]), &["DMSNAPSHOTTER-0123-snap-1"]);
@@ -443,7 +500,10 @@ fn a_pool_that_does_not_zero_new_blocks_is_refused_unless_its_operator_accepts_i
             "accept_pool_features",
         ],
     );
-    d.configure("clean", &format!("{}accept_pool_features = [\"skip_block_zeroing\"]\n", pool.config()));
+    d.configure(
+        "clean",
+        &format!("{}accept_pool_features = [\"skip_block_zeroing\"]\n", pool.config()),
+    );
     d.begin();
     says(&d.log(), &["accepted by accept_pool_features: skip_block_zeroing"]);
     layer(&mut d, "base", "", "base. ");
@@ -455,7 +515,10 @@ fn a_pool_that_does_not_zero_new_blocks_is_refused_unless_its_operator_accepts_i
     layer(&mut d, "other", "", "other. ");
     d.stop("TERM");
     pool.reload("2 skip_block_zeroing error_if_no_space");
-    says(&d.start_is_refused(), &["pool dirty", "skip_block_zeroing", "rely on zeros", "lvchange --zero y"]);
+    says(
+        &d.start_is_refused(),
+        &["pool dirty", "skip_block_zeroing", "rely on zeros", "lvchange --zero y"],
+    );
     pool.reload(ZEROING);
     d.begin();
     holds(&mut d, "base", "base. ");
@@ -468,8 +531,20 @@ fn a_pool_whose_writes_hang_when_it_is_full_is_refused_unless_its_operator_accep
     let mut d = stopped_anew("hasty", &pool);
     pool.reload("0");
     let said = d.start_is_refused();
-    says(&said, &["pool queueing", "queue_if_no_space", "60 s", "lvchange --errorwhenfull y", "1 error_if_no_space"]);
-    d.configure("hasty", &format!("{}accept_pool_features = [\"queue_if_no_space\"]\n", pool.config()));
+    says(
+        &said,
+        &[
+            "pool queueing",
+            "queue_if_no_space",
+            "60 s",
+            "lvchange --errorwhenfull y",
+            "1 error_if_no_space",
+        ],
+    );
+    d.configure(
+        "hasty",
+        &format!("{}accept_pool_features = [\"queue_if_no_space\"]\n", pool.config()),
+    );
     d.begin();
     says(&d.log(), &["accepted by accept_pool_features: queue_if_no_space"]);
     d.committed("base", "");
@@ -498,7 +573,10 @@ fn a_pool_that_its_owner_suspends_for_a_moment_is_waited_for() {
     });
     // For longer, and the caller is told what to do.
     dmsetup(&["suspend", &pool.name]);
-    says(d.prepare("b", "base").unwrap_err().message(), &["is suspended", "dmsetup resume moments"]);
+    says(
+        d.prepare("b", "base").unwrap_err().message(),
+        &["is suspended", "dmsetup resume moments"],
+    );
     dmsetup(&["resume", "--noudevsync", &pool.name]);
     d.prepare("b", "base").unwrap();
 }
@@ -539,11 +617,20 @@ fn a_daemon_that_makes_no_claims_is_recognised_by_its_devices() {
     join("before", 1 << 23);
     let mut d = Daemon::start_with("newer", &pool.config());
     let base = layer(&mut d, "base", "", "base. ");
-    assert!(base >= (1 << 23) + (1 << 18), "{base} is where a daemon that makes no claims takes its ids");
-    says(&d.log(), &["which claims no thin ids: device before-snap-8388608 of database before stands on it"]);
+    assert!(
+        base >= (1 << 23) + (1 << 18),
+        "{base} is where a daemon that makes no claims takes its ids"
+    );
+    says(
+        &d.log(),
+        &["which claims no thin ids: device before-snap-8388608 of database before stands on it"],
+    );
     join("after", (1 << 23) + 1);
     std::thread::sleep(std::time::Duration::from_secs(20));
-    says(&d.log(), &["another daemon of this kind has begun to use the pool", "after-snap-8388609"]);
+    says(
+        &d.log(),
+        &["another daemon of this kind has begun to use the pool", "after-snap-8388609"],
+    );
     d.restart("KILL");
     d.cleanup();
     assert!(pool.has(1 << 23) && pool.has((1 << 23) + 1));

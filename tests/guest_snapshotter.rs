@@ -1,4 +1,5 @@
-//! What a call costs the kernel and the disk, counted on a real kernel: ioctls by verb, database commits, programs run.
+//! What a call costs the kernel and the disk, counted on a real kernel: ioctls by verb, database
+//! commits, programs run.
 // guest: --mem 2G
 
 use std::path::Path;
@@ -25,7 +26,13 @@ impl Formatter for CountingFormatter {
         self.1.fetch_add(1, Ordering::SeqCst);
         self.0.format(device, spec, size)
     }
-    fn grow(&self, device: &Path, fs_type: FsType, size: Sectors, writer: Writer) -> Result<(), FsError> {
+    fn grow(
+        &self,
+        device: &Path,
+        fs_type: FsType,
+        size: Sectors,
+        writer: Writer,
+    ) -> Result<(), FsError> {
         self.1.fetch_add(1, Ordering::SeqCst);
         self.0.grow(device, fs_type, size, writer)
     }
@@ -107,13 +114,19 @@ impl Bench {
         let programs = self.formatter.1.load(Ordering::SeqCst);
         let value = call(&self.snapshotter);
         let verbs = self.place.kernel.counts().into_iter().collect();
-        (verbs, self.place.store.commits() - commits, self.formatter.1.load(Ordering::SeqCst) - programs, value)
+        (
+            verbs,
+            self.place.store.commits() - commits,
+            self.formatter.1.load(Ordering::SeqCst) - programs,
+            value,
+        )
     }
 }
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        let names: Vec<String> = self.snapshotter.page(None, 1000).unwrap().into_iter().map(|info| info.key).collect();
+        let names: Vec<String> =
+            self.snapshotter.page(None, 1000).unwrap().into_iter().map(|info| info.key).collect();
         for _ in 0..names.len() {
             for name in &names {
                 let _ = self.snapshotter.remove(name);
@@ -136,7 +149,8 @@ fn a_prepare_on_a_parent_is_one_message_one_commit_and_three_activation_ioctls()
         assert_eq!((verbs, commits, programs), (expected.clone(), 1, 0), "round {round}");
     }
     // A base layer is a snapshot of the template, and costs the same.
-    let (verbs, commits, programs, _) = b.cost(|s| s.prepare("base", "", Default::default()).unwrap());
+    let (verbs, commits, programs, _) =
+        b.cost(|s| s.prepare("base", "", Default::default()).unwrap());
     assert_eq!((verbs, commits, programs), (expected, 1, 0));
 }
 
@@ -145,8 +159,12 @@ fn a_view_sends_no_message_to_the_pool() {
     let b = bench("costview");
     b.snapshotter.prepare("p", "", Default::default()).unwrap();
     b.snapshotter.commit("parent", "p", Default::default()).unwrap();
-    let (verbs, commits, programs, _) = b.cost(|s| s.view("v", "parent", Default::default()).unwrap());
-    assert_eq!((verbs, commits, programs), (vec![(Verb::Create, 1), (Verb::Resume, 1), (Verb::Load, 1)], 1, 0));
+    let (verbs, commits, programs, _) =
+        b.cost(|s| s.view("v", "parent", Default::default()).unwrap());
+    assert_eq!(
+        (verbs, commits, programs),
+        (vec![(Verb::Create, 1), (Verb::Resume, 1), (Verb::Load, 1)], 1, 0)
+    );
 }
 
 #[test]
@@ -184,9 +202,13 @@ fn an_mkfs_that_never_ends_is_ended_at_its_time_limit_and_the_next_start_is_none
     let programs = tempfile::tempdir().unwrap();
     let hanging = programs.path().join("mke2fs");
     // It holds the device open, as an mkfs does.
-    std::fs::write(&hanging, "#!/bin/bash\nfor last; do [[ -b $last ]] && exec 9<>\"$last\"; done\nexec sleep 1000\n")
+    std::fs::write(
+        &hanging,
+        "#!/bin/bash\nfor last; do [[ -b $last ]] && exec 9<>\"$last\"; done\nexec sleep 1000\n",
+    )
+    .unwrap();
+    std::fs::set_permissions(&hanging, std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .unwrap();
-    std::fs::set_permissions(&hanging, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let place = Place::new("hanging");
     let limit = Duration::from_secs(2);
     let mkfs = Mkfs::new().with_directories(vec![programs.path().into()]).with_time_limit(limit);
@@ -199,7 +221,10 @@ fn an_mkfs_that_never_ends_is_ended_at_its_time_limit_and_the_next_start_is_none
         for n in 0..4 {
             let snapshotter = &snapshotter;
             scope.spawn(move || {
-                let error = snapshotter.prepare(&n.to_string(), "", Default::default()).unwrap_err().to_string();
+                let error = snapshotter
+                    .prepare(&n.to_string(), "", Default::default())
+                    .unwrap_err()
+                    .to_string();
                 assert!(error.contains("mke2fs") && error.contains("2 s"), "{error}");
             });
         }

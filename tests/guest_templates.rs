@@ -16,7 +16,8 @@ fn used_blocks(pool: &str) -> u64 {
     status.split_whitespace().nth(5).unwrap().split('/').next().unwrap().parse().unwrap()
 }
 
-/// A program of this name in a directory for administrators' programs that hides the real one, until this is dropped.
+/// A program of this name in a directory for administrators' programs that hides the real one,
+/// until this is dropped.
 struct InPlaceOf(&'static str);
 
 impl InPlaceOf {
@@ -26,7 +27,11 @@ impl InPlaceOf {
         std::fs::rename(sbin.join(name), sbin.join(format!("{name}.away"))).unwrap();
         if let Some(script) = script {
             std::fs::write(sbin.join(name), script).unwrap();
-            std::fs::set_permissions(sbin.join(name), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+            std::fs::set_permissions(
+                sbin.join(name),
+                std::os::unix::fs::PermissionsExt::from_mode(0o755),
+            )
+            .unwrap();
         }
         InPlaceOf(name)
     }
@@ -40,7 +45,8 @@ impl Drop for InPlaceOf {
 }
 
 #[test]
-fn a_start_on_a_full_pool_with_another_base_size_serves_and_makes_its_template_once_there_is_room() {
+fn a_start_on_a_full_pool_with_another_base_size_serves_and_makes_its_template_once_there_is_room()
+{
     let mut d = Daemon::start_with("fullstart", "data_size = \"128MiB\"");
     d.committed("base", "");
     let mount = d.prepare("filler", "base").unwrap().remove(0);
@@ -57,7 +63,11 @@ fn a_start_on_a_full_pool_with_another_base_size_serves_and_makes_its_template_o
         d.begin();
         let needs = d.prepare("new", "");
         refused(needs, Code::ResourceExhausted, &["full"]);
-        assert!(d.log().contains("ERROR") && d.log().contains("layers without a parent are refused"), "{}", d.log());
+        assert!(
+            d.log().contains("ERROR") && d.log().contains("layers without a parent are refused"),
+            "{}",
+            d.log()
+        );
         assert!(!d.log().contains("Input/output error"), "{}", d.log());
         // What needs no template is served.
         d.usage("base").unwrap();
@@ -81,7 +91,11 @@ fn without_mkfs_everything_is_served_that_has_a_parent_and_the_rest_as_soon_as_i
     let away = InPlaceOf::new("mke2fs", None);
     d.begin();
     assert!(d.log().contains("mke2fs is not installed"), "{}", d.log());
-    refused(d.prepare("a", ""), Code::FailedPrecondition, &["11.0 GiB", "mke2fs is not installed", "e2fsprogs"]);
+    refused(
+        d.prepare("a", ""),
+        Code::FailedPrecondition,
+        &["11.0 GiB", "mke2fs is not installed", "e2fsprogs"],
+    );
     refused(d.view("a", ""), Code::FailedPrecondition, &["mke2fs"]);
     // Usage needs no template and makes none: what an empty layer takes is the same as before.
     assert_eq!(d.usage("base").unwrap(), before);
@@ -108,7 +122,8 @@ fn usage_of_a_base_layer_makes_no_template() {
 }
 
 #[test]
-fn options_that_mkfs_can_never_take_refuse_the_start_and_those_that_it_refuses_show_in_log_and_answers() {
+fn options_that_mkfs_can_never_take_refuse_the_start_and_those_that_it_refuses_show_in_log_and_answers(
+) {
     let mut d = Daemon::start("badoptions");
     d.committed("base", "");
     d.stop("TERM");

@@ -1,8 +1,9 @@
-//! The classic tour of thin provisioning, with this library alone: pool, thin, file system, snapshot of a mounted
-//! thin, external origin, deferred removal, status, events.
+//! The classic tour of thin provisioning, with this library alone: pool, thin, file system,
+//! snapshot of a mounted thin, external origin, deferred removal, status, events.
 //!
-//! Run it as root on a kernel with dm-thin: `cargo run --example thin-tour`. It works on sparse files in a temporary
-//! directory and takes away all that it made. The one program it runs is `mkfs.ext4`.
+//! Run it as root on a kernel with dm-thin: `cargo run --example thin-tour`. It works on sparse
+//! files in a temporary directory and takes away all that it made. The one program it runs is
+//! `mkfs.ext4`.
 
 use std::error::Error;
 use std::fs;
@@ -11,10 +12,12 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use devmapper_snapshotter::block::{create_sparse, with_private_mount, LoopDevice, LoopOptions, Loops, PrivateMount};
+use devmapper_snapshotter::block::{
+    create_sparse, with_private_mount, LoopDevice, LoopOptions, Loops, PrivateMount,
+};
 use devmapper_snapshotter::dm::{
-    ActivateOptions, DeviceInfo, Dm, NoSpacePolicy, PoolFeatures, RealKernel, Removal, Settings, Target, ThinPoolTable,
-    ThinTable,
+    ActivateOptions, DeviceInfo, Dm, NoSpacePolicy, PoolFeatures, RealKernel, Removal, Settings,
+    Target, ThinPoolTable, ThinTable,
 };
 use devmapper_snapshotter::names::{DmName, DmUuid};
 use devmapper_snapshotter::units::{Sectors, ThinId};
@@ -76,13 +79,15 @@ impl Tour {
         let mut watch = dm.watch(&self.prefix)?;
 
         // A pool of blocks of 64 KiB that says "full" instead of letting writers wait.
-        let pool = self.activate("pool", Target::ThinPool(pool_table(metadata, data)?), writable)?;
+        let pool =
+            self.activate("pool", Target::ThinPool(pool_table(metadata, data)?), writable)?;
         println!("the watch saw {} change", watch.next(Duration::from_secs(1))?.len());
 
         // A thin with a file system: it claims 1 GiB of a pool of 256 MiB.
         let (origin, snapshot, copy) = (ThinId::new(1)?, ThinId::new(2)?, ThinId::new(3)?);
         dm.create_thin(&pool.name, origin)?;
-        let thin = self.activate("origin", Target::thin(pool.device, origin, THIN_SIZE), writable)?;
+        let thin =
+            self.activate("origin", Target::thin(pool.device, origin, THIN_SIZE), writable)?;
         mkfs(&dm.node(&thin.name))?;
         self.mounted("origin", false, |root| Ok(fs::write(root.join("greeting"), "hello")?))?;
         self.print_status(&pool.name, &[&thin.name])?;
@@ -94,14 +99,19 @@ impl Tour {
             Ok(fs::write(root.join("after"), "2")?)
         })?;
         let target = Target::thin(pool.device, snapshot, THIN_SIZE);
-        let view = self.activate("view", target, ActivateOptions { read_only: true, ..Default::default() })?;
+        let view = self.activate(
+            "view",
+            target,
+            ActivateOptions { read_only: true, ..Default::default() },
+        )?;
         self.mounted("view", true, |root| {
             let has = |file: &str| root.join(file).exists();
             println!("the snapshot has `before`: {}, `after`: {}", has("before"), has("after"));
             expect(has("before") && !has("after"), "a snapshot of the moment it was taken")
         })?;
 
-        // The read-only view as the external origin of an empty thin: it shows through until it is written over.
+        // The read-only view as the external origin of an empty thin: it shows through until it is
+        // written over.
         dm.create_thin(&pool.name, copy)?;
         let target = ThinTable {
             start: Sectors::ZERO,
@@ -124,8 +134,14 @@ impl Tour {
 
         // In use, it goes when it is closed.
         self.mounted("copy", false, |_| {
-            expect(dm.remove(&on_origin.name).is_err_and(|error| error.is_busy()), "a mounted device to be busy")?;
-            expect(dm.remove_deferred(&on_origin.name)? == Removal::Deferred, "a removal that waits")
+            expect(
+                dm.remove(&on_origin.name).is_err_and(|error| error.is_busy()),
+                "a mounted device to be busy",
+            )?;
+            expect(
+                dm.remove_deferred(&on_origin.name)? == Removal::Deferred,
+                "a removal that waits",
+            )
         })?;
         while dm.info(&on_origin.name)?.is_some() {
             watch.next(Duration::from_millis(100))?;
@@ -133,13 +149,24 @@ impl Tour {
         println!("copy: gone with its last user");
         // Only now can the origin be mounted again: a table claims the devices it stands on.
         self.mounted("view", true, |root| {
-            expect(fs::read_to_string(root.join("greeting"))? == "hello", "an origin that stays as it is")
+            expect(
+                fs::read_to_string(root.join("greeting"))? == "hello",
+                "an origin that stays as it is",
+            )
         })
     }
 
-    fn mounted(&self, short: &str, read_only: bool, work: impl FnOnce(&Path) -> Done<()> + Send) -> Done<()> {
+    fn mounted(
+        &self,
+        short: &str,
+        read_only: bool,
+        work: impl FnOnce(&Path) -> Done<()> + Send,
+    ) -> Done<()> {
         let node = self.dm.node(&self.name(short)?);
-        with_private_mount(&PrivateMount { device: &node, fs_type: "ext4", read_only, options: "" }, work)
+        with_private_mount(
+            &PrivateMount { device: &node, fs_type: "ext4", read_only, options: "" },
+            work,
+        )
     }
 
     fn print_status(&self, pool: &DmName, thins: &[&DmName]) -> Done<()> {

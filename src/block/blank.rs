@@ -5,8 +5,8 @@ use std::fmt;
 use super::disk::Disk;
 use super::error::BlockError;
 
-/// How much is looked at from the beginning of a device, in bytes: what is of use to somebody has its labels there. A first
-/// partition, whose table may have been wiped, begins 1 MiB behind it.
+/// How much is looked at from the beginning of a device, in bytes: what is of use to somebody has
+/// its labels there. A first partition, whose table may have been wiped, begins 1 MiB behind it.
 pub const HEAD: u64 = 4 << 20;
 /// How much is looked at up to its end.
 const TAIL: u64 = 1 << 20;
@@ -21,7 +21,8 @@ const CHUNK: usize = 64 << 10;
 pub struct Found {
     /// The byte of the recognised label, or the first byte that is not zero.
     pub offset: u64,
-    /// What has such a label: "an ext2, ext3 or ext4 file system", …; `None` for content of no known kind.
+    /// What has such a label: "an ext2, ext3 or ext4 file system", …; `None` for content of no
+    /// known kind.
     pub kind: Option<&'static str>,
 }
 
@@ -32,7 +33,8 @@ impl fmt::Display for Found {
     }
 }
 
-/// Looks for content in the first 4 MiB and the last one of a device; `None` when all of that is zero.
+/// Looks for content in the first 4 MiB and the last one of a device; `None` when all of that is
+/// zero.
 ///
 /// # Errors
 /// As [`Disk::size`] and [`Disk::read_at`].
@@ -40,7 +42,8 @@ pub fn find_content(disk: &dyn Disk) -> Result<Option<Found>, BlockError> {
     let size = disk.size()?.bytes().unwrap_or(u64::MAX);
     let head = read(disk, 0, size.min(HEAD))?;
     let partition = head.get(PARTITION..).unwrap_or_default();
-    let known = recognise(&head, SIGNATURES, 0).or_else(|| recognise(partition, SIGNATURES, PARTITION as u64));
+    let known = recognise(&head, SIGNATURES, 0)
+        .or_else(|| recognise(partition, SIGNATURES, PARTITION as u64));
     if known.is_some() {
         return Ok(known);
     }
@@ -76,10 +79,11 @@ const GPT: &str = "a GPT partition table";
 const MD: &str = "a member of a Linux software RAID";
 const MD_MAGIC: [u8; 4] = 0xa92b_4efc_u32.to_le_bytes();
 
-/// Labels near the start, from the headers of those who write them. The first match wins, so a partition table's
-/// protective boot record stands behind the table itself.
+/// Labels near the start, from the headers of those who write them. The first match wins, so a
+/// partition table's protective boot record stands behind the table itself.
 const SIGNATURES: &[Signature] = &[
-    // drivers/md/dm-thin-metadata.c: THIN_SUPERBLOCK_MAGIC 27022010, little-endian, behind csum, flags, blocknr, uuid.
+    // drivers/md/dm-thin-metadata.c: THIN_SUPERBLOCK_MAGIC 27022010, little-endian, behind csum,
+    // flags, blocknr, uuid.
     signature(32, &27_022_010_u64.to_le_bytes(), "the metadata of a device-mapper thin pool"),
     signature(1024 + 56, &[0x53, 0xEF], "an ext2, ext3 or ext4 file system"),
     signature(0, b"XFSB", "an xfs file system"),
@@ -106,7 +110,8 @@ const SIGNATURES: &[Signature] = &[
 fn recognise(bytes: &[u8], signatures: &[Signature], start: u64) -> Option<Found> {
     let matching = signatures.iter().find(|signature| {
         let from = usize::try_from(signature.offset).ok();
-        from.and_then(|from| bytes.get(from..)).is_some_and(|rest| rest.starts_with(signature.magic))
+        from.and_then(|from| bytes.get(from..))
+            .is_some_and(|rest| rest.starts_with(signature.magic))
     })?;
     Some(Found { offset: start + matching.offset, kind: Some(matching.kind) })
 }
@@ -114,7 +119,8 @@ fn recognise(bytes: &[u8], signatures: &[Signature], start: u64) -> Option<Found
 /// Labels that count from the end: the second GPT in the last sector, and old RAID superblocks.
 fn recognise_at_end(tail: &[u8], start: u64) -> Option<Found> {
     let length = tail.len() as u64;
-    // md 0.90 lies in the last whole 64 KiB but one boundary, md 1.0 at 8 KiB from the end rounded down to 4 KiB.
+    // md 0.90 lies in the last whole 64 KiB but one boundary, md 1.0 at 8 KiB from the end rounded
+    // down to 4 KiB.
     let md_0_90 = ((start + length) & !0xFFFF).checked_sub(start + 0x10000);
     let md_1_0 = ((start + length) & !0xFFF).checked_sub(start + 0x2000);
     let labels: [(Option<u64>, &[u8], &'static str); 4] = [
@@ -159,7 +165,11 @@ mod tests {
             let disk = MemoryDisk::new(Sectors(sectors));
             assert_eq!(find_content(&disk).unwrap(), None, "{sectors} sectors");
         }
-        assert_eq!(find_content(&disk_with(SIZE / 2, b"x")).unwrap(), None, "the middle is not looked at");
+        assert_eq!(
+            find_content(&disk_with(SIZE / 2, b"x")).unwrap(),
+            None,
+            "the middle is not looked at"
+        );
     }
 
     #[test]
@@ -174,7 +184,12 @@ mod tests {
     fn every_signature_is_recognised_where_it_belongs_and_not_beside_it() {
         for signature in SIGNATURES {
             assert_eq!(kind_at(signature.offset, signature.magic), Some(signature.kind));
-            assert_eq!(kind_at(signature.offset + 3, signature.magic), None, "{} moved", signature.kind);
+            assert_eq!(
+                kind_at(signature.offset + 3, signature.magic),
+                None,
+                "{} moved",
+                signature.kind
+            );
         }
     }
 

@@ -16,15 +16,16 @@ use crate::units::{DeviceNumber, Sectors};
 use super::error::BlockError;
 use super::ioctl;
 
-/// The most that [`discard_all`] gives to one discard call, 256 MiB, unless a block is larger. A discard cannot be
-/// interrupted while the kernel is at it, so this is also what a stop may have to wait for.
+/// The most that [`discard_all`] gives to one discard call, 256 MiB, unless a block is larger. A
+/// discard cannot be interrupted while the kernel is at it, so this is also what a stop may have to
+/// wait for.
 pub const DISCARD_STEP: Sectors = Sectors(1 << 19);
 
 /// What a device is opened for.
 ///
 /// The exclusive kinds claim the device (`O_EXCL` without `O_CREAT`, open(2)): they fail with
-/// [`BlockError::Busy`] while it is mounted or claimed by another, and while they last nobody else can mount or
-/// claim it. They do not keep others from opening it plainly.
+/// [`BlockError::Busy`] while it is mounted or claimed by another, and while they last nobody else
+/// can mount or claim it. They do not keep others from opening it plainly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// Read beside others.
@@ -52,7 +53,8 @@ pub trait Disks: Send + Sync + Debug {
     /// Opens the block device at `path`.
     ///
     /// # Errors
-    /// [`BlockError::Open`], [`BlockError::Busy`] (exclusive access only), [`BlockError::NotABlockDevice`].
+    /// [`BlockError::Open`], [`BlockError::Busy`] (exclusive access only),
+    /// [`BlockError::NotABlockDevice`].
     fn open(&self, path: &Path, access: Access) -> Result<Box<dyn Disk>, BlockError>;
 }
 
@@ -75,22 +77,23 @@ pub trait Disk: Send + Debug {
         Err(BlockError::NotABlockDevice { path: self.path().to_owned() })
     }
 
-    /// Makes everything written so far, by whomever, outlive a power cut: writes out the device's page cache and
-    /// has the device flush its own (fsync(2) on the device).
+    /// Makes everything written so far, by whomever, outlive a power cut: writes out the device's
+    /// page cache and has the device flush its own (fsync(2) on the device).
     ///
     /// # Errors
     /// [`BlockError::Step`]: some earlier write may be lost.
     fn flush(&self) -> Result<(), BlockError>;
 
-    /// Tells the device that `length` from `offset` on is not needed any more (BLKDISCARD, one call). On a thin, whole pool
-    /// blocks inside the range read as zeros afterwards and are free; a block that is only partly inside is left as it is.
+    /// Tells the device that `length` from `offset` on is not needed any more (BLKDISCARD, one
+    /// call). On a thin, whole pool blocks inside the range read as zeros afterwards and are free;
+    /// a block that is only partly inside is left as it is.
     ///
     /// # Errors
     /// [`BlockError::DiscardUnsupported`], [`BlockError::Discard`] naming where it stopped.
     fn discard(&self, offset: Sectors, length: Sectors) -> Result<(), BlockError>;
 
-    /// Seals the device against new writes, or unseals it (BLKROSET). It holds for the device and all its names
-    /// until it is unsealed or gone, not just for this opening.
+    /// Seals the device against new writes, or unseals it (BLKROSET). It holds for the device and
+    /// all its names until it is unsealed or gone, not just for this opening.
     ///
     /// # Errors
     /// [`BlockError::Step`].
@@ -102,8 +105,9 @@ pub trait Disk: Send + Debug {
     /// [`BlockError::Step`].
     fn is_read_only(&self) -> Result<bool, BlockError>;
 
-    /// Drops what the page cache holds of the device, so that what is read next is what the device has. dm-thin writes its
-    /// metadata past the cache, which then goes on showing what was read before for as long as the pool has the device open.
+    /// Drops what the page cache holds of the device, so that what is read next is what the device
+    /// has. dm-thin writes its metadata past the cache, which then goes on showing what was read
+    /// before for as long as the pool has the device open.
     ///
     /// # Errors
     /// [`BlockError::Step`].
@@ -117,7 +121,8 @@ pub trait Disk: Send + Debug {
     /// [`BlockError::Transfer`], also when the device ends before the buffer does.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), BlockError>;
 
-    /// Writes all of `data` at `offset` (in bytes), through the page cache: [`Disk::flush`] makes it durable.
+    /// Writes all of `data` at `offset` (in bytes), through the page cache: [`Disk::flush`] makes
+    /// it durable.
     ///
     /// # Errors
     /// [`BlockError::Transfer`], also when the device ends before the data does.
@@ -126,14 +131,19 @@ pub trait Disk: Send + Debug {
 
 /// Discards a whole device in steps of about [`DISCARD_STEP`], asking before each whether to go on.
 ///
-/// Steps begin and end at multiples of `block`, the unit in which the device can discard (a pool's block): what is only partly
-/// inside a step is left as it is, so a block that two steps share would stay behind.
+/// Steps begin and end at multiples of `block`, the unit in which the device can discard (a pool's
+/// block): what is only partly inside a step is left as it is, so a block that two steps share
+/// would stay behind.
 ///
 /// `Ok(false)` means that `keep_going` said no before the end was reached.
 ///
 /// # Errors
 /// As [`Disk::size`] and [`Disk::discard`].
-pub fn discard_all(disk: &dyn Disk, block: Sectors, mut keep_going: impl FnMut() -> bool) -> Result<bool, BlockError> {
+pub fn discard_all(
+    disk: &dyn Disk,
+    block: Sectors,
+    mut keep_going: impl FnMut() -> bool,
+) -> Result<bool, BlockError> {
     for (offset, length) in steps(disk.size()?, block) {
         if !keep_going() {
             return Ok(false);
@@ -143,8 +153,8 @@ pub fn discard_all(disk: &dyn Disk, block: Sectors, mut keep_going: impl FnMut()
     Ok(true)
 }
 
-/// The pieces that make up `size`: whole blocks, as many as fit into [`DISCARD_STEP`] and one at least; the last piece is what
-/// is left.
+/// The pieces that make up `size`: whole blocks, as many as fit into [`DISCARD_STEP`] and one at
+/// least; the last piece is what is left.
 fn steps(size: Sectors, block: Sectors) -> impl Iterator<Item = (Sectors, Sectors)> {
     let block = block.0.max(1);
     let most = (DISCARD_STEP.0 / block).max(1) * block;
@@ -175,7 +185,8 @@ struct RealDisk {
 
 impl RealDisk {
     fn open(path: &Path, access: Access) -> Result<Self, BlockError> {
-        // What O_EXCL does to other kinds of file is undefined (open(2)), and opening a FIFO would wait.
+        // What O_EXCL does to other kinds of file is undefined (open(2)), and opening a FIFO would
+        // wait.
         let metadata = std::fs::metadata(path).map_err(|source| open_error(path, source))?;
         if !metadata.file_type().is_block_device() {
             return Err(BlockError::NotABlockDevice { path: path.to_owned() });
@@ -196,10 +207,16 @@ impl RealDisk {
 
     fn discard_now(&self, offset: Sectors, length: Sectors) -> Result<(), BlockError> {
         let bytes = |sectors: Sectors| sectors.bytes().map_err(|_| Errno::EINVAL);
-        let discarded = bytes(offset).and_then(|start| ioctl::discard(self.file.as_fd(), start, bytes(length)?));
+        let discarded = bytes(offset)
+            .and_then(|start| ioctl::discard(self.file.as_fd(), start, bytes(length)?));
         discarded.map_err(|errno| match errno {
             Errno::EOPNOTSUPP => BlockError::DiscardUnsupported { path: self.path.clone() },
-            errno => BlockError::Discard { path: self.path.clone(), offset, length, source: errno.into() },
+            errno => BlockError::Discard {
+                path: self.path.clone(),
+                offset,
+                length,
+                source: errno.into(),
+            },
         })
     }
 }
@@ -217,7 +234,8 @@ impl Disk for RealDisk {
     }
 
     fn size(&self) -> Result<Sectors, BlockError> {
-        let bytes = ioctl::size_in_bytes(self.file.as_fd()).map_err(|e| self.step("read the size of", e))?;
+        let bytes = ioctl::size_in_bytes(self.file.as_fd())
+            .map_err(|e| self.step("read the size of", e))?;
         Ok(Sectors::from_bytes_down(bytes))
     }
 
@@ -243,11 +261,13 @@ impl Disk for RealDisk {
     }
 
     fn is_read_only(&self) -> Result<bool, BlockError> {
-        ioctl::is_read_only(self.file.as_fd()).map_err(|e| self.step("read the read-only state of", e))
+        ioctl::is_read_only(self.file.as_fd())
+            .map_err(|e| self.step("read the read-only state of", e))
     }
 
     fn forget_cached(&self) -> Result<(), BlockError> {
-        posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).map_err(|e| self.step("read anew", e))
+        posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)
+            .map_err(|e| self.step("read anew", e))
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), BlockError> {
@@ -286,7 +306,11 @@ mod tests {
                 let mut end = 0;
                 for (offset, length) in steps(Sectors(size), Sectors(block)) {
                     assert_eq!(offset.0, end, "block {block}, size {size}");
-                    assert_eq!(offset.0 % block, 0, "a seam inside a block of {block}, size {size}");
+                    assert_eq!(
+                        offset.0 % block,
+                        0,
+                        "a seam inside a block of {block}, size {size}"
+                    );
                     assert!(length.0 > 0 && length.0 <= DISCARD_STEP.0.max(block));
                     end += length.0;
                 }

@@ -9,8 +9,8 @@ use super::blank::Found;
 
 /// A failed step on a block device, a loop device, a backing file or a private mount.
 ///
-/// Every message names the path, and the kernel's reason stands at its end; [`BlockError::errno`] gives
-/// the number to those who decide by it.
+/// Every message names the path, and the kernel's reason stands at its end; [`BlockError::errno`]
+/// gives the number to those who decide by it.
 #[derive(Debug, thiserror::Error)]
 pub enum BlockError {
     /// The device could not be opened.

@@ -10,7 +10,8 @@ use nix::errno::Errno;
 use super::error::BlockError;
 use super::ioctl;
 
-/// Grows the xfs mounted at `mounted` to `blocks` of its own blocks (XFS_IOC_FSGROWFSDATA, fs/xfs/xfs_fsops.c).
+/// Grows the xfs mounted at `mounted` to `blocks` of its own blocks (XFS_IOC_FSGROWFSDATA,
+/// fs/xfs/xfs_fsops.c).
 ///
 /// `inode_percent` is the superblock's limit for inodes (`sb_imax_pct`), which the call sets anew.
 ///
@@ -18,7 +19,8 @@ use super::ioctl;
 /// [`BlockError::Grow`].
 pub fn resize_xfs(mounted: &Path, blocks: u64, inode_percent: u8) -> Result<(), BlockError> {
     let directory = open(mounted)?;
-    ioctl::xfs_grow(directory.as_fd(), blocks, u32::from(inode_percent)).map_err(|e| failed(mounted, blocks, e))
+    ioctl::xfs_grow(directory.as_fd(), blocks, u32::from(inode_percent))
+        .map_err(|e| failed(mounted, blocks, e))
 }
 
 fn open(mounted: &Path) -> Result<File, BlockError> {

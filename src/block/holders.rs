@@ -1,11 +1,14 @@
-//! Who keeps block devices busy, as far as /proc tells: mounts in any mount namespace, and open files.
+//! Who keeps block devices busy, as far as /proc tells: mounts in any mount namespace, and open
+//! files.
 //!
-//! For messages only. It is a snapshot of moving things, reads what the caller may read, and reports what it found.
+//! For messages only. It is a snapshot of moving things, reads what the caller may read, and
+//! reports what it found.
 //!
-//! Invariant: nothing here asks a file system for anything but /proc. The links in `/proc/PID/fd` are read (the kernel prints
-//! a name it has in memory) and never followed: a stat through one that leads into the mount of a stopped FUSE or NFS server
-//! would wait for that server, for good. So an open file is known by its name alone, and one that was opened through a node
-//! of another name is not found.
+//! Invariant: nothing here asks a file system for anything but /proc. The links in `/proc/PID/fd`
+//! are read (the kernel prints a name it has in memory) and never followed: a stat through one that
+//! leads into the mount of a stopped FUSE or NFS server would wait for that server, for good. So an
+//! open file is known by its name alone, and one that was opened through a node of another name is
+//! not found.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -49,17 +52,20 @@ pub enum Hold {
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.how {
-            Hold::Mounted(at) => write!(f, "mounted on {} for pid {} ({})", at.display(), self.pid, self.command),
+            Hold::Mounted(at) => {
+                write!(f, "mounted on {} for pid {} ({})", at.display(), self.pid, self.command)
+            }
             Hold::Open => write!(f, "open in pid {} ({})", self.pid, self.command),
         }
     }
 }
 
-/// Everybody found to hold any of the devices, in one pass over all processes. A mount namespace is named once, by its
-/// process with the lowest pid.
+/// Everybody found to hold any of the devices, in one pass over all processes. A mount namespace is
+/// named once, by its process with the lowest pid.
 pub fn holders(watched: &[Watched]) -> Found {
     let mut found: Found = watched.iter().map(|watched| (watched.device, Vec::new())).collect();
-    let mut pids: Vec<u32> = entries(Path::new("/proc")).filter_map(|name| name.parse().ok()).collect();
+    let mut pids: Vec<u32> =
+        entries(Path::new("/proc")).filter_map(|name| name.parse().ok()).collect();
     pids.sort_unstable();
     let mut namespaces: BTreeMap<PathBuf, Mounts> = BTreeMap::new();
     for pid in pids {
@@ -107,18 +113,25 @@ struct Mounts {
 }
 
 impl Mounts {
-    /// From a mountinfo file (proc_pid_mountinfo(5)): the third word of a line is the device, the fourth what of the file
-    /// system is mounted, the fifth where, and the one behind the dash the file system's type.
+    /// From a mountinfo file (proc_pid_mountinfo(5)): the third word of a line is the device, the
+    /// fourth what of the file system is mounted, the fifth where, and the one behind the dash the
+    /// file system's type.
     fn read(mountinfo: &str, watched: &[Watched]) -> Mounts {
         let mut mounts = Mounts::default();
         for line in mountinfo.lines() {
             let mut words = line.split(' ');
-            let (Some(device), Some(root), Some(at)) = (words.nth(2), words.next(), words.next()) else { continue };
+            let (Some(device), Some(root), Some(at)) = (words.nth(2), words.next(), words.next())
+            else {
+                continue;
+            };
             let at = || PathBuf::from(unescaped(at));
-            if let Some(watched) = watched.iter().find(|watched| watched.device.to_string() == device) {
+            if let Some(watched) =
+                watched.iter().find(|watched| watched.device.to_string() == device)
+            {
                 mounts.mounted.push((watched.device, at()));
             }
-            let has_nodes = matches!(words.skip_while(|word| *word != "-").nth(1), Some("devtmpfs" | "tmpfs"));
+            let has_nodes =
+                matches!(words.skip_while(|word| *word != "-").nth(1), Some("devtmpfs" | "tmpfs"));
             let root = Path::new("/dev").join(root.trim_start_matches('/'));
             if let Some(device) = has_nodes.then(|| named(&root, watched)).flatten() {
                 mounts.nodes.insert(at(), device);
@@ -136,19 +149,26 @@ fn unescaped(text: &str) -> String {
 }
 
 /// The device that is open behind a link of `/proc/PID/fd`.
-fn opened(link: &Path, watched: &[Watched], nodes: &BTreeMap<PathBuf, DeviceNumber>) -> Option<DeviceNumber> {
+fn opened(
+    link: &Path,
+    watched: &[Watched],
+    nodes: &BTreeMap<PathBuf, DeviceNumber>,
+) -> Option<DeviceNumber> {
     // Its node may be gone: ours is, once a removal has been asked for.
     let text = link.to_str()?;
     let path = Path::new(text.strip_suffix(" (deleted)").unwrap_or(text));
     named(path, watched).or_else(|| nodes.get(path).copied())
 }
 
-/// The device whose node has this name, below whatever root: `dev/dm-N`, `mapper/NAME`, `block/MAJOR:MINOR`.
+/// The device whose node has this name, below whatever root: `dev/dm-N`, `mapper/NAME`,
+/// `block/MAJOR:MINOR`.
 fn named(path: &Path, watched: &[Watched]) -> Option<DeviceNumber> {
     let name = path.file_name()?.to_str()?;
     let folder = path.parent()?.file_name()?.to_str()?;
     let is = |watched: &&Watched| match folder {
-        "dev" => name.strip_prefix("dm-").is_some_and(|minor| minor.parse() == Ok(watched.device.minor)),
+        "dev" => {
+            name.strip_prefix("dm-").is_some_and(|minor| minor.parse() == Ok(watched.device.minor))
+        }
         "mapper" => name == watched.name,
         "block" => name == watched.device.to_string(),
         _ => false,
@@ -161,7 +181,10 @@ mod tests {
     use super::*;
 
     fn watched() -> [Watched; 2] {
-        let device = |minor, name: &str| Watched { device: DeviceNumber { major: 253, minor }, name: name.into() };
+        let device = |minor, name: &str| Watched {
+            device: DeviceNumber { major: 253, minor },
+            name: name.into(),
+        };
         [device(5, "pool-snap-1"), device(70_000, "pool-snap-2")]
     }
 
@@ -175,7 +198,10 @@ mod tests {
         let [first, second] = watched().map(|watched| watched.device);
         let mounts = Mounts::read(text, &watched());
         assert_eq!(mounts.mounted, [(first, "/mnt two".into()), (first, "/again".into())]);
-        assert_eq!(mounts.nodes, [("/vols/pvc\\x".into(), second), ("/vols/b".into(), first)].into_iter().collect());
+        assert_eq!(
+            mounts.nodes,
+            [("/vols/pvc\\x".into(), second), ("/vols/b".into(), first)].into_iter().collect()
+        );
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! Every ioctl of this room, each wrapped in one safe function. The only file here with `unsafe` in it.
+//! Every ioctl of this room, each wrapped in one safe function. The only file here with `unsafe` in
+//! it.
 //!
-//! Numbers and layouts are from the kernel's headers: linux/fs.h (BLK*, FS_IOC_*), linux/loop.h (LOOP_*)
-//! and fs/xfs/libxfs/xfs_fs.h (XFS_IOC_FSGROWFSDATA). All of them are part of
-//! the kernel's stable interface. Must not know what a call is good for: that is the callers' matter.
+//! Numbers and layouts are from the kernel's headers: linux/fs.h (BLK*, FS_IOC_*), linux/loop.h
+//! (LOOP_*) and fs/xfs/libxfs/xfs_fs.h (XFS_IOC_FSGROWFSDATA). All of them are part of the kernel's
+//! stable interface. Must not know what a call is good for: that is the callers' matter.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -140,12 +141,13 @@ mod raw {
 
 /// Size of a block device in bytes (BLKGETSIZE64).
 pub(super) fn size_in_bytes(fd: BorrowedFd<'_>) -> Result<u64> {
-    // The request's number is made of size_t, what it writes is a u64 (linux/fs.h): on 64-bit they are one.
+    // The request's number is made of size_t, what it writes is a u64 (linux/fs.h): on 64-bit they
+    // are one.
     const { assert!(size_of::<usize>() == size_of::<u64>()) };
     let mut bytes: usize = 0;
-    // SAFETY: BLKGETSIZE64 writes exactly 8 bytes through the pointer, which is to a live, aligned 8-byte integer
-    // borrowed for the call alone; the descriptor is open for as long as `fd` lives. A descriptor of
-    // something else than a block device answers ENOTTY and writes nothing.
+    // SAFETY: BLKGETSIZE64 writes exactly 8 bytes through the pointer, which is to a live, aligned
+    // 8-byte integer borrowed for the call alone; the descriptor is open for as long as `fd` lives.
+    // A descriptor of something else than a block device answers ENOTTY and writes nothing.
     unsafe { raw::blk_get_size_64(fd.as_raw_fd(), &mut bytes) }?;
     Ok(bytes as u64)
 }
@@ -153,8 +155,9 @@ pub(super) fn size_in_bytes(fd: BorrowedFd<'_>) -> Result<u64> {
 /// Discards `length` bytes from `offset` on (BLKDISCARD). Both are in bytes, both multiples of 512.
 pub(super) fn discard(fd: BorrowedFd<'_>, offset: u64, length: u64) -> Result<()> {
     let range = [offset, length];
-    // SAFETY: BLKDISCARD reads two u64 through the pointer, which is to a live array of just that. What it does to the
-    // device's content is bounded by the kernel to the device; memory of this process is not touched.
+    // SAFETY: BLKDISCARD reads two u64 through the pointer, which is to a live array of just that.
+    // What it does to the device's content is bounded by the kernel to the device; memory of this
+    // process is not touched.
     unsafe { raw::blk_discard(fd.as_raw_fd(), &range) }.map(drop)
 }
 
@@ -168,12 +171,14 @@ pub(super) fn set_read_only(fd: BorrowedFd<'_>, read_only: bool) -> Result<()> {
 /// Whether a block device is read-only (BLKROGET).
 pub(super) fn is_read_only(fd: BorrowedFd<'_>) -> Result<bool> {
     let mut flag: c_int = 0;
-    // SAFETY: BLKROGET writes one int through the pointer, which is to a live int borrowed for the call alone.
+    // SAFETY: BLKROGET writes one int through the pointer, which is to a live int borrowed for the
+    // call alone.
     unsafe { raw::blk_ro_get(fd.as_raw_fd(), &mut flag) }?;
     Ok(flag != 0)
 }
 
-/// The number of a free loop device, made if there was none (LOOP_CTL_GET_FREE on /dev/loop-control).
+/// The number of a free loop device, made if there was none (LOOP_CTL_GET_FREE on
+/// /dev/loop-control).
 pub(super) fn loop_get_free(control: BorrowedFd<'_>) -> Result<u32> {
     // SAFETY: LOOP_CTL_GET_FREE takes no argument and touches no memory of this process.
     let number = unsafe { raw::loop_ctl_get_free(control.as_raw_fd()) }?;
@@ -182,14 +187,16 @@ pub(super) fn loop_get_free(control: BorrowedFd<'_>) -> Result<u32> {
 
 /// Binds a file to a loop device and sets it up in one step (LOOP_CONFIGURE, Linux 5.8).
 pub(super) fn loop_configure(device: BorrowedFd<'_>, config: &LoopConfig) -> Result<()> {
-    // SAFETY: LOOP_CONFIGURE reads one struct loop_config; `LoopConfig` has its layout (size asserted above) and
-    // is fully initialised. The kernel takes its own reference to the file in `config.fd`.
+    // SAFETY: LOOP_CONFIGURE reads one struct loop_config; `LoopConfig` has its layout (size
+    // asserted above) and is fully initialised. The kernel takes its own reference to the file in
+    // `config.fd`.
     unsafe { raw::loop_configure(device.as_raw_fd(), config) }.map(drop)
 }
 
 /// Binds a file to a loop device (LOOP_SET_FD, all kernels).
 pub(super) fn loop_set_fd(device: BorrowedFd<'_>, file: BorrowedFd<'_>) -> Result<()> {
-    // SAFETY: the argument is a descriptor by value, open for the call; the kernel takes its own reference to it.
+    // SAFETY: the argument is a descriptor by value, open for the call; the kernel takes its own
+    // reference to it.
     unsafe { raw::loop_set_fd(device.as_raw_fd(), file.as_raw_fd()) }.map(drop)
 }
 
@@ -201,15 +208,17 @@ pub(super) fn loop_clear(device: BorrowedFd<'_>) -> Result<()> {
 
 /// Sets a loop device's name and flags (LOOP_SET_STATUS64).
 pub(super) fn loop_set_status(device: BorrowedFd<'_>, info: &LoopInfo) -> Result<()> {
-    // SAFETY: LOOP_SET_STATUS64 reads one struct loop_info64; `LoopInfo` has its layout (size asserted above).
+    // SAFETY: LOOP_SET_STATUS64 reads one struct loop_info64; `LoopInfo` has its layout (size
+    // asserted above).
     unsafe { raw::loop_set_status_64(device.as_raw_fd(), info) }.map(drop)
 }
 
 /// What a loop device is bound to; ENXIO when to nothing (LOOP_GET_STATUS64).
 pub(super) fn loop_status(device: BorrowedFd<'_>) -> Result<LoopInfo> {
     let mut info = LoopInfo::zeroed();
-    // SAFETY: LOOP_GET_STATUS64 writes one struct loop_info64, of which every bit pattern is a valid `LoopInfo`
-    // (integers and byte arrays, size asserted above), into memory borrowed for the call alone.
+    // SAFETY: LOOP_GET_STATUS64 writes one struct loop_info64, of which every bit pattern is a
+    // valid `LoopInfo` (integers and byte arrays, size asserted above), into memory borrowed for
+    // the call alone.
     unsafe { raw::loop_get_status_64(device.as_raw_fd(), &mut info) }?;
     Ok(info)
 }
@@ -233,7 +242,8 @@ pub(super) fn loop_set_block_size(device: BorrowedFd<'_>, bytes: u32) -> Result<
     unsafe { raw::loop_set_block_size(device.as_raw_fd(), bytes) }.map(drop)
 }
 
-/// The extents of a file within `length` bytes from `start` on, the first [`FIEMAP_EXTENTS`] of them (FS_IOC_FIEMAP).
+/// The extents of a file within `length` bytes from `start` on, the first [`FIEMAP_EXTENTS`] of
+/// them (FS_IOC_FIEMAP).
 pub(super) fn extents(file: BorrowedFd<'_>, start: u64, length: u64) -> Result<Vec<Extent>> {
     let mut map = Fiemap {
         start,
@@ -244,34 +254,39 @@ pub(super) fn extents(file: BorrowedFd<'_>, start: u64, length: u64) -> Result<V
         reserved: 0,
         extents: [Extent::default(); FIEMAP_EXTENTS],
     };
-    // SAFETY: FS_IOC_FIEMAP reads and writes a `struct fiemap` and writes no more than `extent_count` extents behind it; `Fiemap` has
-    // that layout (sizes asserted above), with room for just as many, and is borrowed for the call alone. Every bit pattern of it
-    // is valid.
+    // SAFETY: FS_IOC_FIEMAP reads and writes a `struct fiemap` and writes no more than
+    // `extent_count` extents behind it; `Fiemap` has that layout (sizes asserted above), with room
+    // for just as many, and is borrowed for the call alone. Every bit pattern of it is valid.
     unsafe { raw::fs_fiemap(file.as_raw_fd(), &mut map) }?;
     let count = (map.mapped_extents as usize).min(FIEMAP_EXTENTS);
     Ok(map.extents[..count].to_vec())
 }
 
-/// `FS_NOCOW_FL` (linux/fs.h): the file is overwritten in place on a file system that copies on write.
+/// `FS_NOCOW_FL` (linux/fs.h): the file is overwritten in place on a file system that copies on
+/// write.
 const FS_NOCOW: c_long = 0x0080_0000;
 
-/// Asks that a file which is still empty be overwritten in place (FS_IOC_SETFLAGS with FS_NOCOW_FL, what `chattr +C` does).
+/// Asks that a file which is still empty be overwritten in place (FS_IOC_SETFLAGS with FS_NOCOW_FL,
+/// what `chattr +C` does).
 pub(super) fn set_no_copy_on_write(file: BorrowedFd<'_>) -> Result<()> {
     let mut flags: c_long = 0;
-    // SAFETY: FS_IOC_GETFLAGS writes at most one long (in fact an int) through the pointer, which is to a live long borrowed for the
-    // call alone.
+    // SAFETY: FS_IOC_GETFLAGS writes at most one long (in fact an int) through the pointer, which
+    // is to a live long borrowed for the call alone.
     unsafe { raw::fs_get_flags(file.as_raw_fd(), &mut flags) }?;
     let flags = flags | FS_NOCOW;
-    // SAFETY: FS_IOC_SETFLAGS reads at most one long (in fact an int) through the pointer, which is to a live long.
+    // SAFETY: FS_IOC_SETFLAGS reads at most one long (in fact an int) through the pointer, which is
+    // to a live long.
     unsafe { raw::fs_set_flags(file.as_raw_fd(), &flags) }.map(drop)
 }
 
-/// Grows a mounted xfs to `blocks` of its own blocks (XFS_IOC_FSGROWFSDATA on any descriptor inside it).
+/// Grows a mounted xfs to `blocks` of its own blocks (XFS_IOC_FSGROWFSDATA on any descriptor inside
+/// it).
 ///
-/// `inode_percent` is the share of the space that inodes may take; the call sets it too, so pass the present one.
+/// `inode_percent` is the share of the space that inodes may take; the call sets it too, so pass
+/// the present one.
 pub(super) fn xfs_grow(inside: BorrowedFd<'_>, blocks: u64, inode_percent: u32) -> Result<()> {
     let data = XfsGrowData { new_blocks: blocks, inode_percent, padding: 0 };
-    // SAFETY: XFS_IOC_FSGROWFSDATA reads one struct xfs_growfs_data; `XfsGrowData` has its layout, padding
-    // included (size asserted above), and is fully initialised.
+    // SAFETY: XFS_IOC_FSGROWFSDATA reads one struct xfs_growfs_data; `XfsGrowData` has its layout,
+    // padding included (size asserted above), and is fully initialised.
     unsafe { raw::xfs_grow_data(inside.as_raw_fd(), &data) }.map(drop)
 }

@@ -4,9 +4,13 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// Runs `ask` on a thread of its own and waits `limit` for its answer; `None` when there is none by then. The thread then
-/// stays until it gets its answer, so this is for what is asked a bounded number of times.
-pub(super) fn within<T: Send + 'static>(limit: Duration, ask: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+/// Runs `ask` on a thread of its own and waits `limit` for its answer; `None` when there is none by
+/// then. The thread then stays until it gets its answer, so this is for what is asked a bounded
+/// number of times.
+pub(super) fn within<T: Send + 'static>(
+    limit: Duration,
+    ask: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
     let (sender, answer) = mpsc::channel();
     let asking = thread::Builder::new().name("asking".into()).spawn(move || {
         // Nobody may be listening any more.

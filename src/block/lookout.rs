@@ -1,7 +1,9 @@
-//! Looking for holders without ever waiting for long: one look at a time, on a thread of its own, and its result is kept.
+//! Looking for holders without ever waiting for long: one look at a time, on a thread of its own,
+//! and its result is kept.
 //!
-//! A look reads /proc and nothing else ([`holders`](super::holders())), but also that may take long on a large machine, and a
-//! kernel may have locks that we do not know of. Whoever asks gets what the last look found.
+//! A look reads /proc and nothing else ([`holders`](super::holders())), but also that may take long
+//! on a large machine, and a kernel may have locks that we do not know of. Whoever asks gets what
+//! the last look found.
 
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -46,11 +48,17 @@ impl Default for Lookout {
 
 impl Lookout {
     fn with(look: impl Fn(&[Watched]) -> Found + Send + Sync + 'static) -> Lookout {
-        Lookout { shared: Arc::new(Shared { look: Box::new(look), state: Mutex::default(), ended: Condvar::new() }) }
+        Lookout {
+            shared: Arc::new(Shared {
+                look: Box::new(look),
+                state: Mutex::default(),
+                ended: Condvar::new(),
+            }),
+        }
     }
 
-    /// Who holds these devices, looked up since this was called if that takes no longer than `limit`; else what was found
-    /// before. A device that has no entry has not been looked for yet.
+    /// Who holds these devices, looked up since this was called if that takes no longer than
+    /// `limit`; else what was found before. A device that has no entry has not been looked for yet.
     pub fn ask(&self, watched: &[Watched], limit: Duration) -> Found {
         let asked = Instant::now();
         let mut state = self.shared.state();
@@ -65,10 +73,15 @@ impl Lookout {
                     }
                 }
             }
-            let Some(left) = limit.checked_sub(asked.elapsed()).filter(|left| !left.is_zero()) else { break };
-            state = self.shared.ended.wait_timeout(state, left).unwrap_or_else(|e| e.into_inner()).0;
+            let Some(left) = limit.checked_sub(asked.elapsed()).filter(|left| !left.is_zero())
+            else {
+                break;
+            };
+            state =
+                self.shared.ended.wait_timeout(state, left).unwrap_or_else(|e| e.into_inner()).0;
         }
-        let entry = |watched: &Watched| Some((watched.device, state.found.get(&watched.device)?.clone()));
+        let entry =
+            |watched: &Watched| Some((watched.device, state.found.get(&watched.device)?.clone()));
         watched.iter().filter_map(entry).collect()
     }
 
@@ -119,7 +132,10 @@ mod tests {
                     let _ = held.lock().unwrap().recv();
                 }
                 let holder = |pid| Holder { pid, command: "x".into(), how: Hold::Open };
-                watched.iter().map(|w| (w.device, vec![holder(looks.load(Ordering::SeqCst) as u32)])).collect()
+                watched
+                    .iter()
+                    .map(|w| (w.device, vec![holder(looks.load(Ordering::SeqCst) as u32)]))
+                    .collect()
             }
         });
         let device = DeviceNumber { major: 253, minor: 1 };

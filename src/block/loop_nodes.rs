@@ -41,9 +41,11 @@ impl LoopNodes {
             .map_err(|source| driver_error(&path, source))
     }
 
-    /// The numbers of the devices that are bound to something: those for which sysfs has a `loop` directory.
+    /// The numbers of the devices that are bound to something: those for which sysfs has a `loop`
+    /// directory.
     pub(super) fn attached(&self) -> Result<Vec<u32>, BlockError> {
-        let unreadable = |source| BlockError::step("list the block devices in", &self.sys_block, source);
+        let unreadable =
+            |source| BlockError::step("list the block devices in", &self.sys_block, source);
         let mut indices = Vec::new();
         for entry in std::fs::read_dir(&self.sys_block).map_err(unreadable)? {
             let entry = entry.map_err(unreadable)?;
@@ -59,7 +61,8 @@ impl LoopNodes {
 
     /// Opens `/dev/loopN`, making the node where nobody else (udev, devtmpfs) has made it.
     ///
-    /// Only who is going to write should ask for that: when one that may write closes it, udev looks at the device anew.
+    /// Only who is going to write should ask for that: when one that may write closes it, udev
+    /// looks at the device anew.
     pub(super) fn open(&self, index: u32, writes: bool) -> Result<(PathBuf, File), BlockError> {
         let path = self.dev.join(format!("loop{index}"));
         let number = self.number_of(index);
@@ -78,7 +81,8 @@ impl LoopNodes {
         device.map(|device| (path.clone(), device)).map_err(|source| driver_error(&path, source))
     }
 
-    /// A loop device's number as sysfs has it; the minor is not the index where `loop.max_part` is set.
+    /// A loop device's number as sysfs has it; the minor is not the index where `loop.max_part` is
+    /// set.
     fn number_of(&self, index: u32) -> DeviceNumber {
         let listed = std::fs::read_to_string(self.sys_block.join(format!("loop{index}/dev")));
         let number = listed.ok().and_then(|text| text.trim().parse().ok());
@@ -96,7 +100,9 @@ fn make_node(path: &Path, number: DeviceNumber) -> Result<(), BlockError> {
         // Somebody else made it a moment ago.
         Ok(()) | Err(Errno::EEXIST) => Ok(()),
         Err(errno) => Err(match errno {
-            Errno::EPERM | Errno::EACCES => BlockError::LoopPermission { path: path.to_owned(), source: errno.into() },
+            Errno::EPERM | Errno::EACCES => {
+                BlockError::LoopPermission { path: path.to_owned(), source: errno.into() }
+            }
             errno => BlockError::step("make the device node", path, errno),
         }),
     }
@@ -106,7 +112,9 @@ fn make_node(path: &Path, number: DeviceNumber) -> Result<(), BlockError> {
 fn driver_error(path: &Path, source: io::Error) -> BlockError {
     let path = path.to_owned();
     match source.raw_os_error() {
-        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => BlockError::LoopModuleMissing { path, source },
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
+            BlockError::LoopModuleMissing { path, source }
+        }
         Some(libc::EPERM | libc::EACCES) => BlockError::LoopPermission { path, source },
         _ => BlockError::Open { path, source },
     }

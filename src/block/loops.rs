@@ -1,9 +1,11 @@
 //! Loop devices: files as block devices, straight from the kernel's ioctls.
 //!
-//! A file is recognised by its device and inode number, never by its name: names in a loop device's status are cut
-//! to 63 bytes, go stale when a file is renamed, and mean other files in other mount namespaces.
+//! A file is recognised by its device and inode number, never by its name: names in a loop device's
+//! status are cut to 63 bytes, go stale when a file is renamed, and mean other files in other mount
+//! namespaces.
 //!
-//! Invariant: a device handed out here was seen, after it was attached or found, to be bound to that very file.
+//! Invariant: a device handed out here was seen, after it was attached or found, to be bound to
+//! that very file.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
@@ -17,7 +19,9 @@ use nix::errno::Errno;
 use crate::units::{DeviceNumber, Sectors};
 
 use super::error::BlockError;
-use super::ioctl::{self, LoopConfig, LoopInfo, LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO, LO_FLAGS_READ_ONLY};
+use super::ioctl::{
+    self, LoopConfig, LoopInfo, LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO, LO_FLAGS_READ_ONLY,
+};
 use super::limit::within;
 use super::loop_nodes::LoopNodes;
 
@@ -32,10 +36,11 @@ const STATUS_LIMIT: std::time::Duration = std::time::Duration::from_secs(3);
 pub struct LoopOptions {
     /// The logical block size in bytes, a power of two from 512 to the page size.
     pub block_size: u32,
-    /// Read and write the file past the page cache where that works; where it doesn't, it is done without.
+    /// Read and write the file past the page cache where that works; where it doesn't, it is done
+    /// without.
     pub direct_io: bool,
-    /// Let the kernel detach the device at its last close: it stays only while this [`LoopDevice`] or another
-    /// opener holds it.
+    /// Let the kernel detach the device at its last close: it stays only while this [`LoopDevice`]
+    /// or another opener holds it.
     pub autoclear: bool,
     /// Refuse writes.
     pub read_only: bool,
@@ -63,7 +68,8 @@ pub struct Loops {
     in_steps: bool,
 }
 
-/// An attached loop device, open. Dropping it closes it; without [`LoopOptions::autoclear`] it stays attached.
+/// An attached loop device, open. Dropping it closes it; without [`LoopOptions::autoclear`] it
+/// stays attached.
 #[derive(Debug)]
 pub struct LoopDevice {
     path: PathBuf,
@@ -73,7 +79,8 @@ pub struct LoopDevice {
 }
 
 impl Loops {
-    /// Attaches by the calls that all kernels have, without trying the one that came with Linux 5.8.
+    /// Attaches by the calls that all kernels have, without trying the one that came with Linux
+    /// 5.8.
     #[must_use]
     pub fn in_steps(self) -> Self {
         Loops { in_steps: true, ..self }
@@ -81,12 +88,12 @@ impl Loops {
 
     /// Attaches `file` to a free loop device.
     ///
-    /// A file that is attached already gets a second device, and two of them spoil each other's content: ask
-    /// [`Loops::find`] first.
+    /// A file that is attached already gets a second device, and two of them spoil each other's
+    /// content: ask [`Loops::find`] first.
     ///
     /// # Errors
-    /// [`BlockError::LoopModuleMissing`], [`BlockError::LoopPermission`], [`BlockError::LoopNoneFree`],
-    /// [`BlockError::LoopAttach`], [`BlockError::Open`].
+    /// [`BlockError::LoopModuleMissing`], [`BlockError::LoopPermission`],
+    /// [`BlockError::LoopNoneFree`], [`BlockError::LoopAttach`], [`BlockError::Open`].
     pub fn attach(&self, file: &Path, options: LoopOptions) -> Result<LoopDevice, BlockError> {
         let backing = OpenOptions::new()
             .read(true)
@@ -99,25 +106,32 @@ impl Loops {
                 Ok(()) => return bound(path, device, options.direct_io, &backing),
                 Err(Errno::EBUSY) => continue,
                 Err(errno) => {
-                    return Err(BlockError::LoopAttach { file: file.to_owned(), device: path, source: errno.into() })
+                    return Err(BlockError::LoopAttach {
+                        file: file.to_owned(),
+                        device: path,
+                        source: errno.into(),
+                    })
                 }
             }
         }
         Err(BlockError::LoopNoneFree { file: file.to_owned(), tries: ATTACH_TRIES })
     }
 
-    /// All loop devices that hold the whole of `file`, by number. (A device over a part of it is not listed.)
+    /// All loop devices that hold the whole of `file`, by number. (A device over a part of it is
+    /// not listed.)
     ///
     /// # Errors
-    /// [`BlockError::Open`] for the file, [`BlockError::LoopPermission`], [`BlockError::Step`] when the kernel's list
-    /// cannot be read.
+    /// [`BlockError::Open`] for the file, [`BlockError::LoopPermission`], [`BlockError::Step`] when
+    /// the kernel's list cannot be read.
     pub fn find(&self, file: &Path) -> Result<Vec<LoopDevice>, BlockError> {
-        let metadata = std::fs::metadata(file).map_err(|source| BlockError::Open { path: file.to_owned(), source })?;
+        let metadata = std::fs::metadata(file)
+            .map_err(|source| BlockError::Open { path: file.to_owned(), source })?;
         let mut found = Vec::new();
         for index in self.nodes.attached()? {
             let nodes = self.nodes.clone();
-            // For the status the kernel asks the file system that the device's file is on (loop_get_status in
-            // drivers/block/loop.c), which may be the mount of a server that does not answer. Ours has just answered.
+            // For the status the kernel asks the file system that the device's file is on
+            // (loop_get_status in drivers/block/loop.c), which may be the mount of a server that
+            // does not answer. Ours has just answered.
             let asked = within(STATUS_LIMIT, move || {
                 let (path, device) = nodes.open(index, false)?;
                 let status = ioctl::loop_status(device.as_fd());
@@ -129,10 +143,14 @@ impl Loops {
             };
             let (path, device, status) = asked?;
             match status {
-                Ok(info) if is_whole(&info, &metadata) => found.push(LoopDevice::new(path, device, &info)?),
+                Ok(info) if is_whole(&info, &metadata) => {
+                    found.push(LoopDevice::new(path, device, &info)?)
+                }
                 // Another file's, or detached since it was listed.
                 Ok(_) | Err(Errno::ENXIO) => {}
-                Err(errno) => return Err(BlockError::step("read the loop status of", &path, errno)),
+                Err(errno) => {
+                    return Err(BlockError::step("read the loop status of", &path, errno))
+                }
             }
         }
         Ok(found)
@@ -150,15 +168,23 @@ impl Loops {
     }
 
     /// Binds the file, by LOOP_CONFIGURE or, on kernels before 5.8, by the older pair of calls.
-    fn bind(&self, device: &File, backing: &File, name: &Path, options: LoopOptions) -> Result<(), Errno> {
+    fn bind(
+        &self,
+        device: &File,
+        backing: &File,
+        name: &Path,
+        options: LoopOptions,
+    ) -> Result<(), Errno> {
         let fd = u32::try_from(backing.as_raw_fd()).map_err(|_| Errno::EBADF)?;
-        let info = LoopInfo { flags: options.flags(), file_name: status_name(name), ..LoopInfo::zeroed() };
+        let info =
+            LoopInfo { flags: options.flags(), file_name: status_name(name), ..LoopInfo::zeroed() };
         let config = LoopConfig { fd, block_size: options.block_size, info, reserved: [0; 8] };
         if self.in_steps {
             return bind_in_steps(device, backing, &config);
         }
         match ioctl::loop_configure(device.as_fd(), &config) {
-            // What kernels that do not know the call answer (drivers/block/loop.c, lo_ioctl: -EINVAL or -ENOTTY).
+            // What kernels that do not know the call answer (drivers/block/loop.c, lo_ioctl:
+            // -EINVAL or -ENOTTY).
             Err(Errno::EINVAL | Errno::ENOTTY) => bind_in_steps(device, backing, &config),
             done => done,
         }
@@ -195,8 +221,8 @@ impl LoopDevice {
     /// # Errors
     /// [`BlockError::Step`].
     pub fn size(&self) -> Result<Sectors, BlockError> {
-        let bytes =
-            ioctl::size_in_bytes(self.file.as_fd()).map_err(|e| BlockError::step("read the size of", &self.path, e))?;
+        let bytes = ioctl::size_in_bytes(self.file.as_fd())
+            .map_err(|e| BlockError::step("read the size of", &self.path, e))?;
         Ok(Sectors::from_bytes_down(bytes))
     }
 
@@ -210,7 +236,8 @@ impl LoopDevice {
         self.size()
     }
 
-    /// Detaches it from its file. While somebody else has it open, that happens at the last close instead.
+    /// Detaches it from its file. While somebody else has it open, that happens at the last close
+    /// instead.
     ///
     /// # Errors
     /// [`BlockError::Step`]; one that is detached already is no error.
@@ -241,7 +268,12 @@ fn bind_in_steps(device: &File, backing: &File, config: &LoopConfig) -> Result<(
 }
 
 /// Checks a device just bound: it is this file's, and it can be read the way it is set up.
-fn bound(path: PathBuf, device: File, direct_io: bool, backing: &File) -> Result<LoopDevice, BlockError> {
+fn bound(
+    path: PathBuf,
+    device: File,
+    direct_io: bool,
+    backing: &File,
+) -> Result<LoopDevice, BlockError> {
     let failed = |source: io::Error| BlockError::step("check the newly attached", &path, source);
     if direct_io && device.read_at(&mut [0; 512], 0).is_err() {
         // The file system took the flag and then could not do it.
@@ -260,7 +292,8 @@ fn is_whole(info: &LoopInfo, file: &Metadata) -> bool {
     same && info.offset == 0 && info.size_limit == 0
 }
 
-/// The name a loop device shows in its status: for people only, cut to what the kernel's field holds.
+/// The name a loop device shows in its status: for people only, cut to what the kernel's field
+/// holds.
 fn status_name(file: &Path) -> [u8; 64] {
     let mut name = [0; 64];
     let bytes = file.as_os_str().as_bytes();

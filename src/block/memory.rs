@@ -21,7 +21,12 @@ impl MemoryDisk {
         MemoryDisk { size, bytes: Mutex::default(), read_only: Mutex::new(false) }
     }
 
-    fn range(&self, step: &'static str, offset: u64, length: usize) -> Result<std::ops::Range<usize>, BlockError> {
+    fn range(
+        &self,
+        step: &'static str,
+        offset: u64,
+        length: usize,
+    ) -> Result<std::ops::Range<usize>, BlockError> {
         let end = self.size.bytes().unwrap() as usize;
         let start = offset as usize;
         match start.checked_add(length) {
@@ -51,7 +56,8 @@ impl Disk for MemoryDisk {
     }
 
     fn discard(&self, offset: Sectors, length: Sectors) -> Result<(), BlockError> {
-        let range = self.range("discard", offset.bytes().unwrap(), length.bytes().unwrap() as usize)?;
+        let range =
+            self.range("discard", offset.bytes().unwrap(), length.bytes().unwrap() as usize)?;
         let mut bytes = self.bytes.lock().unwrap();
         let end = range.end.min(bytes.len());
         bytes[range.start.min(end)..end].fill(0);

@@ -1,8 +1,9 @@
-//! Block devices and the files behind them: open, size, discard, seal, loop devices, mounts nobody else sees.
+//! Block devices and the files behind them: open, size, discard, seal, loop devices, mounts nobody
+//! else sees.
 //!
-//! Knows the kernel's block layer and its mount calls. Must not know thin pools, snapshots, databases or
-//! which program makes a file system: those are `dm`, `pool`, `store` and `fs`. Runs no program.
-//! The room's only `unsafe` is in `ioctl.rs`.
+//! Knows the kernel's block layer and its mount calls. Must not know thin pools, snapshots,
+//! databases or which program makes a file system: those are `dm`, `pool`, `store` and `fs`. Runs
+//! no program. The room's only `unsafe` is in `ioctl.rs`.
 #![warn(missing_docs)]
 
 mod blank;

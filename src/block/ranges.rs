@@ -13,11 +13,12 @@ use super::error::BlockError;
 use super::ioctl;
 use super::sparse::host_space;
 
-/// Gives the blocks of these ranges of a file, in bytes, back to its file system: they read as zeros afterwards. The file stays as
-/// long as it is (fallocate(2), `FALLOC_FL_PUNCH_HOLE`).
+/// Gives the blocks of these ranges of a file, in bytes, back to its file system: they read as
+/// zeros afterwards. The file stays as long as it is (fallocate(2), `FALLOC_FL_PUNCH_HOLE`).
 ///
 /// # Errors
-/// [`BlockError::Open`]; [`BlockError::Step`], also where the file system cannot do that (`EOPNOTSUPP`).
+/// [`BlockError::Open`]; [`BlockError::Step`], also where the file system cannot do that
+/// (`EOPNOTSUPP`).
 pub fn punch(path: &Path, ranges: &[Range<u64>]) -> Result<(), BlockError> {
     let file = open(path)?;
     let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
@@ -25,15 +26,18 @@ pub fn punch(path: &Path, ranges: &[Range<u64>]) -> Result<(), BlockError> {
     punched.map_err(|errno| BlockError::step("give back blocks of", path, errno))
 }
 
-/// Sees to it that these ranges of a file, in bytes, have all their blocks, so that writing them never meets a full disk. When this
-/// returns, that outlives a power cut. What is in the file stays as it is, and so does its length. `missing` says how many of their
-/// bytes have no blocks yet, at the most.
+/// Sees to it that these ranges of a file, in bytes, have all their blocks, so that writing them
+/// never meets a full disk. When this returns, that outlives a power cut. What is in the file stays
+/// as it is, and so does its length. `missing` says how many of their bytes have no blocks yet, at
+/// the most.
 ///
 /// # Errors
-/// [`BlockError::Open`]; [`BlockError::Allocate`]: where there is no room for all of them (ENOSPC), some of them may have their blocks.
+/// [`BlockError::Open`]; [`BlockError::Allocate`]: where there is no room for all of them (ENOSPC),
+/// some of them may have their blocks.
 pub fn allocate_ranges(path: &Path, ranges: &[Range<u64>], missing: u64) -> Result<(), BlockError> {
     let file = open(path)?;
-    let error = |source: io::Error| BlockError::Allocate { path: path.to_owned(), bytes: missing, source };
+    let error =
+        |source: io::Error| BlockError::Allocate { path: path.to_owned(), bytes: missing, source };
     // The kernel would fill the disk before it gives up.
     if missing > host_space(path)?.free {
         return Err(error(Errno::ENOSPC.into()));
@@ -45,7 +49,8 @@ pub fn allocate_ranges(path: &Path, ranges: &[Range<u64>], missing: u64) -> Resu
     file.sync_all().map_err(error)
 }
 
-/// Which parts of these ranges of a file, in bytes, have no blocks (FS_IOC_FIEMAP). All of them, where the file system does not tell.
+/// Which parts of these ranges of a file, in bytes, have no blocks (FS_IOC_FIEMAP). All of them,
+/// where the file system does not tell.
 ///
 /// # Errors
 /// [`BlockError::Open`], [`BlockError::Step`].
@@ -61,7 +66,9 @@ pub fn without_blocks(path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Range<u6
                 Err(errno) => return Err(BlockError::step("look for the blocks of", path, errno)),
             };
             let full = extents.len() == ioctl::FIEMAP_EXTENTS;
-            for extent in extents.iter().filter(|extent| extent.flags & ioctl::FIEMAP_EXTENT_DELALLOC == 0) {
+            for extent in
+                extents.iter().filter(|extent| extent.flags & ioctl::FIEMAP_EXTENT_DELALLOC == 0)
+            {
                 let start = extent.logical.clamp(at, range.end);
                 if start > at {
                     missing.push(at..start);
@@ -78,7 +85,10 @@ pub fn without_blocks(path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Range<u6
 }
 
 fn open(path: &Path) -> Result<File, BlockError> {
-    OpenOptions::new().write(true).open(path).map_err(|source| BlockError::Open { path: path.to_owned(), source })
+    OpenOptions::new()
+        .write(true)
+        .open(path)
+        .map_err(|source| BlockError::Open { path: path.to_owned(), source })
 }
 
 fn at(file: &File, mode: FallocateFlags, range: &Range<u64>) -> Result<(), Errno> {

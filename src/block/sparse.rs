@@ -1,4 +1,5 @@
-//! Backing files, sparse or with all their blocks, and how much room their file system has left for them.
+//! Backing files, sparse or with all their blocks, and how much room their file system has left for
+//! them.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -15,15 +16,15 @@ use nix::unistd::{lseek, Whence};
 use super::error::BlockError;
 use super::ioctl;
 
-/// Makes a sparse file of `bytes` bytes, or makes an existing one that long if it is shorter; never shortens one.
-/// Gives the file's size in bytes afterwards.
+/// Makes a sparse file of `bytes` bytes, or makes an existing one that long if it is shorter; never
+/// shortens one. Gives the file's size in bytes afterwards.
 ///
-/// When it returns, the file with its size and its name outlive a power cut (the file and its directory are
-/// synced). A new file is for its owner alone (mode 0600); its directory must exist.
+/// When it returns, the file with its size and its name outlive a power cut (the file and its
+/// directory are synced). A new file is for its owner alone (mode 0600); its directory must exist.
 ///
 /// # Errors
-/// [`BlockError::Open`], [`BlockError::SetLength`] (`EFBIG`: the file system has no files as large as that),
-/// [`BlockError::Step`] for the syncs.
+/// [`BlockError::Open`], [`BlockError::SetLength`] (`EFBIG`: the file system has no files as large
+/// as that), [`BlockError::Step`] for the syncs.
 pub fn create_sparse(path: &Path, bytes: u64) -> Result<u64, BlockError> {
     let open_error = |source| BlockError::Open { path: path.to_owned(), source };
     let file = OpenOptions::new()
@@ -48,9 +49,10 @@ pub fn create_sparse(path: &Path, bytes: u64) -> Result<u64, BlockError> {
     Ok(metadata.len().max(bytes))
 }
 
-/// Sees to it that the first `bytes` bytes of a file have their blocks, so that writing them never meets a full disk, without
-/// writing them and without making the file longer (fallocate(2), `FALLOC_FL_KEEP_SIZE`). Where the file system cannot do that
-/// (`EOPNOTSUPP`), nothing is set aside, and the log says so.
+/// Sees to it that the first `bytes` bytes of a file have their blocks, so that writing them never
+/// meets a full disk, without writing them and without making the file longer (fallocate(2),
+/// `FALLOC_FL_KEEP_SIZE`). Where the file system cannot do that (`EOPNOTSUPP`), nothing is set
+/// aside, and the log says so.
 ///
 /// # Errors
 /// [`BlockError::Allocate`] where there is no room for all of it; then nothing is taken.
@@ -71,20 +73,29 @@ pub fn set_aside(path: &Path, bytes: u64) -> Result<(), BlockError> {
     }
 }
 
-/// Makes a file `bytes` bytes long, if it is shorter, and gives all of it its blocks from byte `from` on: nothing that is written
-/// there later meets a full disk. A new file is for its owner alone (mode 0600). What is in the file stays as it is.
+/// Makes a file `bytes` bytes long, if it is shorter, and gives all of it its blocks from byte
+/// `from` on: nothing that is written there later meets a full disk. A new file is for its owner
+/// alone (mode 0600). What is in the file stays as it is.
 ///
-/// Done by fallocate(2); where the file system cannot do that, what has no blocks yet is written with zeros. On a file system
-/// that copies on write, a new file is marked to be overwritten in place (btrfs). When this returns, all of it outlives a power cut.
+/// Done by fallocate(2); where the file system cannot do that, what has no blocks yet is written
+/// with zeros. On a file system that copies on write, a new file is marked to be overwritten in
+/// place (btrfs). When this returns, all of it outlives a power cut.
 ///
 /// # Errors
-/// [`BlockError::Open`]; [`BlockError::Allocate`]: ENOSPC without room for all of it, EFBIG when the file system has no files as
-/// large as that. Then the file may be longer than before, and what it has is all allocated.
+/// [`BlockError::Open`]; [`BlockError::Allocate`]: ENOSPC without room for all of it, EFBIG when
+/// the file system has no files as large as that. Then the file may be longer than before, and what
+/// it has is all allocated.
 pub fn allocate(path: &Path, from: u64, bytes: u64) -> Result<(), BlockError> {
     let open_error = |source| BlockError::Open { path: path.to_owned(), source };
     let error = |source: io::Error| BlockError::Allocate { path: path.to_owned(), bytes, source };
     let is_new = !path.exists();
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path);
     let file = file.map_err(open_error)?;
     let metadata = file.metadata().map_err(open_error)?;
     if !metadata.is_file() {
@@ -95,15 +106,23 @@ pub fn allocate(path: &Path, from: u64, bytes: u64) -> Result<(), BlockError> {
         let _ = ioctl::set_no_copy_on_write(file.as_fd());
     }
     // The kernel would fill the disk before it gives up.
-    let needed = bytes.saturating_sub(from).min(bytes.saturating_sub(metadata.blocks().saturating_mul(512)));
+    let needed =
+        bytes.saturating_sub(from).min(bytes.saturating_sub(metadata.blocks().saturating_mul(512)));
     if needed > 0 && needed > host_space(path)?.free {
         return Err(error(Errno::ENOSPC.into()));
     }
-    match fallocate(&file, FallocateFlags::empty(), from as i64, bytes.saturating_sub(from).max(1) as i64) {
+    match fallocate(
+        &file,
+        FallocateFlags::empty(),
+        from as i64,
+        bytes.saturating_sub(from).max(1) as i64,
+    ) {
         Ok(()) => {}
         Err(Errno::EOPNOTSUPP) => {
             let holes = holes(&file, from..bytes);
-            holes.and_then(|holes| holes.into_iter().try_for_each(|hole| write_zeros(&file, hole))).map_err(error)?;
+            holes
+                .and_then(|holes| holes.into_iter().try_for_each(|hole| write_zeros(&file, hole)))
+                .map_err(error)?;
         }
         Err(errno) => return Err(error(errno.into())),
     }
@@ -111,8 +130,8 @@ pub fn allocate(path: &Path, from: u64, bytes: u64) -> Result<(), BlockError> {
     sync_parent(path)
 }
 
-/// The parts of a range of a file that have no blocks, or hold nothing that was ever written; what lies behind its end included (lseek(2),
-/// `SEEK_HOLE`).
+/// The parts of a range of a file that have no blocks, or hold nothing that was ever written; what
+/// lies behind its end included (lseek(2), `SEEK_HOLE`).
 fn holes(file: &File, range: Range<u64>) -> io::Result<Vec<Range<u64>>> {
     let end = file.metadata()?.len().min(range.end);
     let mut holes = Vec::new();
@@ -170,14 +189,18 @@ pub struct Space {
     pub free: u64,
 }
 
-/// The size and the free space of the file system that `path` is on (statvfs(3)), without the reserve that only root may use.
+/// The size and the free space of the file system that `path` is on (statvfs(3)), without the
+/// reserve that only root may use.
 ///
 /// # Errors
 /// [`BlockError::Step`].
 pub fn host_space(path: &Path) -> Result<Space, BlockError> {
     let stat = statvfs(path).map_err(|e| BlockError::step("read the free space of", path, e))?;
     let unit = stat.fragment_size();
-    Ok(Space { total: stat.blocks().saturating_mul(unit), free: stat.blocks_available().saturating_mul(unit) })
+    Ok(Space {
+        total: stat.blocks().saturating_mul(unit),
+        free: stat.blocks_available().saturating_mul(unit),
+    })
 }
 
 fn sync_parent(path: &Path) -> Result<(), BlockError> {
@@ -232,7 +255,8 @@ mod tests {
         allocate(&path, 0, MIB).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 8 * MIB);
         assert_eq!(&std::fs::read(&path).unwrap()[..8], b"content\0");
-        let error = allocate(&path, 8 * MIB, 2 * host_space(directory.path()).unwrap().total).unwrap_err();
+        let error =
+            allocate(&path, 8 * MIB, 2 * host_space(directory.path()).unwrap().total).unwrap_err();
         assert!(error.is_no_space() && error.to_string().contains("data"), "{error}");
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 8 * MIB);
     }

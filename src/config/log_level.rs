@@ -1,7 +1,9 @@
-//! What is logged: a level, or a filter as tracing-subscriber's `EnvFilter` reads it, less what could match nothing.
+//! What is logged: a level, or a filter as tracing-subscriber's `EnvFilter` reads it, less what
+//! could match nothing.
 //!
-//! `EnvFilter` takes a misspelt level for the name of a target, which nothing logs under, and then mutes all the rest. So
-//! each directive is checked here against the levels there are and the targets that this program logs under.
+//! `EnvFilter` takes a misspelt level for the name of a target, which nothing logs under, and then
+//! mutes all the rest. So each directive is checked here against the levels there are and the
+//! targets that this program logs under.
 
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
@@ -48,10 +50,11 @@ const MODULES: [&str; 33] = [
     "store::database",
 ];
 
-/// Checks a filter: directives with commas between them, each a level, `target=level`, or a target alone for all its levels.
-/// Returns it without blanks and empty directives.
+/// Checks a filter: directives with commas between them, each a level, `target=level`, or a target
+/// alone for all its levels. Returns it without blanks and empty directives.
 pub fn checked(text: &str) -> Result<String, String> {
-    let directives: Vec<&str> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    let directives: Vec<&str> =
+        text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
     if directives.is_empty() {
         return Err(format!("is empty; {FORM}"));
     }
@@ -69,7 +72,9 @@ fn check(directive: &str) -> Result<(), String> {
         return Err(format!("{directive:?} filters by spans, and this program has none"));
     }
     match directive.split_once('=') {
-        Some((_, level)) if !is_level(level) => Err(format!("{level:?} in {directive:?} is no level")),
+        Some((_, level)) if !is_level(level) => {
+            Err(format!("{level:?} in {directive:?} is no level"))
+        }
         Some((target, _)) if !is_target(target) => {
             Err(format!("{target:?} in {directive:?} is no target of this program"))
         }
@@ -82,14 +87,16 @@ fn check(directive: &str) -> Result<(), String> {
 
 /// tracing reads levels in either case, and as the numbers from 0 (off) to 5 (trace).
 fn is_level(text: &str) -> bool {
-    LEVELS.iter().any(|level| level.eq_ignore_ascii_case(text)) || matches!(text.as_bytes(), [b'0'..=b'5'])
+    LEVELS.iter().any(|level| level.eq_ignore_ascii_case(text))
+        || matches!(text.as_bytes(), [b'0'..=b'5'])
 }
 
 /// Whether anything is logged under a target that begins so, which is how tracing compares.
 fn is_target(text: &str) -> bool {
     let modules = MODULES.iter().any(|module| format!("{OWN}::{module}").starts_with(text));
-    let inside =
-        |library: &str| text.strip_prefix(library).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
+    let inside = |library: &str| {
+        text.strip_prefix(library).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    };
     !text.is_empty() && (modules || LIBRARIES.into_iter().any(inside))
 }
 
@@ -123,7 +130,8 @@ mod tests {
     }
 
     #[test]
-    fn a_level_that_is_none_and_a_target_that_nothing_logs_under_are_refused_with_what_is_allowed() {
+    fn a_level_that_is_none_and_a_target_that_nothing_logs_under_are_refused_with_what_is_allowed()
+    {
         for (bad, named) in [
             ("wran", "\"wran\" is neither a level nor a target"),
             ("", "is empty"),
@@ -157,7 +165,8 @@ mod tests {
                 if path.is_dir() {
                     walk(&path, root, found);
                 } else if std::fs::read_to_string(&path).unwrap().lines().any(logs) {
-                    let path = path.strip_prefix(root).unwrap().to_str().unwrap().trim_end_matches(".rs");
+                    let path =
+                        path.strip_prefix(root).unwrap().to_str().unwrap().trim_end_matches(".rs");
                     found.insert(path.trim_end_matches("/mod").replace('/', "::"));
                 }
             }
@@ -165,7 +174,9 @@ mod tests {
         /// A call of one of tracing's macros under the module's own target.
         fn logs(line: &str) -> bool {
             let call = |level: &str| line.contains(&format!("tracing::{level}!("));
-            !line.contains("target:") && !line.trim_start().starts_with("//") && LEVELS.iter().any(|level| call(level))
+            !line.contains("target:")
+                && !line.trim_start().starts_with("//")
+                && LEVELS.iter().any(|level| call(level))
         }
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
         let mut found = BTreeSet::new();

@@ -1,9 +1,10 @@
-//! Paths that an operator gives: what every one must be, and what the state directory and the socket must be besides.
+//! Paths that an operator gives: what every one must be, and what the state directory and the
+//! socket must be besides.
 
 use std::path::{Path, PathBuf};
 
-/// An absolute path that is text without control characters: it ends up in messages, in lists and beside other words in
-/// tables.
+/// An absolute path that is text without control characters: it ends up in messages, in lists and
+/// beside other words in tables.
 pub fn absolute(path: PathBuf) -> Result<PathBuf, String> {
     let Some(text) = path.to_str() else { return Err(format!("{path:?} is not UTF-8 text")) };
     if let Some(control) = text.chars().find(|c| c.is_control()) {
@@ -32,7 +33,9 @@ pub fn socket(path: PathBuf) -> Result<PathBuf, String> {
     if has_name(&path) && !path.to_string_lossy().ends_with('/') {
         Ok(path)
     } else {
-        Err(format!("{path:?} names no file, such as /run/devmapper-snapshotter/devmapper-snapshotter.sock"))
+        Err(format!(
+            "{path:?} names no file, such as /run/devmapper-snapshotter/devmapper-snapshotter.sock"
+        ))
     }
 }
 

@@ -10,14 +10,16 @@ use super::{paths, PoolFeature};
 use crate::names::{DevicePrefix, DmName};
 use crate::units::Sectors;
 
-/// dm-thin's limits for the block size (thin-provisioning.rst): 64 KiB to 1 GiB, a multiple of 64 KiB.
+/// dm-thin's limits for the block size (thin-provisioning.rst): 64 KiB to 1 GiB, a multiple of 64
+/// KiB.
 pub const BLOCK_STEP: u64 = 64 << 10;
 const BLOCK_MAX: u64 = 1 << 30;
 
 pub fn text(value: &Value) -> Result<String, String> {
     match value {
         Value::String(text) if text.is_empty() => Err("is empty".into()),
-        // They end a string early, or break lists, logs and the names of files; nothing here needs one.
+        // They end a string early, or break lists, logs and the names of files; nothing here needs
+        // one.
         Value::String(text) => match text.chars().find(|c| c.is_control()) {
             Some(control) => Err(format!("{text:?} holds the control character {control:?}")),
             None => Ok(text.clone()),
@@ -36,7 +38,9 @@ pub fn texts(value: &Value) -> Result<Vec<String>, String> {
 pub fn pool_features(value: &Value) -> Result<Vec<PoolFeature>, String> {
     let feature = |word: String| {
         let known = PoolFeature::ALL.into_iter().find(|feature| feature.to_string() == word);
-        known.ok_or_else(|| format!("{word:?} is not one of {}", PoolFeature::ALL.map(|f| f.to_string()).join(", ")))
+        known.ok_or_else(|| {
+            format!("{word:?} is not one of {}", PoolFeature::ALL.map(|f| f.to_string()).join(", "))
+        })
     };
     texts(value)?.into_iter().map(feature).collect()
 }
@@ -63,7 +67,8 @@ pub fn device(value: &Value) -> Result<PathBuf, String> {
 
 pub fn socket_address(value: &Value) -> Result<SocketAddr, String> {
     let text = text(value)?;
-    text.parse().map_err(|_| format!("{text:?} is not an address and a port such as 127.0.0.1:9653"))
+    text.parse()
+        .map_err(|_| format!("{text:?} is not an address and a port such as 127.0.0.1:9653"))
 }
 
 pub fn device_name(value: &Value) -> Result<DmName, String> {
@@ -87,12 +92,19 @@ fn exact_size(value: &Value, least: u64, most: u64) -> Result<u64, String> {
     let Value::String(text) = value else {
         return Err(format!("is {} where a size is needed: {FORM}", kind(value)));
     };
-    let bytes = text.parse::<ByteSize>().map_err(|_| format!("{text:?} is not a size: {FORM}"))?.as_u64();
+    let bytes =
+        text.parse::<ByteSize>().map_err(|_| format!("{text:?} is not a size: {FORM}"))?.as_u64();
     if bytes < least {
-        return Err(format!("{text:?} is too small; at least {} is needed", ByteSize(least).display().iec()));
+        return Err(format!(
+            "{text:?} is too small; at least {} is needed",
+            ByteSize(least).display().iec()
+        ));
     }
     if bytes > most {
-        return Err(format!("{text:?} is too large; at most {} is allowed", ByteSize(most).display().iec()));
+        return Err(format!(
+            "{text:?} is too large; at most {} is allowed",
+            ByteSize(most).display().iec()
+        ));
     }
     Ok(bytes)
 }

@@ -1,8 +1,8 @@
 //! The verbs that make, change and take away devices, in terms of names, tables and typed errors.
 //!
 //! [`Dm`] turns a verb into requests and hands them to a [`Kernel`]. What is asked of devices is in
-//! [`queries`](super::queries), what concerns thin pools in [`thin`](super::thin), nodes and udev in
-//! [`present`](super::present). It must not know which kernel it talks to.
+//! [`queries`](super::queries), what concerns thin pools in [`thin`](super::thin), nodes and udev
+//! in [`present`](super::present). It must not know which kernel it talks to.
 
 use std::sync::Arc;
 
@@ -24,8 +24,8 @@ use crate::units::Sectors;
 pub struct ActivateOptions {
     /// Writes fail with EPERM.
     pub read_only: bool,
-    /// The minor number it gets, at most [`MAX_MINOR`]; by default the kernel takes the lowest free one, which is often the
-    /// one that was given back last.
+    /// The minor number it gets, at most [`MAX_MINOR`]; by default the kernel takes the lowest free
+    /// one, which is often the one that was given back last.
     pub minor: Option<u32>,
 }
 
@@ -43,7 +43,9 @@ pub struct LoadOptions {
 
 impl LoadOptions {
     fn flags(self) -> Flags {
-        Flags::NONE.with_if(self.read_only, Flags::READ_ONLY).with_if(self.secure, Flags::SECURE_DATA)
+        Flags::NONE
+            .with_if(self.read_only, Flags::READ_ONLY)
+            .with_if(self.secure, Flags::SECURE_DATA)
     }
 }
 
@@ -52,13 +54,13 @@ impl LoadOptions {
 pub struct SuspendOptions {
     /// Do not wait for I/O that is queued inside the target.
     pub no_flush: bool,
-    /// Do not freeze the file system that is mounted from it. What is written meanwhile waits, but what the
-    /// file system holds back is not written first.
+    /// Do not freeze the file system that is mounted from it. What is written meanwhile waits, but
+    /// what the file system holds back is not written first.
     pub skip_lockfs: bool,
 }
 
-/// Device-mapper's verbs over one kernel. Cheap to clone; all methods block and can be called from any
-/// number of threads.
+/// Device-mapper's verbs over one kernel. Cheap to clone; all methods block and can be called from
+/// any number of threads.
 #[derive(Debug, Clone)]
 pub struct Dm {
     kernel: Arc<dyn Kernel>,
@@ -96,7 +98,8 @@ impl Dm {
         Request::new(verb).name(name.clone())
     }
 
-    /// Makes a device without a table (`DM_DEV_CREATE`). It has a number and a node; all I/O on it fails.
+    /// Makes a device without a table (`DM_DEV_CREATE`). It has a number and a node; all I/O on it
+    /// fails.
     ///
     /// # Errors
     /// [`Error::NameOrUuidInUse`] (EBUSY).
@@ -108,7 +111,12 @@ impl Dm {
         }
     }
 
-    fn create_device(&self, name: &DmName, uuid: Option<&DmUuid>, minor: Option<u32>) -> Result<DeviceInfo> {
+    fn create_device(
+        &self,
+        name: &DmName,
+        uuid: Option<&DmUuid>,
+        minor: Option<u32>,
+    ) -> Result<DeviceInfo> {
         let mut request = self.named(Verb::Create, name);
         if let Some(uuid) = uuid {
             request = request.create_uuid(uuid.clone());
@@ -120,15 +128,15 @@ impl Dm {
         DeviceInfo::from_header(Verb::Create, &reply.header)
     }
 
-    /// Makes a device with this table and starts it: create, load, resume, one request each. When a step
-    /// fails, what was made is removed again.
+    /// Makes a device with this table and starts it: create, load, resume, one request each. When a
+    /// step fails, what was made is removed again.
     ///
     /// # Errors
-    /// [`Error::NameOrUuidInUse`] (EBUSY); [`Error::MinorInUse`] (ENXIO), [`Error::Codec`] for a minor number above
-    /// [`MAX_MINOR`]; [`Error::NoSuchThin`] (ENODATA), [`Error::TableTooLong`],
+    /// [`Error::NameOrUuidInUse`] (EBUSY); [`Error::MinorInUse`] (ENXIO), [`Error::Codec`] for a
+    /// minor number above [`MAX_MINOR`]; [`Error::NoSuchThin`] (ENODATA), [`Error::TableTooLong`],
     /// [`Error::WrongPool`], [`Error::PoolSuspended`], [`Error::TargetMissing`],
-    /// [`Error::BackingDeviceMissing`] and [`Error::TableRefused`] (EINVAL). [`Error::Rollback`] when the
-    /// removal failed as well.
+    /// [`Error::BackingDeviceMissing`] and [`Error::TableRefused`] (EINVAL). [`Error::Rollback`]
+    /// when the removal failed as well.
     pub fn activate(
         &self,
         name: &DmName,
@@ -138,16 +146,21 @@ impl Dm {
     ) -> Result<DeviceInfo> {
         self.create_device(name, uuid, options.minor)?;
         let started = self
-            .load_into(name, table, LoadOptions { read_only: options.read_only, secure: false }, true)
+            .load_into(
+                name,
+                table,
+                LoadOptions { read_only: options.read_only, secure: false },
+                true,
+            )
             .and_then(|_| self.resume_reply(name))
             .and_then(|reply| DeviceInfo::from_header(Verb::Resume, &reply.header))
             .and_then(|info| self.make_node(name, info.device).map(|()| info));
         started.map_err(|error| error.after_rollback(self.remove(name)))
     }
 
-    /// Loads a table into the inactive slot (`DM_TABLE_LOAD`); the next resume puts it in place. For a device
-    /// that has a live table, that resume is also when the kernel looks whether the devices below are large
-    /// enough.
+    /// Loads a table into the inactive slot (`DM_TABLE_LOAD`); the next resume puts it in place.
+    /// For a device that has a live table, that resume is also when the kernel looks whether the
+    /// devices below are large enough.
     ///
     /// # Errors
     /// [`Error::NoSuchDevice`] (ENXIO), and those about tables of [`Dm::activate`].
@@ -159,12 +172,23 @@ impl Dm {
     ///
     /// # Errors
     /// As [`Dm::load`].
-    pub fn load_with(&self, name: &DmName, table: &[Target], options: LoadOptions) -> Result<DeviceInfo> {
+    pub fn load_with(
+        &self,
+        name: &DmName,
+        table: &[Target],
+        options: LoadOptions,
+    ) -> Result<DeviceInfo> {
         self.load_into(name, table, options, false)
     }
 
     /// `exists` says that the device is known to be there, so that ENXIO is about a device below.
-    fn load_into(&self, name: &DmName, table: &[Target], options: LoadOptions, exists: bool) -> Result<DeviceInfo> {
+    fn load_into(
+        &self,
+        name: &DmName,
+        table: &[Target],
+        options: LoadOptions,
+        exists: bool,
+    ) -> Result<DeviceInfo> {
         let lines = table.iter().map(Target::to_line).collect();
         let reply = self
             .submit(&self.load_request(name, lines, options))
@@ -179,16 +203,18 @@ impl Dm {
     /// Stops I/O (`DM_DEV_SUSPEND`): what is under way is waited for, what comes later waits.
     ///
     /// # Errors
-    /// [`Error::NoSuchDevice`] (ENXIO). EINVAL when it has been suspended by somebody else at the same time.
+    /// [`Error::NoSuchDevice`] (ENXIO). EINVAL when it has been suspended by somebody else at the
+    /// same time.
     pub fn suspend(&self, name: &DmName, options: SuspendOptions) -> Result<DeviceInfo> {
-        let flags =
-            Flags::NONE.with_if(options.no_flush, Flags::NO_FLUSH).with_if(options.skip_lockfs, Flags::SKIP_LOCKFS);
+        let flags = Flags::NONE
+            .with_if(options.no_flush, Flags::NO_FLUSH)
+            .with_if(options.skip_lockfs, Flags::SKIP_LOCKFS);
         let reply = self.submit(&self.named(Verb::Suspend, name).flags(flags))?;
         DeviceInfo::from_header(Verb::Suspend, &reply.header)
     }
 
-    /// Starts I/O (`DM_DEV_SUSPEND` without the flag), with the table of the inactive slot if there is one.
-    /// A device that is not suspended stays as it is.
+    /// Starts I/O (`DM_DEV_SUSPEND` without the flag), with the table of the inactive slot if there
+    /// is one. A device that is not suspended stays as it is.
     ///
     /// # Errors
     /// [`Error::NoSuchDevice`] (ENXIO).
@@ -203,11 +229,12 @@ impl Dm {
         self.submit_event(self.named(Verb::Resume, name))
     }
 
-    /// Gives a running device another table: load, suspend, resume. Whatever fails, the device is not left
-    /// suspended: the table it had is put back.
+    /// Gives a running device another table: load, suspend, resume. Whatever fails, the device is
+    /// not left suspended: the table it had is put back.
     ///
     /// # Errors
-    /// Those of [`Dm::load`] and [`Dm::resume`]; [`Error::Rollback`] when the old table could not be put back.
+    /// Those of [`Dm::load`] and [`Dm::resume`]; [`Error::Rollback`] when the old table could not
+    /// be put back.
     pub fn reload(&self, name: &DmName, table: &[Target]) -> Result<DeviceInfo> {
         let old = self.table_lines(name)?;
         let read_only = self.info(name)?.is_some_and(|info| info.read_only);
@@ -245,17 +272,22 @@ impl Dm {
     /// # Errors
     /// [`Error::NoSuchDevice`] (ENXIO), [`Error::NameOrUuidInUse`] (EBUSY).
     pub fn rename(&self, name: &DmName, new: &DmName) -> Result<()> {
-        self.submit_event(self.named(Verb::Rename, name).payload(Payload::Text(new.as_str().to_owned())))?;
+        self.submit_event(
+            self.named(Verb::Rename, name).payload(Payload::Text(new.as_str().to_owned())),
+        )?;
         self.rename_node(name, new)
     }
 
     /// Gives a device that has no uuid its uuid, for good (`DM_DEV_RENAME` with the uuid flag).
     ///
     /// # Errors
-    /// [`Error::NoSuchDevice`] (ENXIO), [`Error::NameOrUuidInUse`] (EBUSY), [`Error::UuidAlreadySet`] (EINVAL).
+    /// [`Error::NoSuchDevice`] (ENXIO), [`Error::NameOrUuidInUse`] (EBUSY),
+    /// [`Error::UuidAlreadySet`] (EINVAL).
     pub fn set_uuid(&self, name: &DmName, uuid: &DmUuid) -> Result<()> {
-        let request =
-            self.named(Verb::Rename, name).flags(Flags::UUID).payload(Payload::Text(uuid.as_str().to_owned()));
+        let request = self
+            .named(Verb::Rename, name)
+            .flags(Flags::UUID)
+            .payload(Payload::Text(uuid.as_str().to_owned()));
         self.submit_event(request).map(drop)
     }
 
@@ -268,14 +300,15 @@ impl Dm {
         self.forget_node(name)
     }
 
-    /// Takes a device away now, or when its last user closes it. Meanwhile it can be opened again, which
-    /// puts the removal off further. After a deferred removal the name is free some milliseconds before the
-    /// thin below it can be deleted. Kernel 3.13 and later.
+    /// Takes a device away now, or when its last user closes it. Meanwhile it can be opened again,
+    /// which puts the removal off further. After a deferred removal the name is free some
+    /// milliseconds before the thin below it can be deleted. Kernel 3.13 and later.
     ///
     /// # Errors
     /// [`Error::NoSuchDevice`] (ENXIO).
     pub fn remove_deferred(&self, name: &DmName) -> Result<Removal> {
-        let reply = self.submit_event(self.named(Verb::Remove, name).flags(Flags::DEFERRED_REMOVE))?;
+        let reply =
+            self.submit_event(self.named(Verb::Remove, name).flags(Flags::DEFERRED_REMOVE))?;
         if reply.header.flags.contains(Flags::DEFERRED_REMOVE) {
             return Ok(Removal::Deferred);
         }

@@ -1,8 +1,8 @@
 //! The memory layout of the device-mapper ioctls: requests to bytes, bytes to replies.
 //!
 //! Everything is copied field by field with bounds checks; no struct is cast onto a buffer, so this
-//! file needs no `unsafe` and a reply that is cut short or lies about its offsets is an error that names
-//! the field. Layouts: linux/dm-ioctl.h. It must not know how a buffer reaches the kernel.
+//! file needs no `unsafe` and a reply that is cut short or lies about its offsets is an error that
+//! names the field. Layouts: linux/dm-ioctl.h. It must not know how a buffer reaches the kernel.
 
 use super::client::MAX_MINOR;
 use super::reply::{DriverVersion, Header, ListEntry, Reply, ReplyData, TargetVersion};
@@ -14,8 +14,8 @@ use crate::units::{DeviceNumber, Sectors};
 /// `sizeof(struct dm_ioctl)`: where data begins, in requests and in replies.
 pub const HEADER_BYTES: usize = 312;
 
-/// The interface version that requests state. The kernel takes any that is not newer than its own, and
-/// no request needs more than the first.
+/// The interface version that requests state. The kernel takes any that is not newer than its own,
+/// and no request needs more than the first.
 pub const REQUEST_VERSION: DriverVersion = DriverVersion::new(4, 0, 0);
 
 /// Longest type of a target: `DM_MAX_TYPE_NAME` less the NUL.
@@ -43,7 +43,8 @@ mod at {
     pub const UUID_BYTES: usize = 129;
 }
 
-/// Why bytes and values could not be turned into each other. `field` is the name in linux/dm-ioctl.h.
+/// Why bytes and values could not be turned into each other. `field` is the name in
+/// linux/dm-ioctl.h.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {
     /// The buffer ends before the field does.
@@ -112,7 +113,8 @@ pub enum CodecError {
 ///
 /// # Errors
 /// [`CodecError::DoesNotFit`] for a target type above 15 bytes and for text with a NUL,
-/// [`CodecError::RequestTooLarge`] above 4 GiB, [`CodecError::OutOfRange`] for a minor number of more than 20 bits.
+/// [`CodecError::RequestTooLarge`] above 4 GiB, [`CodecError::OutOfRange`] for a minor number of
+/// more than 20 bits.
 pub fn encode(request: &Request, room: usize) -> Result<Vec<u8>, CodecError> {
     let mut buffer = Vec::with_capacity(HEADER_BYTES + room);
     buffer.resize(HEADER_BYTES, 0);
@@ -162,8 +164,10 @@ fn encode_payload(request: &Request, buffer: &mut Vec<u8>) -> Result<u32, CodecE
             for line in lines {
                 encode_spec(line, buffer)?;
             }
-            return u32::try_from(lines.len())
-                .map_err(|_| CodecError::OutOfRange { field: "target_count", value: lines.len() as u64 });
+            return u32::try_from(lines.len()).map_err(|_| CodecError::OutOfRange {
+                field: "target_count",
+                value: lines.len() as u64,
+            });
         }
         Payload::Message { sector, text } => {
             buffer.extend_from_slice(&sector.0.to_ne_bytes());
@@ -191,14 +195,24 @@ fn encode_spec(line: &TargetLine, buffer: &mut Vec<u8>) -> Result<(), CodecError
 
 fn push_text(buffer: &mut Vec<u8>, field: &'static str, text: &str) -> Result<(), CodecError> {
     if text.bytes().any(|b| b == 0) {
-        return Err(CodecError::DoesNotFit { field, text: text.to_owned(), limit: u32::MAX as usize });
+        return Err(CodecError::DoesNotFit {
+            field,
+            text: text.to_owned(),
+            limit: u32::MAX as usize,
+        });
     }
     buffer.extend_from_slice(text.as_bytes());
     buffer.push(0);
     Ok(())
 }
 
-fn put_text(buffer: &mut [u8], offset: usize, field: &'static str, text: &str, limit: usize) -> Result<(), CodecError> {
+fn put_text(
+    buffer: &mut [u8],
+    offset: usize,
+    field: &'static str,
+    text: &str,
+    limit: usize,
+) -> Result<(), CodecError> {
     if text.len() > limit || text.bytes().any(|b| b == 0) {
         return Err(CodecError::DoesNotFit { field, text: text.to_owned(), limit });
     }
@@ -252,7 +266,9 @@ pub fn decode(verb: Verb, buffer: &[u8]) -> Result<Reply, CodecError> {
         Verb::Status | Verb::Table | Verb::Wait => {
             ReplyData::Targets(decode_targets(data(buffer)?, header.target_count)?)
         }
-        Verb::ListVersions | Verb::TargetVersion => ReplyData::Versions(decode_versions(data(buffer)?)?),
+        Verb::ListVersions | Verb::TargetVersion => {
+            ReplyData::Versions(decode_versions(data(buffer)?)?)
+        }
         Verb::Deps => ReplyData::Deps(decode_deps(data(buffer)?)?),
         Verb::Message if header.flags.contains(Flags::DATA_OUT) => {
             ReplyData::Text(data(buffer)?.text("message output", 0)?)
@@ -287,11 +303,17 @@ fn data(buffer: &[u8]) -> Result<Reader<'_>, CodecError> {
     let start = reader.u32("data_start", at::DATA_START)? as usize;
     let size = reader.u32("data_size", at::DATA_SIZE)? as usize;
     if size > buffer.len() {
-        return Err(CodecError::Truncated { field: "data_size", offset: 0, needed: size, end: buffer.len() });
+        return Err(CodecError::Truncated {
+            field: "data_size",
+            offset: 0,
+            needed: size,
+            end: buffer.len(),
+        });
     }
     // The start is within the header when the kernel has nothing to say (offsetof data).
-    let bytes =
-        buffer.get(start..size.max(start)).ok_or(CodecError::BadOffset { field: "data_start", value: start as u64 })?;
+    let bytes = buffer
+        .get(start..size.max(start))
+        .ok_or(CodecError::BadOffset { field: "data_start", value: start as u64 })?;
     Ok(Reader { bytes })
 }
 
@@ -413,13 +435,16 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn slice(&self, field: &'static str, offset: usize, needed: usize) -> Result<&'a [u8], CodecError> {
-        offset.checked_add(needed).and_then(|end| self.bytes.get(offset..end)).ok_or(CodecError::Truncated {
-            field,
-            offset,
-            needed,
-            end: self.bytes.len(),
-        })
+    fn slice(
+        &self,
+        field: &'static str,
+        offset: usize,
+        needed: usize,
+    ) -> Result<&'a [u8], CodecError> {
+        offset
+            .checked_add(needed)
+            .and_then(|end| self.bytes.get(offset..end))
+            .ok_or(CodecError::Truncated { field, offset, needed, end: self.bytes.len() })
     }
 
     fn u32(&self, field: &'static str, offset: usize) -> Result<u32, CodecError> {
@@ -447,7 +472,12 @@ impl<'a> Reader<'a> {
     }
 
     /// A string in a field of `width` bytes, NUL included.
-    fn fixed_text(&self, field: &'static str, offset: usize, width: usize) -> Result<String, CodecError> {
+    fn fixed_text(
+        &self,
+        field: &'static str,
+        offset: usize,
+        width: usize,
+    ) -> Result<String, CodecError> {
         let field_alone = Reader { bytes: self.slice(field, offset, width)? };
         field_alone.text(field, 0).map_err(|error| match error {
             CodecError::Unterminated { field, .. } => CodecError::Unterminated { field, offset },
@@ -456,14 +486,23 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// The entry at `offset` of a list whose entries point to the next from their own start; the last
-    /// says 0 and has all the rest.
-    fn entry(&self, field: &'static str, offset: usize, next: u32) -> Result<Reader<'a>, CodecError> {
+    /// The entry at `offset` of a list whose entries point to the next from their own start; the
+    /// last says 0 and has all the rest.
+    fn entry(
+        &self,
+        field: &'static str,
+        offset: usize,
+        next: u32,
+    ) -> Result<Reader<'a>, CodecError> {
         let length = if next == 0 { self.bytes.len() - offset } else { next as usize };
         let bad = CodecError::BadOffset { field, value: next.into() };
         if next != 0 && next < 8 {
             return Err(bad);
         }
-        offset.checked_add(length).and_then(|end| self.bytes.get(offset..end)).map(|bytes| Reader { bytes }).ok_or(bad)
+        offset
+            .checked_add(length)
+            .and_then(|end| self.bytes.get(offset..end))
+            .map(|bytes| Reader { bytes })
+            .ok_or(bad)
     }
 }

@@ -50,7 +50,12 @@ impl CountingKernel {
 
 impl Kernel for CountingKernel {
     fn submit(&self, request: &Request) -> Result<Reply> {
-        *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry(request.verb()).or_default() += 1;
+        *self
+            .counts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(request.verb())
+            .or_default() += 1;
         self.inner.submit(request)
     }
 

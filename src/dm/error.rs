@@ -84,8 +84,8 @@ pub enum Error {
         /// Of which device.
         device: String,
     },
-    /// ENXIO on create with a minor number: another device has it. (`dm_create` in drivers/md/dm.c answers so whatever keeps it
-    /// from making the device.)
+    /// ENXIO on create with a minor number: another device has it. (`dm_create` in drivers/md/dm.c
+    /// answers so whatever keeps it from making the device.)
     #[error("create of {device}: the minor number {minor} is in use by another device")]
     MinorInUse {
         /// Its name.
@@ -107,7 +107,8 @@ pub enum Error {
         /// Which device.
         device: String,
     },
-    /// EBUSY: the device is open, mounted, or stands below another one; on a load that is a device that the table names.
+    /// EBUSY: the device is open, mounted, or stands below another one; on a load that is a device
+    /// that the table names.
     #[error("{verb} of {device}: {} is in use (open, mounted, or below another device)", if *verb == Verb::Load { "a device that its table names" } else { "it" })]
     Busy {
         /// What was asked.
@@ -204,7 +205,9 @@ pub enum Error {
         pool: String,
     },
     /// A table that reaches past the end of the device below.
-    #[error("load of {device}: the table needs {needed} of the device below, {below}, which has {size}")]
+    #[error(
+        "load of {device}: the table needs {needed} of the device below, {below}, which has {size}"
+    )]
     TableTooLong {
         /// The device whose table it is.
         device: String,
@@ -412,17 +415,22 @@ impl Error {
             Ok(()) => self,
             // Whoever has been halted undoes nothing.
             Err(_) if matches!(self, Error::Halted { .. }) => self,
-            Err(rollback) => Error::Rollback { cause: Box::new(self), rollback: Box::new(rollback) },
+            Err(rollback) => {
+                Error::Rollback { cause: Box::new(self), rollback: Box::new(rollback) }
+            }
         }
     }
 
-    /// What `errno` means as the answer to `request`. Every kernel, real or modelled, goes through here.
+    /// What `errno` means as the answer to `request`. Every kernel, real or modelled, goes through
+    /// here.
     #[must_use]
     pub fn from_errno(request: &Request, errno: Errno) -> Error {
         let verb = request.verb();
         let device = request.selector().to_string();
         match (verb, errno) {
-            (_, Errno::EACCES | Errno::EPERM) => Error::NoPermission { what: request.to_string(), errno },
+            (_, Errno::EACCES | Errno::EPERM) => {
+                Error::NoPermission { what: request.to_string(), errno }
+            }
             (_, Errno::EINTR) => Error::Interrupted { verb, device },
             (Verb::Create, Errno::ENXIO) if request.new_minor().is_some() => {
                 Error::MinorInUse { device, minor: request.new_minor().unwrap_or_default() }
@@ -442,7 +450,9 @@ impl Error {
                     _ => device,
                 },
             },
-            (Verb::Rename, Errno::EINVAL) if request.has(super::Flags::UUID) => Error::UuidAlreadySet { device },
+            (Verb::Rename, Errno::EINVAL) if request.has(super::Flags::UUID) => {
+                Error::UuidAlreadySet { device }
+            }
             (Verb::Message, _) => from_message(request, device, errno),
             (Verb::Load, _) => from_load(request, device, errno),
             (_, Errno::EBUSY) => Error::Busy { verb, device },
@@ -463,9 +473,10 @@ fn from_message(request: &Request, pool: String, errno: Errno) -> Error {
         (Errno::EEXIST, Ok(PoolMessage::CreateThin(id) | PoolMessage::CreateSnap { id, .. })) => {
             Error::ThinExists { pool, id }
         }
-        (Errno::ENODATA, Ok(PoolMessage::CreateSnap { origin: id, .. } | PoolMessage::Delete(id))) => {
-            Error::NoSuchThin { verb, pool, id }
-        }
+        (
+            Errno::ENODATA,
+            Ok(PoolMessage::CreateSnap { origin: id, .. } | PoolMessage::Delete(id)),
+        ) => Error::NoSuchThin { verb, pool, id },
         (Errno::EBUSY, Ok(PoolMessage::Delete(id))) => Error::ThinInUse { pool, id },
         (Errno::EBUSY, Ok(PoolMessage::ReserveMetadataSnap)) => Error::MetadataSnapHeld { pool },
         (Errno::EBUSY, _) => Error::Busy { verb, device: pool },
@@ -473,7 +484,9 @@ fn from_message(request: &Request, pool: String, errno: Errno) -> Error {
             Error::TransactionMismatch { pool, expected: old, wanted: new }
         }
         (Errno::EINVAL, Ok(PoolMessage::ReleaseMetadataSnap)) => Error::NoMetadataSnap { pool },
-        (Errno::EINVAL, Err(MessageError::ThinIdOutOfRange { id })) => Error::ThinIdOutOfRange { pool, id },
+        (Errno::EINVAL, Err(MessageError::ThinIdOutOfRange { id })) => {
+            Error::ThinIdOutOfRange { pool, id }
+        }
         (Errno::EINVAL, _) => Error::MessageRefused { device: pool, text: text.clone() },
         _ => Error::Kernel { verb, device: pool, errno },
     }
@@ -485,8 +498,10 @@ fn from_load(request: &Request, device: String, errno: Errno) -> Error {
         return Error::Kernel { verb, device, errno };
     };
     let table = || {
-        let lines: Vec<String> =
-            lines.iter().map(|l| format!("{} {} {} {}", l.start.0, l.length.0, l.kind, l.params)).collect();
+        let lines: Vec<String> = lines
+            .iter()
+            .map(|l| format!("{} {} {} {}", l.start.0, l.length.0, l.kind, l.params))
+            .collect();
         lines.join("; ")
     };
     match errno {
@@ -498,7 +513,9 @@ fn from_load(request: &Request, device: String, errno: Errno) -> Error {
             }
             Error::Kernel { verb, device, errno }
         }
-        Errno::ENODEV | Errno::ENOENT => Error::BackingDeviceMissing { device, table: table(), errno },
+        Errno::ENODEV | Errno::ENOENT => {
+            Error::BackingDeviceMissing { device, table: table(), errno }
+        }
         Errno::EINVAL | Errno::ERANGE => Error::TableRefused { device, table: table(), errno },
         Errno::EBUSY => Error::Busy { verb, device },
         Errno::ENOSPC => Error::PoolFull { verb, device },

@@ -1,7 +1,8 @@
 //! What has happened to devices: a list, remembered, and compared with the next one.
 //!
-//! Low water in a pool, a change of its mode, a device that came or went: the kernel wakes all listeners for each of them
-//! and says nothing more. Source: `DM_DEV_ARM_POLL` in drivers/md/dm-ioctl.c, kernel 4.14 and later.
+//! Low water in a pool, a change of its mode, a device that came or went: the kernel wakes all
+//! listeners for each of them and says nothing more. Source: `DM_DEV_ARM_POLL` in
+//! drivers/md/dm-ioctl.c, kernel 4.14 and later.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -42,14 +43,20 @@ impl Dm {
     pub fn watch(&self, prefix: &str) -> Result<EventWatch> {
         let mut source = self.kernel().event_source()?;
         source.arm()?;
-        let mut watch = EventWatch { dm: self.clone(), prefix: prefix.to_owned(), source, known: BTreeMap::new() };
+        let mut watch = EventWatch {
+            dm: self.clone(),
+            prefix: prefix.to_owned(),
+            source,
+            known: BTreeMap::new(),
+        };
         watch.known = watch.list()?;
         Ok(watch)
     }
 }
 
 impl EventWatch {
-    /// Waits until something has changed, and says what: removals first. Nothing has when the time is up.
+    /// Waits until something has changed, and says what: removals first. Nothing has when the time
+    /// is up.
     ///
     /// # Errors
     /// Those of [`Dm::list`]; [`Error::Node`] when the control node cannot be polled.
@@ -77,9 +84,14 @@ impl EventWatch {
     }
 }
 
-fn compare(before: &BTreeMap<DmName, ListedDevice>, now: &BTreeMap<DmName, ListedDevice>) -> Vec<Change> {
+fn compare(
+    before: &BTreeMap<DmName, ListedDevice>,
+    now: &BTreeMap<DmName, ListedDevice>,
+) -> Vec<Change> {
     // The same name on another number or with a smaller count is another device.
-    let same = |old: &ListedDevice, new: &ListedDevice| old.device == new.device && old.event_nr <= new.event_nr;
+    let same = |old: &ListedDevice, new: &ListedDevice| {
+        old.device == new.device && old.event_nr <= new.event_nr
+    };
     let mut changes = Vec::new();
     for (name, old) in before {
         if !now.get(name).is_some_and(|new| same(old, new)) {

@@ -1,7 +1,8 @@
 //! Why the kernel refused a table.
 //!
-//! It answers EINVAL (or ENXIO) to half a dozen different mistakes and writes the reason to its log alone.
-//! After such a failure, and only then, this file asks the kernel about the devices that the table names.
+//! It answers EINVAL (or ENXIO) to half a dozen different mistakes and writes the reason to its log
+//! alone. After such a failure, and only then, this file asks the kernel about the devices that the
+//! table names.
 
 use super::client::Dm;
 use super::error::Error;
@@ -32,8 +33,11 @@ pub enum Misfit {
         /// That device.
         below: DeviceNumber,
     },
-    /// A device below may not be written to (EACCES, EPERM), though the caller may use device-mapper.
-    #[error("a device that its table names cannot be opened for writing; is it read-only? {table}")]
+    /// A device below may not be written to (EACCES, EPERM), though the caller may use
+    /// device-mapper.
+    #[error(
+        "a device that its table names cannot be opened for writing; is it read-only? {table}"
+    )]
     ReadOnly {
         /// The table.
         table: String,
@@ -55,14 +59,26 @@ impl Misfit {
     }
 }
 
-/// The error of a load, with its reason where it can be found out. `exists` says that the device itself is
-/// known to be there.
-pub(super) fn load_error(dm: &Dm, name: &DmName, table: &[Target], exists: bool, error: Error) -> Error {
+/// The error of a load, with its reason where it can be found out. `exists` says that the device
+/// itself is known to be there.
+pub(super) fn load_error(
+    dm: &Dm,
+    name: &DmName,
+    table: &[Target],
+    exists: bool,
+    error: Error,
+) -> Error {
     match error {
         Error::NoSuchDevice { .. } if exists || matches!(dm.info(name), Ok(Some(_))) => {
-            Error::BackingDeviceMissing { device: name.to_string(), table: text(table), errno: Errno::ENXIO }
+            Error::BackingDeviceMissing {
+                device: name.to_string(),
+                table: text(table),
+                errno: Errno::ENXIO,
+            }
         }
-        Error::TableRefused { .. } => table.iter().find_map(|target| reason(dm, name, target)).unwrap_or(error),
+        Error::TableRefused { .. } => {
+            table.iter().find_map(|target| reason(dm, name, target)).unwrap_or(error)
+        }
         // Whoever may ask for the version may use device-mapper: then it is about a device below.
         Error::NoPermission { errno, .. } if dm.driver_version().is_ok() => {
             Misfit::ReadOnly { table: text(table), errno }.of(name)
@@ -71,7 +87,8 @@ pub(super) fn load_error(dm: &Dm, name: &DmName, table: &[Target], exists: bool,
     }
 }
 
-/// The error of a resume that was to put `table` in place, with its reason where it can be found out.
+/// The error of a resume that was to put `table` in place, with its reason where it can be found
+/// out.
 pub(super) fn resume_error(dm: &Dm, name: &DmName, table: &[Target], error: Error) -> Error {
     match error {
         Error::Kernel { errno: Errno::EINVAL, .. } => {
@@ -86,16 +103,20 @@ fn reason(dm: &Dm, name: &DmName, target: &Target) -> Option<Error> {
         return matches!(missing, Error::TargetMissing { .. }).then_some(missing);
     }
     match target {
-        Target::Thin(thin) => pool_reason(dm, name, &thin.pool)
-            .or_else(|| misaligned(dm, name, &thin.pool, &[("length", thin.length), ("start", thin.start)])),
+        Target::Thin(thin) => pool_reason(dm, name, &thin.pool).or_else(|| {
+            misaligned(dm, name, &thin.pool, &[("length", thin.length), ("start", thin.start)])
+        }),
         Target::Linear(linear) => {
-            let parts = [("length", linear.length), ("start", linear.start), ("offset", linear.offset)];
+            let parts =
+                [("length", linear.length), ("start", linear.start), ("offset", linear.offset)];
             too_long(dm, name, &linear.device, linear.offset.checked_add(linear.length)?)
                 .or_else(|| misaligned(dm, name, &linear.device, &parts))
         }
         Target::ThinPool(pool) => one_device_twice(name, pool)
             .or_else(|| too_long(dm, name, &pool.data, pool.length))
-            .or_else(|| misaligned(dm, name, &pool.data, &[("length", pool.length), ("start", pool.start)]))
+            .or_else(|| {
+                misaligned(dm, name, &pool.data, &[("length", pool.length), ("start", pool.start)])
+            })
             .or_else(|| too_long(dm, name, &pool.metadata, LEAST_METADATA)),
         Target::Error { .. } | Target::Other { .. } => None,
     }
@@ -109,12 +130,19 @@ fn one_device_twice(name: &DmName, pool: &ThinPoolTable) -> Option<Error> {
     (number(&pool.metadata)? == below).then(|| Misfit::OneDeviceTwice { below }.of(name))
 }
 
-/// The kernel wants a table to begin and to end between two sectors of the device below (`device_area_is_invalid` and
-/// `validate_hardware_logical_block_alignment` in drivers/md/dm-table.c).
-fn misaligned(dm: &Dm, name: &DmName, below: &DeviceRef, parts: &[(&'static str, Sectors)]) -> Option<Error> {
+/// The kernel wants a table to begin and to end between two sectors of the device below
+/// (`device_area_is_invalid` and `validate_hardware_logical_block_alignment` in
+/// drivers/md/dm-table.c).
+fn misaligned(
+    dm: &Dm,
+    name: &DmName,
+    below: &DeviceRef,
+    parts: &[(&'static str, Sectors)],
+) -> Option<Error> {
     let below = number(below)?;
     let block = dm.kernel().logical_block_size(below)?;
-    let uneven = |value: Sectors| value.bytes().is_ok_and(|bytes| bytes % u64::from(block.max(1)) != 0);
+    let uneven =
+        |value: Sectors| value.bytes().is_ok_and(|bytes| bytes % u64::from(block.max(1)) != 0);
     let (what, value) = *parts.iter().find(|(_, value)| uneven(*value))?;
     Some(Misfit::NotAligned { what, value, below, block }.of(name))
 }
@@ -127,11 +155,13 @@ fn pool_reason(dm: &Dm, name: &DmName, pool: &DeviceRef) -> Option<Error> {
         Ok(None) => return Some(wrong()),
         Err(_) => return None,
     };
-    let is_pool = dm.table(&info.name).is_ok_and(|table| matches!(table.as_slice(), [Target::ThinPool(_)]));
+    let is_pool =
+        dm.table(&info.name).is_ok_and(|table| matches!(table.as_slice(), [Target::ThinPool(_)]));
     if !is_pool {
         return Some(wrong());
     }
-    info.suspended.then(|| Error::PoolSuspended { device: name.to_string(), pool: info.name.to_string() })
+    info.suspended
+        .then(|| Error::PoolSuspended { device: name.to_string(), pool: info.name.to_string() })
 }
 
 fn too_long(dm: &Dm, name: &DmName, below: &DeviceRef, needed: Sectors) -> Option<Error> {
@@ -177,8 +207,8 @@ mod tests {
     use super::*;
     use crate::dm::fake::FakeKernel;
     use crate::dm::{
-        ActivateOptions, EventSource, Kernel, LinearTable, NoSpacePolicy, PoolFeatures, PoolLog, Reply, Request,
-        Result, Settings, Verb,
+        ActivateOptions, EventSource, Kernel, LinearTable, NoSpacePolicy, PoolFeatures, PoolLog,
+        Reply, Request, Result, Settings, Verb,
     };
 
     /// A kernel that answers every load with this errno, on disks with sectors of 4096 bytes.
@@ -258,7 +288,10 @@ mod tests {
             assert!(parts.iter().all(|part| said.contains(part)), "{target}: {said}");
             assert!(!said.contains("dmesg"), "{said}");
         }
-        assert!(said(linear(8, 8), Errno::EINVAL).contains("dmesg"), "what nobody can tell is in the kernel's log");
+        assert!(
+            said(linear(8, 8), Errno::EINVAL).contains("dmesg"),
+            "what nobody can tell is in the kernel's log"
+        );
     }
 
     #[test]
@@ -266,6 +299,9 @@ mod tests {
         let busy = said(linear(8, 8), Errno::EBUSY);
         assert!(busy.contains("a device that its table names is in use"), "{busy}");
         let protected = said(linear(8, 8), Errno::EACCES);
-        assert!(protected.contains("cannot be opened for writing") && !protected.contains("root"), "{protected}");
+        assert!(
+            protected.contains("cannot be opened for writing") && !protected.contains("root"),
+            "{protected}"
+        );
     }
 }

@@ -1,8 +1,8 @@
 //! Faults on purpose: the n-th step fails, or everything ends just before or just after it.
 //!
 //! A [`FaultPlan`] counts steps, whoever takes them: a [`FaultyKernel`] counts requests that change
-//! something, the modelled kernel counts what it makes durable, and a test may count its own (writes of a
-//! database, say) in the same plan, so that one number enumerates them all.
+//! something, the modelled kernel counts what it makes durable, and a test may count its own
+//! (writes of a database, say) in the same plan, so that one number enumerates them all.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -68,7 +68,8 @@ impl FaultPlan {
         Arc::new(FaultPlan { state: Mutex::new(state) })
     }
 
-    /// A plan that counts the steps of one name alone, and whose step number `step` of those goes wrong.
+    /// A plan that counts the steps of one name alone, and whose step number `step` of those goes
+    /// wrong.
     #[must_use]
     pub fn at_nth(step: u64, what: &'static str, fault: Fault) -> Arc<FaultPlan> {
         let state = State { fault: Some((step, fault)), only: Some(what), ..State::default() };
@@ -123,8 +124,9 @@ impl FaultPlan {
     }
 }
 
-/// Passes requests on to another kernel and lets a plan spoil one of those that change something. After a
-/// crash every request, reading ones too, fails with [`Error::Halted`]: whoever asks is dead.
+/// Passes requests on to another kernel and lets a plan spoil one of those that change something.
+/// After a crash every request, reading ones too, fails with [`Error::Halted`]: whoever asks is
+/// dead.
 #[derive(Debug)]
 pub struct FaultyKernel {
     inner: Arc<dyn Kernel>,

@@ -1,7 +1,7 @@
 //! A kernel that tells a sink of everything that is asked of it.
 //!
-//! libdevmapper has one log for the whole process and a callback to redirect it. Here it is a kernel around a kernel:
-//! whoever wants a log puts it in between, and says where it goes.
+//! libdevmapper has one log for the whole process and a callback to redirect it. Here it is a
+//! kernel around a kernel: whoever wants a log puts it in between, and says where it goes.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -39,7 +39,8 @@ pub trait LogSink: Send + Sync + Debug {
     fn log(&self, level: LogLevel, errno: Option<Errno>, message: &str);
 }
 
-/// Passes messages on to `tracing`, under the target `dm`, when they are at least as important as this.
+/// Passes messages on to `tracing`, under the target `dm`, when they are at least as important as
+/// this.
 #[derive(Debug, Clone, Copy)]
 pub struct TracingSink {
     /// The least important level that is passed on.
@@ -61,7 +62,8 @@ impl LogSink for TracingSink {
     }
 }
 
-/// Passes requests on to another kernel and tells a sink of each, with its outcome and the time it took.
+/// Passes requests on to another kernel and tells a sink of each, with its outcome and the time it
+/// took.
 #[derive(Debug)]
 pub struct LoggingKernel {
     inner: Arc<dyn Kernel>,
@@ -85,7 +87,9 @@ impl Kernel for LoggingKernel {
             Ok(_) if request.verb().changes_something() => {
                 self.sink.log(LogLevel::Info, None, &format!("{request}: done in {took:?}"));
             }
-            Ok(_) => self.sink.log(LogLevel::Debug, None, &format!("{request}: answered in {took:?}")),
+            Ok(_) => {
+                self.sink.log(LogLevel::Debug, None, &format!("{request}: answered in {took:?}"))
+            }
             Err(error) => {
                 let expected = error.is_no_such_device() || error.is_busy();
                 let level = if expected { LogLevel::Warn } else { LogLevel::Error };

@@ -1,8 +1,8 @@
 //! The messages that a thin pool takes, as values and as the kernel's text.
 //!
 //! Source: Documentation/admin-guide/device-mapper/thin-provisioning.rst ("Messages") and
-//! `pool_message` in drivers/md/dm-thin.c. The modelled kernel reads messages with this parser, and the
-//! errors of both kernels are explained by it.
+//! `pool_message` in drivers/md/dm-thin.c. The modelled kernel reads messages with this parser, and
+//! the errors of both kernels are explained by it.
 
 use std::fmt;
 
@@ -20,7 +20,8 @@ pub enum PoolMessage {
         /// What it is a snapshot of.
         origin: ThinId,
     },
-    /// Takes a thin away and frees its blocks. ENODATA when it is not there, EBUSY when a device stands on it.
+    /// Takes a thin away and frees its blocks. ENODATA when it is not there, EBUSY when a device
+    /// stands on it.
     Delete(ThinId),
     /// Compare-and-swap of the pool's transaction id. EINVAL when `old` is not the current one.
     SetTransactionId {
@@ -76,9 +77,10 @@ impl PoolMessage {
         let first = words.first().map(|word| word.to_ascii_lowercase()).unwrap_or_default();
         match (first.as_str(), &words[1.min(words.len())..]) {
             ("create_thin", [id]) => Ok(PoolMessage::CreateThin(thin_id("id", id)?)),
-            ("create_snap", [id, origin]) => {
-                Ok(PoolMessage::CreateSnap { id: thin_id("id", id)?, origin: thin_id("origin", origin)? })
-            }
+            ("create_snap", [id, origin]) => Ok(PoolMessage::CreateSnap {
+                id: thin_id("id", id)?,
+                origin: thin_id("origin", origin)?,
+            }),
             ("delete", [id]) => Ok(PoolMessage::Delete(thin_id("id", id)?)),
             ("set_transaction_id", [old, new]) => Ok(PoolMessage::SetTransactionId {
                 old: number("current transaction id", old)?,
@@ -117,12 +119,17 @@ impl fmt::Display for PoolMessage {
 
 fn thin_id(field: &'static str, word: &str) -> Result<ThinId, MessageError> {
     word.parse().map_err(|error| match error {
-        UnitError::ThinIdOutOfRange { .. } => MessageError::ThinIdOutOfRange { id: word.to_owned() },
+        UnitError::ThinIdOutOfRange { .. } => {
+            MessageError::ThinIdOutOfRange { id: word.to_owned() }
+        }
         _ => MessageError::Invalid { field, value: word.to_owned() },
     })
 }
 
 fn number(field: &'static str, word: &str) -> Result<u64, MessageError> {
     let digits = word.bytes().all(|b| b.is_ascii_digit());
-    digits.then(|| word.parse().ok()).flatten().ok_or_else(|| MessageError::Invalid { field, value: word.to_owned() })
+    digits
+        .then(|| word.parse().ok())
+        .flatten()
+        .ok_or_else(|| MessageError::Invalid { field, value: word.to_owned() })
 }

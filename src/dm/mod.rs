@@ -1,12 +1,13 @@
 //! Device-mapper on raw ioctls: no libdevmapper, no `dmsetup`.
 //!
-//! [`Dm`] has the verbs. It asks a [`Kernel`], which is the running one ([`RealKernel`]), a model of it
-//! ([`fake::FakeKernel`]), or one that wraps another ([`CountingKernel`], [`FaultyKernel`], [`LoggingKernel`]). Tables and
-//! status lines are values with a parser and a printer ([`Target`], [`TargetStatus`]); errors are situations ([`Error`]).
-//! All calls block; everything can be used from any number of threads.
+//! [`Dm`] has the verbs. It asks a [`Kernel`], which is the running one ([`RealKernel`]), a model
+//! of it ([`fake::FakeKernel`]), or one that wraps another ([`CountingKernel`], [`FaultyKernel`],
+//! [`LoggingKernel`]). Tables and status lines are values with a parser and a printer ([`Target`],
+//! [`TargetStatus`]); errors are situations ([`Error`]). All calls block; everything can be used
+//! from any number of threads.
 //!
-//! A pool, a thin and its snapshot, here on the model of a kernel; [`RealKernel::open`] and [`Settings::default`] do the
-//! same on the running one:
+//! A pool, a thin and its snapshot, here on the model of a kernel; [`RealKernel::open`] and
+//! [`Settings::default`] do the same on the running one:
 //!
 //! ```
 //! use std::sync::Arc;
@@ -43,9 +44,10 @@
 //! # }
 //! ```
 //!
-//! Invariants: every request goes through [`Kernel::submit`]; `unsafe` is in `ioctl.rs` alone; replies are
-//! read with bounds checks; nothing is left suspended and nothing half-made when a verb fails. This module
-//! must not know what devices are for: no pool policy, no snapshots, no database.
+//! Invariants: every request goes through [`Kernel::submit`]; `unsafe` is in `ioctl.rs` alone;
+//! replies are read with bounds checks; nothing is left suspended and nothing half-made when a verb
+//! fails. This module must not know what devices are for: no pool policy, no snapshots, no
+//! database.
 #![doc = include_str!("docker.md")]
 #![warn(missing_docs)]
 
@@ -96,8 +98,8 @@ pub use reply::{DriverVersion, Header, ListEntry, Reply, ReplyData, TargetVersio
 pub use request::{Payload, Request, Selector, TargetLine};
 pub use status::{PoolMode, Status, TargetStatus, ThinPoolStatus, ThinStatus, Usage, WorkingPool};
 pub use table::{
-    DeviceRef, DiscardPolicy, LinearTable, NoSpacePolicy, PoolFeatures, TableError, Target, ThinPoolTable, ThinTable,
-    MAX_BLOCK_SIZE, MIN_BLOCK_SIZE,
+    DeviceRef, DiscardPolicy, LinearTable, NoSpacePolicy, PoolFeatures, TableError, Target,
+    ThinPoolTable, ThinTable, MAX_BLOCK_SIZE, MIN_BLOCK_SIZE,
 };
 pub use udev::{Cookie, EventCookie, UdevFlags, UdevPolicy};
 pub use verb::{Flags, Verb};
@@ -119,11 +121,12 @@ pub trait Kernel: Send + Sync + Debug {
     /// What [`Error::from_errno`] makes of the kernel's errno, or an answer that makes no sense.
     fn submit(&self, request: &Request) -> Result<Reply>;
 
-    /// The size of a block device; `None` when it is not known. Used to explain why a table was refused.
+    /// The size of a block device; `None` when it is not known. Used to explain why a table was
+    /// refused.
     fn device_size(&self, device: DeviceNumber) -> Option<Sectors>;
 
-    /// The size in bytes of the sectors that a block device reads and writes whole (512, or 4096 on a "4Kn" disk); `None`
-    /// when it is not known. Used for the same.
+    /// The size in bytes of the sectors that a block device reads and writes whole (512, or 4096 on
+    /// a "4Kn" disk); `None` when it is not known. Used for the same.
     fn logical_block_size(&self, device: DeviceNumber) -> Option<u32> {
         let _ = device;
         None
@@ -138,12 +141,13 @@ pub trait Kernel: Send + Sync + Debug {
     /// The kernel's log from its oldest record on; `None` where it cannot be read.
     fn pool_log(&self) -> Option<Box<dyn PoolLog>>;
 
-    /// What tells this device from every other that has had, or will have, its number: on this boot and on any other.
+    /// What tells this device from every other that has had, or will have, its number: on this boot
+    /// and on any other.
     fn incarnation(&self, device: DeviceNumber) -> String;
 }
 
-/// Waits for events of any device (`DM_DEV_ARM_POLL` and poll(2), kernel 4.14 and later). Arm first, then
-/// list and compare, then wait: what happens in between is not lost.
+/// Waits for events of any device (`DM_DEV_ARM_POLL` and poll(2), kernel 4.14 and later). Arm
+/// first, then list and compare, then wait: what happens in between is not lost.
 pub trait EventSource: Send + Debug {
     /// From here on, any event makes [`wait`](EventSource::wait) return.
     ///
@@ -151,8 +155,8 @@ pub trait EventSource: Send + Debug {
     /// Those of [`Kernel::submit`].
     fn arm(&mut self) -> Result<()>;
 
-    /// Waits for an event since the last [`arm`](EventSource::arm); `false` when the time is up. One that
-    /// was never armed hears of the events since it was opened.
+    /// Waits for an event since the last [`arm`](EventSource::arm); `false` when the time is up.
+    /// One that was never armed hears of the events since it was opened.
     ///
     /// # Errors
     /// [`Error::Node`] when the control node cannot be polled.

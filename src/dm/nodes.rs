@@ -1,7 +1,7 @@
 //! Device nodes under `/dev/mapper`, made and removed without udev.
 //!
-//! A node here is a block device file named after the device. Where udev made a symlink of that name,
-//! the symlink is left alone as long as it leads to the right device.
+//! A node here is a block device file named after the device. Where udev made a symlink of that
+//! name, the symlink is left alone as long as it leads to the right device.
 
 use std::fs;
 use std::io;
@@ -42,14 +42,15 @@ impl NodeDir {
         self.dir.join(name.as_str())
     }
 
-    /// The device that the node of `name` leads to, through symlinks; `None` when there is no such node.
+    /// The device that the node of `name` leads to, through symlinks; `None` when there is no such
+    /// node.
     #[must_use]
     pub fn device(&self, name: &DmName) -> Option<DeviceNumber> {
         block_device(&self.path(name))
     }
 
-    /// Sees to it that the node of `name` leads to `device`; answers whether it had to be made. The node is
-    /// for root alone, mode 0600.
+    /// Sees to it that the node of `name` leads to `device`; answers whether it had to be made. The
+    /// node is for root alone, mode 0600.
     ///
     /// # Errors
     /// [`Error::Node`] when it cannot be made.
@@ -64,7 +65,8 @@ impl NodeDir {
                 // A left-over of another device of this name.
                 Err(Errno::EEXIST) if tries < 3 => drop(remove(&path)?),
                 Err(Errno::ENOENT) if tries < 3 => {
-                    fs::create_dir_all(&self.dir).map_err(|error| node_error("make", &self.dir, &error))?;
+                    fs::create_dir_all(&self.dir)
+                        .map_err(|error| node_error("make", &self.dir, &error))?;
                 }
                 Err(errno) => return Err(Error::Node { action: "make", path, errno }),
             }
@@ -80,8 +82,8 @@ impl NodeDir {
         remove(&self.path(name))
     }
 
-    /// The names of all nodes that start with `prefix`. A symlink counts: udev makes them. Anything else in
-    /// the directory does not.
+    /// The names of all nodes that start with `prefix`. A symlink counts: udev makes them. Anything
+    /// else in the directory does not.
     ///
     /// # Errors
     /// [`Error::Node`] when the directory cannot be read. A missing one has no nodes.

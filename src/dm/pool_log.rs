@@ -1,9 +1,11 @@
-//! What the kernel's log says of thin pools: each change of a pool's mode and each low water mark, in order.
+//! What the kernel's log says of thin pools: each change of a pool's mode and each low water mark,
+//! in order.
 //!
-//! The pool's event number counts the same things and does not say which it was. Each of them prints one line to the log as
-//! well: a change of mode right after its event, a low water mark right before (notify_of_pool_mode_change,
-//! check_low_water_mark and metadata_low_callback in drivers/md/dm-thin.c; the words are the same in all kernels from 4.14 to
-//! 6.1 and later). Other programs cannot write lines that look like the kernel's own: theirs carry another facility.
+//! The pool's event number counts the same things and does not say which it was. Each of them
+//! prints one line to the log as well: a change of mode right after its event, a low water mark
+//! right before (notify_of_pool_mode_change, check_low_water_mark and metadata_low_callback in
+//! drivers/md/dm-thin.c; the words are the same in all kernels from 4.14 to 6.1 and later). Other
+//! programs cannot write lines that look like the kernel's own: theirs carry another facility.
 
 use std::fmt::Debug;
 use std::fs::{File, OpenOptions};
@@ -21,8 +23,9 @@ use crate::units::DeviceNumber;
 pub enum PoolNotice {
     /// From here on a write that needs a new block gets one, or waits until there is one.
     ServesWrites,
-    /// From here on a write that needs a new block fails: the pool is out of data space and does not queue (or its time-out
-    /// for queueing has passed), it is out of metadata space, read-only, or failed.
+    /// From here on a write that needs a new block fails: the pool is out of data space and does
+    /// not queue (or its time-out for queueing has passed), it is out of metadata space, read-only,
+    /// or failed.
     RefusesWrites,
     /// The free blocks for data or for metadata have fallen to the low water mark.
     LowWater,
@@ -41,7 +44,8 @@ pub struct Noticed {
 
 /// A place in the kernel's log, from where it is read on.
 pub trait PoolLog: Send + Debug {
-    /// What has been logged of `pool` in the records from number `since` on that were not read before. Never waits.
+    /// What has been logged of `pool` in the records from number `since` on that were not read
+    /// before. Never waits.
     fn read(&mut self, pool: DeviceNumber, since: u64) -> Noticed;
 }
 
@@ -50,16 +54,18 @@ pub(super) fn parse(line: &str) -> Option<(DeviceNumber, PoolNotice)> {
     let (device, said) = line.strip_prefix("device-mapper: thin: ")?.split_once(": ")?;
     let (major, minor) = device.split_once(':')?;
     let device = DeviceNumber { major: major.parse().ok()?, minor: minor.parse().ok()? };
-    let notice = match said.strip_prefix("switching pool to ").and_then(|rest| rest.strip_suffix(" mode")) {
-        Some("write" | "out-of-data-space (queue IO)") => PoolNotice::ServesWrites,
-        Some(_) => PoolNotice::RefusesWrites,
-        None if said.starts_with("reached low water mark for ") => PoolNotice::LowWater,
-        None => return None,
-    };
+    let notice =
+        match said.strip_prefix("switching pool to ").and_then(|rest| rest.strip_suffix(" mode")) {
+            Some("write" | "out-of-data-space (queue IO)") => PoolNotice::ServesWrites,
+            Some(_) => PoolNotice::RefusesWrites,
+            None if said.starts_with("reached low water mark for ") => PoolNotice::LowWater,
+            None => return None,
+        };
     Some((device, notice))
 }
 
-/// A record of `/dev/kmsg`: `priority,number,microseconds,flags[,…];text`, then lines of properties.
+/// A record of `/dev/kmsg`: `priority,number,microseconds,flags[,…];text`, then lines of
+/// properties.
 fn record(bytes: &[u8]) -> Option<(u64, Option<(DeviceNumber, PoolNotice)>)> {
     let text = std::str::from_utf8(bytes).ok()?;
     let (header, rest) = text.split_once(';')?;
@@ -76,7 +82,8 @@ const KMSG: &str = "/dev/kmsg";
 const KMSG_NUMBER: (u64, u64) = (1, 11);
 /// The kernel's longest record is 8 KiB with its header (CONSOLE_EXT_LOG_MAX in kernel/printk).
 const LONGEST_RECORD: usize = 16 << 10;
-/// More records than any log holds: one that grows faster than it can be read has to be left at some point.
+/// More records than any log holds: one that grows faster than it can be read has to be left at
+/// some point.
 const MOST_RECORDS: usize = 1 << 20;
 
 /// The running kernel's log.
@@ -87,19 +94,22 @@ pub(super) struct RealLog {
 }
 
 impl RealLog {
-    /// `None` where it cannot be read: there is no such device, something else is in its place, or it is forbidden.
+    /// `None` where it cannot be read: there is no such device, something else is in its place, or
+    /// it is forbidden.
     pub fn open() -> Option<RealLog> {
         let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
         let file = OpenOptions::new().read(true).custom_flags(flags).open(KMSG).ok()?;
         let found = file.metadata().ok()?;
-        let is_the_log = found.file_type().is_char_device() && found.rdev() == makedev(KMSG_NUMBER.0, KMSG_NUMBER.1);
+        let is_the_log = found.file_type().is_char_device()
+            && found.rdev() == makedev(KMSG_NUMBER.0, KMSG_NUMBER.1);
         is_the_log.then_some(RealLog { file, next: 0 })
     }
 }
 
 impl PoolLog for RealLog {
     fn read(&mut self, pool: DeviceNumber, since: u64) -> Noticed {
-        let mut noticed = Noticed { notices: Vec::new(), next: since.max(self.next), complete: true };
+        let mut noticed =
+            Noticed { notices: Vec::new(), next: since.max(self.next), complete: true };
         let mut buffer = vec![0; LONGEST_RECORD];
         let mut at_the_end = false;
         for _ in 0..MOST_RECORDS {
@@ -113,10 +123,13 @@ impl PoolLog for RealLog {
                 Ok(Some((number, said))) => {
                     noticed.complete &= number == noticed.next;
                     noticed.next = number + 1;
-                    noticed.notices.extend(said.filter(|(device, _)| *device == pool).map(|(_, notice)| notice));
+                    noticed.notices.extend(
+                        said.filter(|(device, _)| *device == pool).map(|(_, notice)| notice),
+                    );
                 }
                 Ok(None) => noticed.complete = false,
-                // EPIPE: it was overwritten before it was read; the next record's number tells how many are missing.
+                // EPIPE: it was overwritten before it was read; the next record's number tells how
+                // many are missing.
                 Err(Errno::EPIPE | Errno::EINTR) => {}
                 Err(errno) => {
                     at_the_end = errno == Errno::EAGAIN;
@@ -148,7 +161,11 @@ mod tests {
             ("reached low water mark for data device: sending event.", LowWater),
             ("reached low water mark for metadata device: sending event.", LowWater),
         ] {
-            assert_eq!(parse(&format!("device-mapper: thin: 253:2: {said}")), Some((pool, notice)), "{said}");
+            assert_eq!(
+                parse(&format!("device-mapper: thin: 253:2: {said}")),
+                Some((pool, notice)),
+                "{said}"
+            );
         }
         for line in [
             "device-mapper: thin: 253:2: growing the data device from 1 to 2 blocks",

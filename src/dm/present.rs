@@ -1,7 +1,8 @@
-//! How a change of a device is presented to the rest of the system: the event for udev, and the node.
+//! How a change of a device is presented to the rest of the system: the event for udev, and the
+//! node.
 //!
-//! With udev waited for, nodes are udev's to make; what it leaves out or is too slow for is made here. Without it, or
-//! with it told to keep out, all are made here.
+//! With udev waited for, nodes are udev's to make; what it leaves out or is too slow for is made
+//! here. Without it, or with it told to keep out, all are made here.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -56,14 +57,19 @@ impl Settings {
 }
 
 impl Dm {
-    /// Runs a request that causes a uevent, with what udev shall be told, and waits for udev if that is wanted.
+    /// Runs a request that causes a uevent, with what udev shall be told, and waits for udev if
+    /// that is wanted.
     pub(super) fn submit_event(&self, request: Request) -> Result<Reply> {
         match self.settings().udev {
             UdevPolicy::Wait { flags, limit } if udev::is_running() => {
                 let cookie = Cookie::new()?;
                 cookie.expect()?;
                 let reply = self.submit(&request.cookie(cookie.with(flags)))?;
-                self.wait_for_udev(cookie, reply.header.flags.contains(Flags::UEVENT_GENERATED), limit)?;
+                self.wait_for_udev(
+                    cookie,
+                    reply.header.flags.contains(Flags::UEVENT_GENERATED),
+                    limit,
+                )?;
                 Ok(reply)
             }
             policy => self.submit(&request.cookie(EventCookie { flags: policy.flags(), base: 0 })),
@@ -120,9 +126,9 @@ impl Dm {
         }
     }
 
-    /// Puts the nodes of all devices whose names start with `prefix` right: makes those that are missing or
-    /// lead elsewhere, removes those without a device. (`dmsetup mknodes` does it for all names.) Does nothing where
-    /// nodes are left to others.
+    /// Puts the nodes of all devices whose names start with `prefix` right: makes those that are
+    /// missing or lead elsewhere, removes those without a device. (`dmsetup mknodes` does it for
+    /// all names.) Does nothing where nodes are left to others.
     ///
     /// # Errors
     /// [`Error::Node`].
@@ -134,7 +140,11 @@ impl Dm {
     ///
     /// # Errors
     /// [`Error::Node`].
-    pub fn sweep_nodes_of(&self, prefix: &str, is_swept: impl Fn(&DmName) -> bool) -> Result<Swept> {
+    pub fn sweep_nodes_of(
+        &self,
+        prefix: &str,
+        is_swept: impl Fn(&DmName) -> bool,
+    ) -> Result<Swept> {
         if self.settings().nodes == NodePolicy::Leave {
             return Ok(Swept::default());
         }
@@ -143,7 +153,9 @@ impl Dm {
         let present: Vec<DmName> = nodes.names(prefix)?.into_iter().filter(&is_swept).collect();
         let devices = self.list()?;
         let mut swept = Swept::default();
-        for device in devices.iter().filter(|d| d.name.as_str().starts_with(prefix) && is_swept(&d.name)) {
+        for device in
+            devices.iter().filter(|d| d.name.as_str().starts_with(prefix) && is_swept(&d.name))
+        {
             if nodes.make(&device.name, device.device)? {
                 swept.made.push(device.name.clone());
             }

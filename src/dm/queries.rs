@@ -14,7 +14,8 @@ use crate::units::{DeviceNumber, Sectors};
 /// How a status is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct StatusOptions {
-    /// Do not make a pool commit its metadata first. Seven times as fast, and up to a second behind.
+    /// Do not make a pool commit its metadata first. Seven times as fast, and up to a second
+    /// behind.
     pub no_flush: bool,
 }
 
@@ -46,8 +47,8 @@ impl Dm {
         }
     }
 
-    /// All devices of the machine, by name. A device whose name is not text is left out: no verb could
-    /// name it.
+    /// All devices of the machine, by name. A device whose name is not text is left out: no verb
+    /// could name it.
     ///
     /// # Errors
     /// [`Error::NoPermission`].
@@ -105,7 +106,8 @@ impl Dm {
     /// # Errors
     /// As [`Dm::table`].
     pub fn inactive_table(&self, name: &DmName) -> Result<Vec<Target>> {
-        let lines = lines_of(self.submit(&self.named(Verb::Table, name).flags(Flags::QUERY_INACTIVE))?);
+        let lines =
+            lines_of(self.submit(&self.named(Verb::Table, name).flags(Flags::QUERY_INACTIVE))?);
         parse(Verb::Table, name, &lines, Target::from_line)
     }
 
@@ -122,22 +124,31 @@ impl Dm {
         self.status_and_events(name, options).map(|(status, _)| status)
     }
 
-    /// The same, and how many events the device had had right before (`__dev_status` in drivers/md/dm-ioctl.c).
-    pub(super) fn status_and_events(&self, name: &DmName, options: StatusOptions) -> Result<(Vec<TargetStatus>, u32)> {
+    /// The same, and how many events the device had had right before (`__dev_status` in
+    /// drivers/md/dm-ioctl.c).
+    pub(super) fn status_and_events(
+        &self,
+        name: &DmName,
+        options: StatusOptions,
+    ) -> Result<(Vec<TargetStatus>, u32)> {
         let flags = Flags::NONE.with_if(options.no_flush, Flags::NO_FLUSH);
         let reply = self.submit(&self.named(Verb::Status, name).flags(flags))?;
         let events = reply.header.event_nr;
         Ok((parse(Verb::Status, name, &lines_of(reply), TargetStatus::from_line)?, events))
     }
 
-    /// Waits until the device has had more than `event_nr` events, and says how many (`DM_DEV_WAIT`). No event is missed: one that
-    /// came since the number was read ends the wait at once. It cannot be given a time limit; a signal or the device's
-    /// removal ends it, too. While it lasts, nobody can remove the device for good.
+    /// Waits until the device has had more than `event_nr` events, and says how many
+    /// (`DM_DEV_WAIT`). No event is missed: one that came since the number was read ends the wait
+    /// at once. It cannot be given a time limit; a signal or the device's removal ends it, too.
+    /// While it lasts, nobody can remove the device for good.
     ///
     /// # Errors
     /// [`Error::NoSuchDevice`] (ENXIO); EINTR.
     pub fn wait_event(&self, name: &DmName, event_nr: u32) -> Result<u32> {
-        Ok(self.submit(&self.named(Verb::Wait, name).flags(Flags::NO_FLUSH).event_nr(event_nr))?.header.event_nr)
+        Ok(self
+            .submit(&self.named(Verb::Wait, name).flags(Flags::NO_FLUSH).event_nr(event_nr))?
+            .header
+            .event_nr)
     }
 
     /// The devices that the live table stands on (`DM_TABLE_DEPS`).
@@ -151,11 +162,12 @@ impl Dm {
         }
     }
 
-    /// Sends a message to the target that answers for `sector` (`DM_TARGET_MSG`), and returns its answer if
-    /// it gives one.
+    /// Sends a message to the target that answers for `sector` (`DM_TARGET_MSG`), and returns its
+    /// answer if it gives one.
     ///
     /// # Errors
-    /// [`Error::NoSuchDevice`] (ENXIO), [`Error::MessageRefused`] (EINVAL), and those of the pool's messages.
+    /// [`Error::NoSuchDevice`] (ENXIO), [`Error::MessageRefused`] (EINVAL), and those of the pool's
+    /// messages.
     pub fn message(&self, name: &DmName, sector: Sectors, text: &str) -> Result<Option<String>> {
         let payload = Payload::Message { sector, text: text.to_owned() };
         match self.submit(&self.named(Verb::Message, name).payload(payload))?.data {

@@ -1,7 +1,7 @@
 //! The running kernel, through `/dev/mapper/control`.
 //!
-//! Opens (and, where nobody made it, makes) the control node, checks the interface's version, and runs
-//! requests. It must not know what the requests are for.
+//! Opens (and, where nobody made it, makes) the control node, checks the interface's version, and
+//! runs requests. It must not know what the requests are for.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsFd;
@@ -25,8 +25,8 @@ use super::{EventSource, Kernel, PoolLog};
 use crate::failpoint;
 use crate::units::{DeviceNumber, Sectors};
 
-/// The oldest interface that this library works on: 4.38, of kernel 4.14, the first with event numbers in
-/// lists and with `DM_DEV_ARM_POLL`.
+/// The oldest interface that this library works on: 4.38, of kernel 4.14, the first with event
+/// numbers in lists and with `DM_DEV_ARM_POLL`.
 pub const OLDEST_DRIVER: DriverVersion = DriverVersion::new(4, 38, 0);
 
 /// Where the control node and the devices' nodes are, unless told otherwise.
@@ -50,9 +50,9 @@ impl RealKernel {
     /// Opens `/dev/mapper/control`; makes it when it is missing.
     ///
     /// # Errors
-    /// [`Error::NoDeviceMapper`] when the kernel has none, [`Error::NoControlNode`] when the node cannot be
-    /// made or opened, [`Error::NoPermission`] without root, [`Error::DriverTooOld`] before
-    /// [`OLDEST_DRIVER`].
+    /// [`Error::NoDeviceMapper`] when the kernel has none, [`Error::NoControlNode`] when the node
+    /// cannot be made or opened, [`Error::NoPermission`] without root, [`Error::DriverTooOld`]
+    /// before [`OLDEST_DRIVER`].
     pub fn open() -> Result<RealKernel> {
         RealKernel::open_in(Path::new(NODE_DIR), OLDEST_DRIVER)
     }
@@ -106,20 +106,25 @@ fn open_error(path: &Path, errno: Errno) -> Error {
     let path = path.to_owned();
     match errno {
         Errno::ENODEV | Errno::ENXIO => Error::NoDeviceMapper { path, errno },
-        Errno::EACCES | Errno::EPERM => Error::NoPermission { what: format!("control node {}", path.display()), errno },
+        Errno::EACCES | Errno::EPERM => {
+            Error::NoPermission { what: format!("control node {}", path.display()), errno }
+        }
         _ => Error::NoControlNode { path, errno },
     }
 }
 
-/// Makes the control node with the number that /proc/misc gives it, or with the well-known one: opening
-/// that loads the module.
+/// Makes the control node with the number that /proc/misc gives it, or with the well-known one:
+/// opening that loads the module.
 fn make_node(path: &Path) -> Result<()> {
     let no_node = |errno| match errno {
-        Errno::EACCES | Errno::EPERM => Error::NoPermission { what: format!("control node {}", path.display()), errno },
+        Errno::EACCES | Errno::EPERM => {
+            Error::NoPermission { what: format!("control node {}", path.display()), errno }
+        }
         _ => Error::NoControlNode { path: path.to_owned(), errno },
     };
     if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir).map_err(|error| no_node(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))))?;
+        fs::create_dir_all(dir)
+            .map_err(|error| no_node(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))))?;
     }
     let minor = fs::read_to_string("/proc/misc")
         .ok()
@@ -165,7 +170,8 @@ fn submit(control: &File, request: &Request) -> Result<Reply> {
         let mut buffer = codec::encode(request, room).map_err(codec_error)?;
         match ioctl::control(control.as_fd(), verb.command(), &mut buffer) {
             Ok(()) => {}
-            // A signal that has nothing to do with us. Whoever waits for events wants to hear of it.
+            // A signal that has nothing to do with us. Whoever waits for events wants to hear of
+            // it.
             Err(Errno::EINTR) if verb != Verb::Wait => {
                 wipe(request, &mut buffer);
                 continue;
@@ -218,7 +224,9 @@ impl Kernel for RealKernel {
     fn logical_block_size(&self, device: DeviceNumber) -> Option<u32> {
         // A partition has no queue of its own; it lies in its disk's folder.
         ["queue", "../queue"].iter().find_map(|queue| {
-            let size = fs::read_to_string(format!("/sys/dev/block/{device}/{queue}/logical_block_size")).ok()?;
+            let size =
+                fs::read_to_string(format!("/sys/dev/block/{device}/{queue}/logical_block_size"))
+                    .ok()?;
             size.trim().parse().ok()
         })
     }
@@ -232,15 +240,19 @@ impl Kernel for RealKernel {
         Some(Box::new(RealLog::open()?))
     }
 
-    /// The boot's id, the device's number and its `diskseq`, which no two disks of one boot share (kernel 5.15 and later).
+    /// The boot's id, the device's number and its `diskseq`, which no two disks of one boot share
+    /// (kernel 5.15 and later).
     fn incarnation(&self, device: DeviceNumber) -> String {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
         let boot = read("/proc/sys/kernel/random/boot_id");
-        format!("{boot} {device} {}", read(&format!("/sys/dev/block/{device}/diskseq"))).trim_end().to_owned()
+        format!("{boot} {device} {}", read(&format!("/sys/dev/block/{device}/diskseq")))
+            .trim_end()
+            .to_owned()
     }
 }
 
-/// An open control node of its own: the kernel keeps for each open file up to where it has been armed.
+/// An open control node of its own: the kernel keeps for each open file up to where it has been
+/// armed.
 #[derive(Debug)]
 struct RealEvents {
     control: File,
@@ -264,7 +276,9 @@ impl EventSource for RealEvents {
                 Ok(0) if left.is_zero() || Instant::now() >= deadline => return Ok(false),
                 Ok(0) | Err(Errno::EINTR) => {}
                 Ok(_) => return Ok(true),
-                Err(errno) => return Err(Error::Node { action: "poll", path: self.path.clone(), errno }),
+                Err(errno) => {
+                    return Err(Error::Node { action: "poll", path: self.path.clone(), errno })
+                }
             }
         }
     }
@@ -285,7 +299,8 @@ mod tests {
 
     #[test]
     fn a_node_directory_that_cannot_be_is_named() {
-        let error = RealKernel::open_in(Path::new("/proc/no-such/mapper"), OLDEST_DRIVER).unwrap_err();
+        let error =
+            RealKernel::open_in(Path::new("/proc/no-such/mapper"), OLDEST_DRIVER).unwrap_err();
         assert!(error.to_string().contains("/proc/no-such/mapper/control"), "{error}");
     }
 }

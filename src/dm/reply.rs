@@ -8,8 +8,8 @@ use super::verb::Flags;
 use super::verb::Verb;
 use crate::units::DeviceNumber;
 
-/// A version of the ioctl interface, major.minor.patch. The kernel refuses another major than its own,
-/// and a minor above its own.
+/// A version of the ioctl interface, major.minor.patch. The kernel refuses another major than its
+/// own, and a minor above its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct DriverVersion {
     /// Not compatible across.

@@ -1,8 +1,8 @@
 //! What can be asked of the kernel, as plain values.
 //!
-//! One [`Request`] is one ioctl on `/dev/mapper/control`; its [`Reply`](super::Reply) is what came back. Nothing here
-//! touches the kernel: [`codec`](super::codec) lays the values out in memory and a [`Kernel`](super::Kernel) answers
-//! them. Source: linux/dm-ioctl.h.
+//! One [`Request`] is one ioctl on `/dev/mapper/control`; its [`Reply`](super::Reply) is what came
+//! back. Nothing here touches the kernel: [`codec`](super::codec) lays the values out in memory and
+//! a [`Kernel`](super::Kernel) answers them. Source: linux/dm-ioctl.h.
 
 use std::fmt;
 
@@ -119,8 +119,8 @@ impl Request {
         self
     }
 
-    /// The uuid that a device is created with, for [`Verb::Create`]. (Other verbs look a device up by
-    /// [`Selector::Uuid`]: the kernel ignores the name when a uuid is there.)
+    /// The uuid that a device is created with, for [`Verb::Create`]. (Other verbs look a device up
+    /// by [`Selector::Uuid`]: the kernel ignores the name when a uuid is there.)
     #[must_use]
     pub fn create_uuid(mut self, uuid: DmUuid) -> Request {
         self.create_uuid = Some(uuid);
@@ -149,7 +149,8 @@ impl Request {
         self
     }
 
-    /// Udev is told this with the event, for [`Verb::Resume`], [`Verb::Remove`] and [`Verb::Rename`].
+    /// Udev is told this with the event, for [`Verb::Resume`], [`Verb::Remove`] and
+    /// [`Verb::Rename`].
     #[must_use]
     pub fn cookie(mut self, cookie: EventCookie) -> Request {
         self.event_nr = cookie.to_event_nr();

@@ -38,7 +38,8 @@ pub enum PoolMode {
     /// Everything (`rw`).
     #[default]
     ReadWrite,
-    /// No change of metadata (`ro`): asked for in the table, or after metadata could not be written.
+    /// No change of metadata (`ro`): asked for in the table, or after metadata could not be
+    /// written.
     ReadOnly,
     /// Everything but new blocks (`out_of_data_space`).
     OutOfDataSpace,
@@ -61,7 +62,8 @@ pub struct WorkingPool {
     pub discard: DiscardPolicy,
     /// What happens when it is full.
     pub no_space: NoSpacePolicy,
-    /// Metadata could not be written once: the kernel wants `thin_check` before it will write again.
+    /// Metadata could not be written once: the kernel wants `thin_check` before it will write
+    /// again.
     pub needs_check: bool,
     /// Metadata blocks below which an event comes; kernel 4.18 and later.
     pub metadata_low_water: Option<u64>,
@@ -127,7 +129,8 @@ impl ThinPoolStatus {
             "-" => false,
             other => return Err(words.invalid("needs_check", other)),
         };
-        let metadata_low_water = if words.is_empty() { None } else { Some(words.number("metadata low water mark")?) };
+        let metadata_low_water =
+            if words.is_empty() { None } else { Some(words.number("metadata low water mark")?) };
         words.end()?;
         Ok(ThinPoolStatus::Working(WorkingPool {
             transaction_id,
@@ -311,8 +314,9 @@ impl fmt::Display for TargetStatus {
 
 fn usage(words: &mut Words<'_>, field: &'static str) -> Result<Usage, TableError> {
     let word = words.word(field)?;
-    let number =
-        |text: &str| -> Option<u64> { text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten() };
+    let number = |text: &str| -> Option<u64> {
+        text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+    };
     word.split_once('/')
         .and_then(|(used, total)| Some(Usage { used: number(used)?, total: number(total)? }))
         .ok_or_else(|| words.invalid(field, word))

@@ -1,7 +1,8 @@
 //! Tables: what a device is made of, as values and as the kernel's text.
 //!
-//! Parsing and printing are inverse to each other, and the modelled kernel reads tables with this very
-//! parser. Source of the formats: Documentation/admin-guide/device-mapper/{thin-provisioning,linear}.rst.
+//! Parsing and printing are inverse to each other, and the modelled kernel reads tables with this
+//! very parser. Source of the formats:
+//! Documentation/admin-guide/device-mapper/{thin-provisioning,linear}.rst.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -61,8 +62,8 @@ pub enum TableError {
     },
 }
 
-/// A device in a table: by number, or by a path that the kernel looks up when it loads the table. The
-/// kernel itself always prints numbers.
+/// A device in a table: by number, or by a path that the kernel looks up when it loads the table.
+/// The kernel itself always prints numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum DeviceRef {
     /// By number.
@@ -143,7 +144,8 @@ pub enum NoSpacePolicy {
 /// The optional features of a thin-pool table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct PoolFeatures {
-    /// Do not zero a new block before use: another thin's old data can be read (`skip_block_zeroing`).
+    /// Do not zero a new block before use: another thin's old data can be read
+    /// (`skip_block_zeroing`).
     pub skip_block_zeroing: bool,
     /// What happens to discards.
     pub discard: DiscardPolicy,
@@ -197,8 +199,8 @@ impl PoolFeatures {
 pub struct ThinPoolTable {
     /// First sector; 0.
     pub start: Sectors,
-    /// How much of the data device is used. The rest of a device that is no whole number of blocks is
-    /// left alone.
+    /// How much of the data device is used. The rest of a device that is no whole number of blocks
+    /// is left alone.
     pub length: Sectors,
     /// The device with the mappings. The kernel uses 16 GiB of it at the most.
     pub metadata: DeviceRef,
@@ -223,7 +225,8 @@ impl ThinPoolTable {
         let low_water_blocks = words.number("low water mark")?;
         let features = Self::parse_features(&mut words)?;
         words.end()?;
-        let table = ThinPoolTable { start, length, metadata, data, block_size, low_water_blocks, features };
+        let table =
+            ThinPoolTable { start, length, metadata, data, block_size, low_water_blocks, features };
         table.check()?;
         Ok(table)
     }
@@ -246,7 +249,10 @@ impl ThinPoolTable {
     /// [`TableError::BlockSize`] when it is not; the kernel would answer EINVAL.
     pub fn check(&self) -> Result<(), TableError> {
         let size = self.block_size;
-        if size < MIN_BLOCK_SIZE || size > MAX_BLOCK_SIZE || !size.0.is_multiple_of(MIN_BLOCK_SIZE.0) {
+        if size < MIN_BLOCK_SIZE
+            || size > MAX_BLOCK_SIZE
+            || !size.0.is_multiple_of(MIN_BLOCK_SIZE.0)
+        {
             return Err(TableError::BlockSize { size });
         }
         Ok(())
@@ -254,8 +260,14 @@ impl ThinPoolTable {
 
     fn params(&self) -> String {
         let words = self.features.words();
-        let mut text =
-            format!("{} {} {} {} {}", self.metadata, self.data, self.block_size.0, self.low_water_blocks, words.len());
+        let mut text = format!(
+            "{} {} {} {} {}",
+            self.metadata,
+            self.data,
+            self.block_size.0,
+            self.low_water_blocks,
+            words.len()
+        );
         for word in words {
             text.push(' ');
             text.push_str(word);
@@ -421,7 +433,9 @@ impl Target {
     pub fn devices(&self) -> Vec<&DeviceRef> {
         match self {
             Target::ThinPool(table) => vec![&table.metadata, &table.data],
-            Target::Thin(table) => std::iter::once(&table.pool).chain(&table.external_origin).collect(),
+            Target::Thin(table) => {
+                std::iter::once(&table.pool).chain(&table.external_origin).collect()
+            }
             Target::Linear(table) => vec![&table.device],
             Target::Error { .. } | Target::Other { .. } => Vec::new(),
         }
@@ -430,7 +444,12 @@ impl Target {
     /// The line as text.
     #[must_use]
     pub fn to_line(&self) -> TargetLine {
-        TargetLine { start: self.start(), length: self.length(), kind: self.kind().to_owned(), params: self.params() }
+        TargetLine {
+            start: self.start(),
+            length: self.length(),
+            kind: self.kind().to_owned(),
+            params: self.params(),
+        }
     }
 
     /// The line as a value. A target that is not known becomes [`Target::Other`].
@@ -440,11 +459,18 @@ impl Target {
     pub fn from_line(line: &TargetLine) -> Result<Target, TableError> {
         let TargetLine { start, length, kind, params } = line;
         Ok(match kind.as_str() {
-            ThinPoolTable::TARGET => Target::ThinPool(ThinPoolTable::parse(*start, *length, params)?),
+            ThinPoolTable::TARGET => {
+                Target::ThinPool(ThinPoolTable::parse(*start, *length, params)?)
+            }
             ThinTable::TARGET => Target::Thin(ThinTable::parse(*start, *length, params)?),
             LinearTable::TARGET => Target::Linear(LinearTable::parse(*start, *length, params)?),
             "error" => Target::Error { start: *start, length: *length },
-            _ => Target::Other { kind: kind.clone(), start: *start, length: *length, params: params.clone() },
+            _ => Target::Other {
+                kind: kind.clone(),
+                start: *start,
+                length: *length,
+                params: params.clone(),
+            },
         })
     }
 }
@@ -473,7 +499,11 @@ impl<'a> Words<'a> {
     }
 
     pub(super) fn word(&mut self, field: &'static str) -> Result<&'a str, TableError> {
-        self.words.next().ok_or_else(|| TableError::Missing { target: self.target, field, text: self.text.to_owned() })
+        self.words.next().ok_or_else(|| TableError::Missing {
+            target: self.target,
+            field,
+            text: self.text.to_owned(),
+        })
     }
 
     pub(super) fn number<T: FromStr>(&mut self, field: &'static str) -> Result<T, TableError> {

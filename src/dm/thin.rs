@@ -1,7 +1,7 @@
 //! The verbs of thin pools: messages to the pool, and the status of pools and thins.
 //!
-//! Each message that succeeds is on disk when it returns, except that the kernel hides a failure of the
-//! commit itself: the pool's status shows it (KERNEL: `pool_message` in drivers/md/dm-thin.c).
+//! Each message that succeeds is on disk when it returns, except that the kernel hides a failure of
+//! the commit itself: the pool's status shows it (KERNEL: `pool_message` in drivers/md/dm-thin.c).
 
 use super::client::{Dm, SuspendOptions};
 use super::error::{Error, Result};
@@ -26,8 +26,8 @@ impl Dm {
         self.require_target("thin-pool")
     }
 
-    /// Sees to it that the kernel has a target, loading its module if need be (`DM_GET_TARGET_VERSION`,
-    /// kernel 5.5 and later; before that, what is loaded counts).
+    /// Sees to it that the kernel has a target, loading its module if need be
+    /// (`DM_GET_TARGET_VERSION`, kernel 5.5 and later; before that, what is loaded counts).
     ///
     /// # Errors
     /// [`Error::TargetMissing`], which names the module.
@@ -53,9 +53,9 @@ impl Dm {
         self.message(pool, Sectors::ZERO, &message.to_string()).map(drop)
     }
 
-    /// Makes a thin as [`Dm::create_thin`] does, or as [`Dm::create_snap`] does where there is an `origin`, and says how
-    /// many events the pool had had then: the kernel's answer to a message has that, too (`target_message` in
-    /// drivers/md/dm-ioctl.c).
+    /// Makes a thin as [`Dm::create_thin`] does, or as [`Dm::create_snap`] does where there is an
+    /// `origin`, and says how many events the pool had had then: the kernel's answer to a message
+    /// has that, too (`target_message` in drivers/md/dm-ioctl.c).
     ///
     /// # Errors
     /// Those of the two.
@@ -71,14 +71,15 @@ impl Dm {
     /// Makes a new, empty thin in the pool. It takes no data block.
     ///
     /// # Errors
-    /// [`Error::ThinExists`] (EEXIST), [`Error::PoolFailed`] (EOPNOTSUPP), [`Error::NoSuchDevice`] (ENXIO),
-    /// [`Error::PoolFull`] (ENOSPC) when there is no metadata block left.
+    /// [`Error::ThinExists`] (EEXIST), [`Error::PoolFailed`] (EOPNOTSUPP), [`Error::NoSuchDevice`]
+    /// (ENXIO), [`Error::PoolFull`] (ENOSPC) when there is no metadata block left.
     pub fn create_thin(&self, pool: &DmName, id: ThinId) -> Result<()> {
         self.pool_message(pool, PoolMessage::CreateThin(id))
     }
 
-    /// Makes `id` a snapshot of `origin`. The kernel never refuses an origin that is in use, and what is lost
-    /// then depends on who has it open: use [`Dm::create_snap_of_device`] for one that is active.
+    /// Makes `id` a snapshot of `origin`. The kernel never refuses an origin that is in use, and
+    /// what is lost then depends on who has it open: use [`Dm::create_snap_of_device`] for one that
+    /// is active.
     ///
     /// # Errors
     /// [`Error::ThinExists`] (EEXIST), [`Error::NoSuchThin`] (ENODATA) for the origin, and as
@@ -87,14 +88,21 @@ impl Dm {
         self.pool_message(pool, PoolMessage::CreateSnap { id, origin })
     }
 
-    /// Makes `id` a snapshot of `origin`, which the device `device` stands on, as it is at this moment: the
-    /// device is suspended meanwhile (which freezes a file system mounted from it) and resumed whatever
-    /// happens. One that was suspended before stays so. A device that does not exist needs no suspend.
+    /// Makes `id` a snapshot of `origin`, which the device `device` stands on, as it is at this
+    /// moment: the device is suspended meanwhile (which freezes a file system mounted from it) and
+    /// resumed whatever happens. One that was suspended before stays so. A device that does not
+    /// exist needs no suspend.
     ///
     /// # Errors
-    /// As [`Dm::create_snap`]. [`Error::Rollback`] when the device could not be resumed after a failure;
-    /// when only the resume failed, its error, and the snapshot exists.
-    pub fn create_snap_of_device(&self, pool: &DmName, id: ThinId, device: &DmName, origin: ThinId) -> Result<()> {
+    /// As [`Dm::create_snap`]. [`Error::Rollback`] when the device could not be resumed after a
+    /// failure; when only the resume failed, its error, and the snapshot exists.
+    pub fn create_snap_of_device(
+        &self,
+        pool: &DmName,
+        id: ThinId,
+        device: &DmName,
+        origin: ThinId,
+    ) -> Result<()> {
         let running = match self.info(device)? {
             Some(info) => info.live_table && !info.suspended,
             None => false,
@@ -119,7 +127,8 @@ impl Dm {
     /// Deletes a thin and frees its blocks, without a discard to the data device.
     ///
     /// # Errors
-    /// [`Error::NoSuchThin`] (ENODATA), [`Error::ThinInUse`] (EBUSY), [`Error::PoolFailed`] (EOPNOTSUPP).
+    /// [`Error::NoSuchThin`] (ENODATA), [`Error::ThinInUse`] (EBUSY), [`Error::PoolFailed`]
+    /// (EOPNOTSUPP).
     pub fn delete_thin(&self, pool: &DmName, id: ThinId) -> Result<()> {
         self.pool_message(pool, PoolMessage::Delete(id))
     }
@@ -127,13 +136,14 @@ impl Dm {
     /// Compare-and-swap of the pool's transaction id. Going backwards is allowed.
     ///
     /// # Errors
-    /// [`Error::TransactionMismatch`] (EINVAL) when it is not `old`, [`Error::PoolFailed`] (EOPNOTSUPP).
+    /// [`Error::TransactionMismatch`] (EINVAL) when it is not `old`, [`Error::PoolFailed`]
+    /// (EOPNOTSUPP).
     pub fn set_transaction_id(&self, pool: &DmName, old: u64, new: u64) -> Result<()> {
         self.pool_message(pool, PoolMessage::SetTransactionId { old, new })
     }
 
-    /// Keeps the metadata as it is now readable for `thin_dump -m` and its kin; its root is in the pool's
-    /// status. A pool holds one at the most.
+    /// Keeps the metadata as it is now readable for `thin_dump -m` and its kin; its root is in the
+    /// pool's status. A pool holds one at the most.
     ///
     /// # Errors
     /// [`Error::MetadataSnapHeld`] (EBUSY), [`Error::PoolFailed`] (EOPNOTSUPP).
@@ -149,8 +159,8 @@ impl Dm {
         self.pool_message(pool, PoolMessage::ReleaseMetadataSnap)
     }
 
-    /// The status of a pool. With `no_flush` it costs 0.03 ms, without it the pool commits its metadata
-    /// first.
+    /// The status of a pool. With `no_flush` it costs 0.03 ms, without it the pool commits its
+    /// metadata first.
     ///
     /// # Errors
     /// [`Error::NoSuchDevice`] (ENXIO), [`Error::WrongKind`] when it is no pool.
@@ -162,7 +172,11 @@ impl Dm {
     ///
     /// # Errors
     /// Those of [`Dm::pool_status`].
-    pub fn pool_status_and_events(&self, pool: &DmName, no_flush: bool) -> Result<(ThinPoolStatus, u32)> {
+    pub fn pool_status_and_events(
+        &self,
+        pool: &DmName,
+        no_flush: bool,
+    ) -> Result<(ThinPoolStatus, u32)> {
         let (lines, events) = self.status_and_events(pool, StatusOptions { no_flush })?;
         match lines.as_slice() {
             [line] => match &line.status {

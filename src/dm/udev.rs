@@ -1,9 +1,10 @@
 //! What udev is told about a change of a device, and waiting until it has dealt with it.
 //!
-//! The kernel puts 32 bits of the request (`event_nr`) into the uevent as `DM_COOKIE`: 16 bits of flags for the rules of
-//! the dmsetup package (55-dm.rules) and 16 bits that name a SysV semaphore. When the rules are done with the event, they
-//! run `dmsetup udevcomplete`, which decrements the semaphore. Source: libdm/libdm-common.c of LVM2 and
-//! Documentation of `dm_udev_wait` in libdevmapper.h.
+//! The kernel puts 32 bits of the request (`event_nr`) into the uevent as `DM_COOKIE`: 16 bits of
+//! flags for the rules of the dmsetup package (55-dm.rules) and 16 bits that name a SysV semaphore.
+//! When the rules are done with the event, they run `dmsetup udevcomplete`, which decrements the
+//! semaphore. Source: libdm/libdm-common.c of LVM2 and Documentation of `dm_udev_wait` in
+//! libdevmapper.h.
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
@@ -56,7 +57,8 @@ pub fn is_running() -> bool {
     Path::new("/run/udev/control").exists()
 }
 
-/// A semaphore that udev's rules decrement once for each event that carries it. Removed when dropped.
+/// A semaphore that udev's rules decrement once for each event that carries it. Removed when
+/// dropped.
 #[derive(Debug)]
 pub struct Cookie {
     base: u16,
@@ -87,7 +89,8 @@ impl Cookie {
     }
 
     /// What a request that causes an event has to carry, with these flags for the rules, and with
-    /// [`UdevFlags::PRIMARY_SOURCE`]: without it the rules take the event for a passer-by's, and make no links.
+    /// [`UdevFlags::PRIMARY_SOURCE`]: without it the rules take the event for a passer-by's, and
+    /// make no links.
     #[must_use]
     pub fn with(&self, flags: UdevFlags) -> EventCookie {
         EventCookie { flags: flags.union(UdevFlags::PRIMARY_SOURCE), base: self.base }
@@ -110,13 +113,16 @@ impl Cookie {
     }
 
     fn add(&self, change: i16) -> Result<()> {
-        ioctl::semaphore_add(self.semaphore, change).map_err(|errno| Error::Cookie { action: "change", errno })
+        ioctl::semaphore_add(self.semaphore, change)
+            .map_err(|errno| Error::Cookie { action: "change", errno })
     }
 
-    /// Waits until udev has dealt with all events that carry this cookie, then removes the semaphore.
+    /// Waits until udev has dealt with all events that carry this cookie, then removes the
+    /// semaphore.
     ///
     /// # Errors
-    /// [`Error::UdevTimeout`] when it takes longer than `limit`. The semaphore is removed nevertheless.
+    /// [`Error::UdevTimeout`] when it takes longer than `limit`. The semaphore is removed
+    /// nevertheless.
     pub fn wait(self, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
         // It starts at 1, so that it cannot reach 0 before all events are expected.
@@ -124,7 +130,8 @@ impl Cookie {
         loop {
             match ioctl::semaphore_value(self.semaphore) {
                 Ok(0) => return Ok(()),
-                // `dmsetup udevcomplete_all` has removed it: somebody has decided that the waiting is over.
+                // `dmsetup udevcomplete_all` has removed it: somebody has decided that the waiting
+                // is over.
                 Err(Errno::EIDRM | Errno::EINVAL) => return Ok(()),
                 Err(errno) => return Err(Error::Cookie { action: "look at", errno }),
                 Ok(_) => {}
@@ -183,7 +190,8 @@ impl UdevFlags {
     pub const DISABLE_OTHER_RULES: UdevFlags = UdevFlags(0x08);
     /// `DM_UDEV_LOW_PRIORITY_FLAG`: symlinks of others win.
     pub const LOW_PRIORITY: UdevFlags = UdevFlags(0x10);
-    /// `DM_UDEV_DISABLE_LIBRARY_FALLBACK`: the library does not make the node that udev failed to make.
+    /// `DM_UDEV_DISABLE_LIBRARY_FALLBACK`: the library does not make the node that udev failed to
+    /// make.
     pub const DISABLE_LIBRARY_FALLBACK: UdevFlags = UdevFlags(0x20);
     /// `DM_UDEV_PRIMARY_SOURCE_FLAG`: the event comes from a tool of device-mapper's, not from a
     /// passer-by (`udevadm trigger`), so that the rules take its flags for the device's own.

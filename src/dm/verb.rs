@@ -9,7 +9,8 @@ use std::ops::{BitOr, BitOrAssign};
 pub enum Verb {
     /// `DM_VERSION`: the interface's version.
     Version,
-    /// `DM_REMOVE_ALL`: removes every unused device of the machine, whoever made it. For tests alone.
+    /// `DM_REMOVE_ALL`: removes every unused device of the machine, whoever made it. For tests
+    /// alone.
     RemoveAll,
     /// `DM_LIST_DEVICES`: all devices.
     List,

@@ -9,16 +9,16 @@
 //! value    := anything up to "," or a space  |  "quoted"  |  after "~=" also /quoted/ and |quoted|
 //! ```
 //!
-//! Spaces may stand before a field, an operator and a value. Quotes know Go's escapes. A field that is
-//! absent counts as empty for `!=` and `~=`, and matches neither `==` nor a selector without an
+//! Spaces may stand before a field, an operator and a value. Quotes know Go's escapes. A field that
+//! is absent counts as empty for `!=` and `~=`, and matches neither `==` nor a selector without an
 //! operator. Several filters are alternatives ([`FilterSet`]).
 //!
-//! It does what containerd's `filters` package does, with these differences, all in what is refused:
-//! a regular expression that does not compile is an error here (there it is logged and matches
-//! nothing), and so are escapes that make no UTF-8.
+//! It does what containerd's `filters` package does, with these differences, all in what is
+//! refused: a regular expression that does not compile is an error here (there it is logged and
+//! matches nothing), and so are escapes that make no UTF-8.
 //!
-//! This module knows nothing about snapshots; whoever has something to filter says what its fields are
-//! ([`Fields`]).
+//! This module knows nothing about snapshots; whoever has something to filter says what its fields
+//! are ([`Fields`]).
 
 mod parse;
 mod quote;

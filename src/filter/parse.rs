@@ -71,9 +71,9 @@ impl<'a> Parser<'a> {
         match operator {
             Operator::Equal => Ok(Test::Equal(value)),
             Operator::NotEqual => Ok(Test::NotEqual(value)),
-            Operator::Matches => {
-                regexp::compile(&value).map(Test::Matches).map_err(|reason| self.error_at(start, reason))
-            }
+            Operator::Matches => regexp::compile(&value)
+                .map(Test::Matches)
+                .map_err(|reason| self.error_at(start, reason)),
         }
     }
 
@@ -92,7 +92,9 @@ impl<'a> Parser<'a> {
         match self.peek() {
             Some('"') => self.quoted('"'),
             Some(quote @ ('/' | '|')) if operator == Operator::Matches => self.quoted(quote),
-            Some('/' | '|') => Err(self.error("these quotes are for \"~=\" only; use double quotes")),
+            Some('/' | '|') => {
+                Err(self.error("these quotes are for \"~=\" only; use double quotes"))
+            }
             Some(c) if !matches!(c, '.' | '=' | '!' | '~') && is_value_char(c) => {
                 Ok(self.take_while(is_value_char).to_owned())
             }
@@ -109,9 +111,15 @@ impl<'a> Parser<'a> {
                 self.at = inside + length;
                 Ok(value)
             }
-            Err(quote::Trouble::NotClosed) => Err(self.error_at(start, "this quote is never closed")),
-            Err(quote::Trouble::Escape(at)) => Err(self.error_at(inside + at, "no such escape sequence")),
-            Err(quote::Trouble::NotText) => Err(self.error_at(start, "the escapes in this quote make no UTF-8")),
+            Err(quote::Trouble::NotClosed) => {
+                Err(self.error_at(start, "this quote is never closed"))
+            }
+            Err(quote::Trouble::Escape(at)) => {
+                Err(self.error_at(inside + at, "no such escape sequence"))
+            }
+            Err(quote::Trouble::NotText) => {
+                Err(self.error_at(start, "the escapes in this quote make no UTF-8"))
+            }
         }
     }
 

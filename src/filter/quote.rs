@@ -13,8 +13,8 @@ pub(super) enum Trouble {
     NotText,
 }
 
-/// What the text up to the closing quote stands for, and how many bytes of it that took, the closing
-/// quote included. `text` starts behind the opening quote.
+/// What the text up to the closing quote stands for, and how many bytes of it that took, the
+/// closing quote included. `text` starts behind the opening quote.
 pub(super) fn unquote(text: &str, quote: char) -> Result<(String, usize), Trouble> {
     let mut value = Vec::new();
     let mut chars = text.chars();

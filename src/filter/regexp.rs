@@ -1,11 +1,11 @@
 //! Go's regular expressions (package `regexp/syntax`) with the `regex` crate, which is of the same
 //! family but not of the same dialect.
 //!
-//! Rewritten here: classes such as `\d` and the word boundary are ASCII in Go; a brace that starts no
-//! repetition, and brackets, ampersands, tildes and most dashes in a class, are plain characters; there
-//! are `\Q…\E` and octal escapes, `\<` is a plain character, and a letter with a backslash that Go does
-//! not know is an error. Both find a match anywhere in the text. What is left of the difference: `a**`
-//! is an error in Go alone, `(?i)*` here alone.
+//! Rewritten here: classes such as `\d` and the word boundary are ASCII in Go; a brace that starts
+//! no repetition, and brackets, ampersands, tildes and most dashes in a class, are plain
+//! characters; there are `\Q…\E` and octal escapes, `\<` is a plain character, and a letter with a
+//! backslash that Go does not know is an error. Both find a match anywhere in the text. What is
+//! left of the difference: `a**` is an error in Go alone, `(?i)*` here alone.
 
 use regex::bytes::{Regex, RegexBuilder};
 
@@ -27,8 +27,8 @@ struct NoSuchEscape;
 
 type Translated = Result<(), NoSuchEscape>;
 
-/// Rewrites an expression from left to right. What is wrong in both dialects is left as it is, for the
-/// compiler to refuse.
+/// Rewrites an expression from left to right. What is wrong in both dialects is left as it is, for
+/// the compiler to refuse.
 struct Translator<'a> {
     rest: &'a str,
     to: String,

@@ -31,9 +31,17 @@ impl Fields for Thing {
 
 const THINGS: &[Thing] = &[
     Thing { name: "kettle", colour: Some("red"), labels: &[("room", "kitchen")] },
-    Thing { name: "chair", colour: Some("dark red, matt"), labels: &[("room", "hall"), ("legs", "4")] },
+    Thing {
+        name: "chair",
+        colour: Some("dark red, matt"),
+        labels: &[("room", "hall"), ("legs", "4")],
+    },
     Thing { name: "mirror", colour: None, labels: &[("on a wall", "yes"), ("a.b/c", "x.y-z")] },
-    Thing { name: "armchair", colour: Some(""), labels: &[("say \"hi\" \\ now", "v"), ("say.so", "v")] },
+    Thing {
+        name: "armchair",
+        colour: Some(""),
+        labels: &[("say \"hi\" \\ now", "v"), ("say.so", "v")],
+    },
     Thing { name: "牛", colour: Some("a/b|c"), labels: &[] },
 ];
 
@@ -253,9 +261,21 @@ fn regular_expressions_follow_gos_dialect() {
     for (expression, text, expected) in cases {
         assert_eq!(matches(expression, text), expected, "{expression} in {text:?}");
     }
-    for broken in
-        ["(", "a)", "[a", r"\", "*", "a**b(", "[z-a]", r"\p{Nobody}", r"\u725b", r"\é", r"[\b]", r"\1", "x{1001}{1001}"]
-    {
+    for broken in [
+        "(",
+        "a)",
+        "[a",
+        r"\",
+        "*",
+        "a**b(",
+        "[z-a]",
+        r"\p{Nobody}",
+        r"\u725b",
+        r"\é",
+        r"[\b]",
+        r"\1",
+        "x{1001}{1001}",
+    ] {
         assert!(super::regexp::compile(broken).is_err(), "{broken}");
     }
 }
@@ -263,8 +283,9 @@ fn regular_expressions_follow_gos_dialect() {
 /// Texts made of what the language is made of, so that they get far into the parser.
 fn almost_filters() -> impl Strategy<Value = String> {
     let pieces = prop::sample::select(vec![
-        "name", "labels", ".", ",", "==", "!=", "~=", "=", "\"", "/", "|", "\\", "x", " ", "\n", "[", "]", "(", "{",
-        "}", "\\x4", "\\u12", "\\Q", "\\p{", "^", "-", "&", "é", "牛", "\0", "12", ":", "\"a b\"", "/a/",
+        "name", "labels", ".", ",", "==", "!=", "~=", "=", "\"", "/", "|", "\\", "x", " ", "\n",
+        "[", "]", "(", "{", "}", "\\x4", "\\u12", "\\Q", "\\p{", "^", "-", "&", "é", "牛", "\0",
+        "12", ":", "\"a b\"", "/a/",
     ]);
     prop::collection::vec(pieces, 0..14).prop_map(|pieces| pieces.concat())
 }

@@ -1,7 +1,8 @@
-//! How much of a thin pool an empty file system takes, by its size, and which sizes make sense at all.
+//! How much of a thin pool an empty file system takes, by its size, and which sizes make sense at
+//! all.
 //!
-//! Measured with mke2fs 1.47.0 and mkfs.xfs 6.1 by this crate's own options, Linux 6.1, in pool blocks of 64 KiB mapped
-//! (`tests/guest_sizes.rs` measures again and holds the estimates to it):
+//! Measured with mke2fs 1.47.0 and mkfs.xfs 6.1 by this crate's own options, Linux 6.1, in pool
+//! blocks of 64 KiB mapped (`tests/guest_sizes.rs` measures again and holds the estimates to it):
 //!
 //! | ext4 made | 1 GiB | 10 GiB | 100 GiB | 1 TiB | 4 TiB | 10 TiB |
 //! |---|---|---|---|---|---|---|
@@ -21,8 +22,9 @@
 //! |---|---|---|---|---|---|
 //! | blocks | 116 | 196 | 1675 | 3313 | 172 |
 //!
-//! An xfs keeps the allocation groups that it was made with and gets more of them when it grows, each for four pool blocks and
-//! some 250 KiB of the kernel's memory when it is made; 40,000 of them took all that a host had.
+//! An xfs keeps the allocation groups that it was made with and gets more of them when it grows,
+//! each for four pool blocks and some 250 KiB of the kernel's memory when it is made; 40,000 of
+//! them took all that a host had.
 
 use crate::units::Sectors;
 
@@ -32,7 +34,8 @@ const MIB: u64 = 2048;
 const GIB: u64 = 1024 * MIB;
 const TIB: u64 = 1024 * GIB;
 
-/// What the estimate counts in, in bytes: the smallest block of a pool, and the one that was measured with.
+/// What the estimate counts in, in bytes: the smallest block of a pool, and the one that was
+/// measured with.
 pub const UNIT: u64 = 64 << 10;
 
 /// Red Hat supports no larger ext4, and e2fsprogs' authors recommend none.
@@ -50,12 +53,14 @@ const EXT4_SMALL: Sectors = Sectors(512 * MIB);
 pub fn largest(fs_type: FsType, made: Sectors) -> Sectors {
     match fs_type {
         FsType::Ext4 => EXT4_MOST,
-        FsType::Xfs => XFS_MOST.min(Sectors(xfs_group(made).saturating_mul(XFS_GROUPS_MOST)).max(made)),
+        FsType::Xfs => {
+            XFS_MOST.min(Sectors(xfs_group(made).saturating_mul(XFS_GROUPS_MOST)).max(made))
+        }
     }
 }
 
-/// Bytes of a pool that an empty file system takes at the most which was made with `made` sectors and grown to `size`; equal
-/// where it is not grown.
+/// Bytes of a pool that an empty file system takes at the most which was made with `made` sectors
+/// and grown to `size`; equal where it is not grown.
 #[must_use]
 pub fn bytes(fs_type: FsType, made: Sectors, size: Sectors) -> u64 {
     let grown = size.0.saturating_sub(made.0);
@@ -67,8 +72,8 @@ pub fn bytes(fs_type: FsType, made: Sectors, size: Sectors) -> u64 {
     units.saturating_mul(UNIT)
 }
 
-/// The largest size, a whole number of GiB above `made`, at which [`bytes`] are no more than `most`, and which the file system
-/// can have; `None` where that of `made` is too much already.
+/// The largest size, a whole number of GiB above `made`, at which [`bytes`] are no more than
+/// `most`, and which the file system can have; `None` where that of `made` is too much already.
 #[must_use]
 pub fn fits(fs_type: FsType, made: Sectors, most: u64) -> Option<Sectors> {
     let fine = |size: Sectors| size <= largest(fs_type, made) && bytes(fs_type, made, size) <= most;
@@ -81,10 +86,13 @@ pub fn fits(fs_type: FsType, made: Sectors, most: u64) -> Option<Sectors> {
 /// The largest size that can be made at once for no more than `most` bytes of a pool.
 #[must_use]
 pub fn makes(fs_type: FsType, most: u64) -> Sectors {
-    most_that(Sectors(0), |size| size <= largest(fs_type, size) && bytes(fs_type, size, size) <= most)
+    most_that(Sectors(0), |size| {
+        size <= largest(fs_type, size) && bytes(fs_type, size, size) <= most
+    })
 }
 
-/// The largest size of whole GiB above `least` of which `fine` is true; it is true of all smaller ones.
+/// The largest size of whole GiB above `least` of which `fine` is true; it is true of all smaller
+/// ones.
 fn most_that(least: Sectors, fine: impl Fn(Sectors) -> bool) -> Sectors {
     let at = |step: u64| Sectors(least.0 + step * GIB);
     let (mut low, mut high) = (0, 2 * XFS_MOST.0 / GIB);
@@ -95,8 +103,9 @@ fn most_that(least: Sectors, fine: impl Fn(Sectors) -> bool) -> Sectors {
     at(low)
 }
 
-/// Sectors in an allocation group of an xfs made with `made` sectors and no options of the user's: a quarter up to 4 TiB, and
-/// 1 TiB above (xfsprogs, libxfs/topology.c, `calc_default_ag_geometry`).
+/// Sectors in an allocation group of an xfs made with `made` sectors and no options of the user's:
+/// a quarter up to 4 TiB, and 1 TiB above (xfsprogs, libxfs/topology.c,
+/// `calc_default_ag_geometry`).
 fn xfs_group(made: Sectors) -> u64 {
     (made.0 / 4).clamp(1, TIB)
 }
@@ -136,7 +145,10 @@ mod tests {
         ];
         for (fs_type, made, size, blocks) in measured {
             let estimate = bytes(fs_type, made, size) / UNIT;
-            assert!((blocks..5 * blocks + 60).contains(&estimate), "{fs_type} {made} {size}: {blocks}, not {estimate}");
+            assert!(
+                (blocks..5 * blocks + 60).contains(&estimate),
+                "{fs_type} {made} {size}: {blocks}, not {estimate}"
+            );
         }
     }
 

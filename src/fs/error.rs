@@ -67,7 +67,8 @@ pub enum FsError {
         /// The option.
         option: String,
     },
-    /// A user's mkfs argument that is neither an option nor an option's value; mkfs would take it for the device.
+    /// A user's mkfs argument that is neither an option nor an option's value; mkfs would take it
+    /// for the device.
     #[error("{argument:?} is not an mkfs option: options begin with `-`, and each option and each value is an item of its own")]
     StrayArgument {
         /// The argument.
@@ -121,7 +122,8 @@ pub enum FsError {
         /// What the program that replayed it said.
         program_said: String,
     },
-    /// It would have to be mounted on this host, which the configuration forbids for what others have written to.
+    /// It would have to be mounted on this host, which the configuration forbids for what others
+    /// have written to.
     #[error("the {fs_type} on {} would have to be mounted on this host to {what}, and mount_untrusted = false forbids that, since others may have written to it: {instead}, or set mount_untrusted = true", device.display())]
     MountForbidden {
         /// The device.

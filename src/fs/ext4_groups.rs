@@ -1,7 +1,8 @@
-//! ext4's block groups: where the inode tables and the journal are, and which tables the kernel need not clear.
+//! ext4's block groups: where the inode tables and the journal are, and which tables the kernel
+//! need not clear.
 //!
-//! The layout is the kernel's (Documentation/filesystems/ext4/group_descr.rst, blockgroup.rst, ifork.rst); all of it
-//! little-endian.
+//! The layout is the kernel's (Documentation/filesystems/ext4/group_descr.rst, blockgroup.rst,
+//! ifork.rst); all of it little-endian.
 
 use std::ops::Range;
 
@@ -18,8 +19,8 @@ const FLAGS: usize = 18;
 /// `EXT4_BG_INODE_ZEROED`: the inode table holds zeros already.
 const INODE_TABLE_ZEROED: u16 = 4;
 
-/// Where mke2fs writes zeros when it may not assume that they are there: inode tables and journal, in bytes.
-/// All of the file system, where that cannot be told.
+/// Where mke2fs writes zeros when it may not assume that they are there: inode tables and journal,
+/// in bytes. All of the file system, where that cannot be told.
 ///
 /// # Errors
 /// [`FsError::Superblock`], [`FsError::Block`].
@@ -37,14 +38,16 @@ pub fn zeroed_ranges(disk: &dyn Disk) -> Result<Vec<Range<u64>>, FsError> {
     Ok(extents.into_iter().map(|extent| bytes(extent.start)..bytes(extent.end)).collect())
 }
 
-/// Notes for all groups behind the first `old_blocks` blocks that their inode tables hold zeros, and says for how many.
+/// Notes for all groups behind the first `old_blocks` blocks that their inode tables hold zeros,
+/// and says for how many.
 ///
-/// A file system that has grown has groups whose tables the kernel would clear behind the next mounts: 16 MiB for
-/// each GiB, and in each snapshot again. Behind the old end of a thin there is nothing but zeros. Without checksums
-/// over all metadata (a choice of mke2fs.conf that is rare by now) nothing is done.
+/// A file system that has grown has groups whose tables the kernel would clear behind the next
+/// mounts: 16 MiB for each GiB, and in each snapshot again. Behind the old end of a thin there is
+/// nothing but zeros. Without checksums over all metadata (a choice of mke2fs.conf that is rare by
+/// now) nothing is done.
 ///
-/// The file system must be unmounted and clean. Each note is within one sector and right by itself, so that a crash in
-/// the middle does no harm.
+/// The file system must be unmounted and clean. Each note is within one sector and right by itself,
+/// so that a crash in the middle does no harm.
 ///
 /// # Errors
 /// [`FsError::Superblock`], [`FsError::Block`].
@@ -60,12 +63,14 @@ pub fn note_zeros_behind(disk: &dyn Disk, old_blocks: u64) -> Result<u64, FsErro
             return Ok(noted);
         };
         let flags = Fields(&descriptor).le16(FLAGS).unwrap_or_default();
-        // One whose checksum is not what it should be is not what it is taken for, and is left alone.
+        // One whose checksum is not what it should be is not what it is taken for, and is left
+        // alone.
         if Fields(&descriptor).le16(CHECKSUM) != Some(checksum(seed, group, &descriptor)) {
             return Ok(noted);
         }
         if flags & INODE_TABLE_ZEROED == 0 {
-            descriptor[FLAGS..FLAGS + 2].copy_from_slice(&(flags | INODE_TABLE_ZEROED).to_le_bytes());
+            descriptor[FLAGS..FLAGS + 2]
+                .copy_from_slice(&(flags | INODE_TABLE_ZEROED).to_le_bytes());
             let sum = checksum(seed, group, &descriptor);
             descriptor[CHECKSUM..CHECKSUM + 2].copy_from_slice(&sum.to_le_bytes());
             disk.write_at(&descriptor, place)?;
@@ -89,7 +94,8 @@ impl<'a> Groups<'a> {
         Groups { disk, layout, block_size, count: superblock.groups() }
     }
 
-    /// The inode tables of these groups in blocks; `None` when the place of a descriptor is unknown.
+    /// The inode tables of these groups in blocks; `None` when the place of a descriptor is
+    /// unknown.
     fn inode_tables(&self, groups: Range<u64>) -> Result<Option<Vec<Range<u64>>>, FsError> {
         let table = u64::from(self.layout.inodes_per_group) * u64::from(self.layout.inode_size);
         let length = table.div_ceil(self.block_size);
@@ -118,8 +124,9 @@ impl<'a> Groups<'a> {
 
     /// Where a group's descriptor is, in bytes.
     ///
-    /// All descriptors follow the superblock's block, but for those from the first meta block on: each block of these is at
-    /// the start of the groups that it describes (fs/ext4/super.c, `descriptor_loc`).
+    /// All descriptors follow the superblock's block, but for those from the first meta block on:
+    /// each block of these is at the start of the groups that it describes (fs/ext4/super.c,
+    /// `descriptor_loc`).
     fn place(&self, group: u64) -> Option<u64> {
         let size = u64::from(self.layout.descriptor_size);
         let per_block = self.block_size / size;
@@ -136,10 +143,13 @@ impl<'a> Groups<'a> {
         Some(block * self.block_size + within)
     }
 
-    /// Whether a group begins with a copy of the superblock; `None` for layouts of copies that are rarely used.
+    /// Whether a group begins with a copy of the superblock; `None` for layouts of copies that are
+    /// rarely used.
     fn has_superblock(&self, group: u64) -> Option<bool> {
-        let power_of =
-            |base: u64| std::iter::successors(Some(base), |power| power.checked_mul(base)).any(|power| power == group);
+        let power_of = |base: u64| {
+            std::iter::successors(Some(base), |power| power.checked_mul(base))
+                .any(|power| power == group)
+        };
         self.layout.sparse_copies.then(|| group < 2 || [3, 5, 7].into_iter().any(power_of))
     }
 }
@@ -165,7 +175,10 @@ pub(super) fn journal_extents(map: Fields<'_>) -> Option<Vec<Range<u64>>> {
             let extent = map.from(12 * (entry + 1))?;
             let start = u64::from(extent.le16(6)?) << 32 | u64::from(extent.le32(8)?);
             // Lengths above 32768 mean allocated but unwritten, and count from there.
-            let length = extent.le16(4).map(|length| if length > 32768 { length - 32768 } else { length })?;
+            let length =
+                extent
+                    .le16(4)
+                    .map(|length| if length > 32768 { length - 32768 } else { length })?;
             Some(start..start + u64::from(length))
         })
         .collect()
@@ -212,7 +225,8 @@ mod tests {
 
     #[test]
     fn descriptors_follow_the_superblocks_block_or_lie_in_their_meta_group() {
-        let places = |layout: &Layout, group: u64| with_groups(layout, 10_000, |groups| groups.place(group));
+        let places =
+            |layout: &Layout, group: u64| with_groups(layout, 10_000, |groups| groups.place(group));
         assert_eq!(places(&layout(), 0), Some(4096));
         assert_eq!(places(&layout(), 65), Some(2 * 4096 + 64));
         let small_blocks = Layout { first_block: 1, ..layout() };
@@ -236,7 +250,10 @@ mod tests {
     #[test]
     fn the_journals_extents_are_read_from_a_tree_of_one_level() {
         let far = (1 << 32) + 5;
-        assert_eq!(journal_extents(Fields(&journal_map())), Some(vec![77..77 + 4096, far..far + 3]));
+        assert_eq!(
+            journal_extents(Fields(&journal_map())),
+            Some(vec![77..77 + 4096, far..far + 3])
+        );
         for (offset, value) in [(0, 0), (2, 5), (6, 1)] {
             let mut map = journal_map();
             map[offset] = value;
@@ -248,7 +265,9 @@ mod tests {
     fn grown(groups: u32) -> MemoryDisk {
         let disk = MemoryDisk::new(Sectors(u64::from(groups) * 32_768 * 8));
         let mut superblock = vec![0; 1024];
-        let mut put = |offset: usize, value: &[u8]| superblock[offset..offset + value.len()].copy_from_slice(value);
+        let mut put = |offset: usize, value: &[u8]| {
+            superblock[offset..offset + value.len()].copy_from_slice(value)
+        };
         put(0, &(groups * 8192).to_le_bytes());
         put(4, &(groups * 32_768).to_le_bytes());
         put(24, &[2]);
@@ -277,7 +296,11 @@ mod tests {
         let mut descriptor = [0; 64];
         disk.read_at(&mut descriptor, 4096 + group * 64).unwrap();
         let fields = Fields(&descriptor);
-        assert_eq!(fields.le16(CHECKSUM), Some(checksum(SEED, group, &descriptor)), "checksum of group {group}");
+        assert_eq!(
+            fields.le16(CHECKSUM),
+            Some(checksum(SEED, group, &descriptor)),
+            "checksum of group {group}"
+        );
         fields.le16(FLAGS).unwrap()
     }
 
@@ -319,7 +342,8 @@ mod tests {
             for (offset, value) in noise {
                 disk.write_at(&[value], 1024 + offset).unwrap();
             }
-            // Absurd layouts are refused, or lie behind the disk's end; then reading them fails, in good order.
+            // Absurd layouts are refused, or lie behind the disk's end; then reading them fails, in
+            // good order.
             let _ = zeroed_ranges(&disk);
             let _ = note_zeros_behind(&disk, 1);
         }

@@ -1,7 +1,9 @@
-//! ext4's superblock: what is read of it, how it is checked before anything is believed, and what is noted in it.
+//! ext4's superblock: what is read of it, how it is checked before anything is believed, and what
+//! is noted in it.
 //!
-//! The layout is the kernel's (Documentation/filesystems/ext4/super.rst); all of it little-endian. Whoever had the
-//! layer mounted may have written it, so that every number is held to the device's size first.
+//! The layout is the kernel's (Documentation/filesystems/ext4/super.rst); all of it little-endian.
+//! Whoever had the layer mounted may have written it, so that every number is held to the device's
+//! size first.
 
 use uuid::Uuid;
 
@@ -29,10 +31,10 @@ const RO_COMPAT_BIGALLOC: u32 = 0x200;
 const RO_COMPAT_METADATA_CHECKSUMS: u32 = 0x400;
 const RO_COMPAT_ORPHAN_PRESENT: u32 = 0x1_0000;
 
-/// The incompatible features that a file system may have before a program or the kernel is let loose on it: filetype,
-/// recover, meta_bg, extent, 64bit, flex_bg, ea_inode, csum_seed, large_dir, inline_data, encrypt, casefold. Not
-/// compression (no kernel has it), a journal that is a device of its own, mmp (whoever opens it waits as long as the
-/// superblock says).
+/// The incompatible features that a file system may have before a program or the kernel is let
+/// loose on it: filetype, recover, meta_bg, extent, 64bit, flex_bg, ea_inode, csum_seed, large_dir,
+/// inline_data, encrypt, casefold. Not compression (no kernel has it), a journal that is a device
+/// of its own, mmp (whoever opens it waits as long as the superblock says).
 const INCOMPAT_KNOWN: u32 = 0x2
     | INCOMPAT_RECOVER
     | INCOMPAT_META_BG
@@ -102,7 +104,10 @@ impl Superblock {
         let block = parse(Fields(&bytes)).map_err(|problem| wrong(disk, problem))?;
         let (size, device) = (block.size(), disk.size()?);
         if size > device {
-            return Err(wrong(disk, format!("it says that it has {size}, and the device has {device}")));
+            return Err(wrong(
+                disk,
+                format!("it says that it has {size}, and the device has {device}"),
+            ));
         }
         Ok(block)
     }
@@ -118,7 +123,8 @@ impl Superblock {
     /// [`FsError::Block`].
     pub(super) fn state(&self, disk: &dyn Disk) -> Result<FsState, FsError> {
         let journal = self.journal_errno(disk)?;
-        let ended = (journal != 0).then(|| NotedErrors { journal, ..self.errors.unwrap_or_default() });
+        let ended =
+            (journal != 0).then(|| NotedErrors { journal, ..self.errors.unwrap_or_default() });
         Ok(FsState {
             fs_type: FsType::Ext4,
             size: self.size(),
@@ -130,10 +136,11 @@ impl Superblock {
         })
     }
 
-    /// The errno in the journal's superblock, by which the kernel ended it (`s_errno`); 0 for none, and where its place
-    /// is not known.
+    /// The errno in the journal's superblock, by which the kernel ended it (`s_errno`); 0 for none,
+    /// and where its place is not known.
     fn journal_errno(&self, disk: &dyn Disk) -> Result<i32, FsError> {
-        /// `JBD2_MAGIC_NUMBER`; the journal is big-endian (include/linux/jbd2.h, `journal_superblock_s`).
+        /// `JBD2_MAGIC_NUMBER`; the journal is big-endian (include/linux/jbd2.h,
+        /// `journal_superblock_s`).
         const MAGIC: u32 = 0xC03B_3998;
         let map = self.layout.journal.filter(|_| self.has_journal);
         let extents = map.and_then(|map| super::ext4_groups::journal_extents(Fields(&map)));
@@ -158,21 +165,23 @@ impl Superblock {
     pub(super) fn must_be_known(&self, disk: &dyn Disk) -> Result<(), FsError> {
         match self.incompat & !INCOMPAT_KNOWN {
             0 => Ok(()),
-            unknown => {
-                Err(wrong(disk, format!("it has features that are not known or not allowed here ({unknown:#x})")))
-            }
+            unknown => Err(wrong(
+                disk,
+                format!("it has features that are not known or not allowed here ({unknown:#x})"),
+            )),
         }
     }
 }
 
-/// Has the file system abort its journal when a write of a file's new data fails, and leave that behind for Commit to
-/// see: writes `data_err=abort,dioread_lock` to the superblock's mount options, if there are none yet and there is a
-/// journal.
+/// Has the file system abort its journal when a write of a file's new data fails, and leave that
+/// behind for Commit to see: writes `data_err=abort,dioread_lock` to the superblock's mount
+/// options, if there are none yet and there is a journal.
 ///
-/// They stand in the superblock rather than in each mount's options since a file system without a journal cannot be
-/// mounted with them (Linux 6.15 and later), and since this way they hold whoever mounts it; a kernel that does not
-/// know an option in there says so and goes on. `data_err=abort` alone does nothing from Linux 5.6 to 6.14, where new
-/// blocks are unwritten ones until their data is on the disk (`dioread_nolock`), and wait for nothing.
+/// They stand in the superblock rather than in each mount's options since a file system without a
+/// journal cannot be mounted with them (Linux 6.15 and later), and since this way they hold whoever
+/// mounts it; a kernel that does not know an option in there says so and goes on. `data_err=abort`
+/// alone does nothing from Linux 5.6 to 6.14, where new blocks are unwritten ones until their data
+/// is on the disk (`dioread_nolock`), and wait for nothing.
 ///
 /// The file system must be unmounted.
 ///
@@ -191,7 +200,8 @@ pub(super) fn note_lost_writes(disk: &dyn Disk) -> Result<(), FsError> {
     write(disk, &superblock, bytes)
 }
 
-/// Notes in the superblock that there is damage (`s_state`), as the kernel does, so that nobody takes it for sound.
+/// Notes in the superblock that there is damage (`s_state`), as the kernel does, so that nobody
+/// takes it for sound.
 ///
 /// The file system must be unmounted.
 ///
@@ -205,7 +215,11 @@ pub(super) fn note_error(disk: &dyn Disk) -> Result<(), FsError> {
     write(disk, &superblock, bytes)
 }
 
-fn write(disk: &dyn Disk, superblock: &Superblock, mut bytes: [u8; SUPERBLOCK.1]) -> Result<(), FsError> {
+fn write(
+    disk: &dyn Disk,
+    superblock: &Superblock,
+    mut bytes: [u8; SUPERBLOCK.1],
+) -> Result<(), FsError> {
     if superblock.layout.checksum_seed.is_some() {
         let sum = crc32c(!0, &bytes[..CHECKSUM]);
         bytes[CHECKSUM..].copy_from_slice(&sum.to_le_bytes());
@@ -223,7 +237,8 @@ fn parse(fields: Fields<'_>) -> Result<Superblock, String> {
     if found != MAGIC {
         return Err(format!("the magic number is {found:#06x}, it should be {MAGIC:#06x}"));
     }
-    let block = parse_fields(fields).ok_or("the superblock is cut short or its block size is absurd")?;
+    let block =
+        parse_fields(fields).ok_or("the superblock is cut short or its block size is absurd")?;
     let problem = check(&block, fields).or_else(|| check_journal(&block, fields));
     problem.map_or(Ok(block), |problem| Err(problem.to_owned()))
 }
@@ -264,8 +279,11 @@ fn parse_errors(fields: Fields<'_>, state: u16) -> Option<Option<NotedErrors>> {
 
 fn parse_layout(fields: Fields<'_>) -> Option<Layout> {
     let (compat, incompat, ro_compat) = (fields.le32(92)?, fields.le32(96)?, fields.le32(100)?);
-    let seed =
-        if incompat & INCOMPAT_CHECKSUM_SEED != 0 { fields.le32(624)? } else { crc32c(!0, &fields.bytes::<16>(104)?) };
+    let seed = if incompat & INCOMPAT_CHECKSUM_SEED != 0 {
+        fields.le32(624)?
+    } else {
+        crc32c(!0, &fields.bytes::<16>(104)?)
+    };
     // Revision 0 has no field for it, and inodes of 128 bytes.
     let inode_size = if fields.le32(76)? == 0 { 128 } else { fields.le16(88)? };
     Some(Layout {
@@ -275,23 +293,28 @@ fn parse_layout(fields: Fields<'_>) -> Option<Layout> {
         inode_size,
         descriptor_size: if incompat & INCOMPAT_64BIT != 0 { fields.le16(254)? } else { 32 },
         first_meta_block: (incompat & INCOMPAT_META_BG != 0).then_some(fields.le32(260)?),
-        sparse_copies: ro_compat & RO_COMPAT_SPARSE_SUPER != 0 && compat & COMPAT_SPARSE_SUPER_2 == 0,
+        sparse_copies: ro_compat & RO_COMPAT_SPARSE_SUPER != 0
+            && compat & COMPAT_SPARSE_SUPER_2 == 0,
         checksum_seed: (ro_compat & RO_COMPAT_METADATA_CHECKSUMS != 0).then_some(seed),
         // s_jnl_backup_type 1: the copy is i_block, the inode's size behind it.
         journal: if fields.u8(253)? == 1 { fields.bytes(268) } else { None },
     })
 }
 
-/// The kernel's own checks of the geometry (fs/ext4/super.c), so that all that is computed of it is bounded: at least 256
-/// blocks in a group (mke2fs's least) and no more than a bitmap has bits, inodes of a power of two bytes, as many of
-/// them as the groups have, descriptors that fill a block.
+/// The kernel's own checks of the geometry (fs/ext4/super.c), so that all that is computed of it is
+/// bounded: at least 256 blocks in a group (mke2fs's least) and no more than a bitmap has bits,
+/// inodes of a power of two bytes, as many of them as the groups have, descriptors that fill a
+/// block.
 fn check(block: &Superblock, fields: Fields<'_>) -> Option<&'static str> {
-    let Layout { first_block, blocks_per_group, inodes_per_group, inode_size, descriptor_size, .. } = block.layout;
+    let Layout {
+        first_block, blocks_per_group, inodes_per_group, inode_size, descriptor_size, ..
+    } = block.layout;
     let bits = block.block_size * 8;
     // With bigalloc a bit stands for a cluster, of at most 2^16 blocks here.
     let bigalloc = fields.le32(100)? & RO_COMPAT_BIGALLOC != 0;
     let (cluster_log, block_log) = (fields.le32(28)?, fields.le32(24)?);
-    let cluster_bits = if bigalloc { cluster_log.checked_sub(block_log).unwrap_or(u32::MAX) } else { 0 };
+    let cluster_bits =
+        if bigalloc { cluster_log.checked_sub(block_log).unwrap_or(u32::MAX) } else { 0 };
     let groups = block.groups();
     // Block numbers have 48 bits (extents), group numbers 32.
     if block.blocks == 0 || block.blocks >> 48 != 0 || block.inodes == 0 {
@@ -300,7 +323,9 @@ fn check(block: &Superblock, fields: Fields<'_>) -> Option<&'static str> {
         Some("it has more free inodes than inodes")
     } else if cluster_bits > 16 {
         Some("its clusters have an absurd size")
-    } else if blocks_per_group < 256 || u64::from(blocks_per_group) > u64::from(bits) << cluster_bits {
+    } else if blocks_per_group < 256
+        || u64::from(blocks_per_group) > u64::from(bits) << cluster_bits
+    {
         Some("its block groups have an absurd number of blocks")
     } else if u64::from(first_block) >= block.blocks || first_block > 1 {
         Some("its first block is beyond its blocks")
@@ -308,7 +333,10 @@ fn check(block: &Superblock, fields: Fields<'_>) -> Option<&'static str> {
         Some("its block groups have an absurd number of inodes")
     } else if groups.checked_mul(u64::from(inodes_per_group)) != Some(u64::from(block.inodes)) {
         Some("its numbers of inodes and of block groups do not fit together")
-    } else if !inode_size.is_power_of_two() || inode_size < 128 || u32::from(inode_size) > block.block_size {
+    } else if !inode_size.is_power_of_two()
+        || inode_size < 128
+        || u32::from(inode_size) > block.block_size
+    {
         Some("its inodes have an absurd size")
     } else if !descriptor_size.is_power_of_two() || !(32..=1024).contains(&descriptor_size) {
         Some("its group descriptors have an absurd size")
@@ -328,17 +356,20 @@ impl Superblock {
     }
 }
 
-/// A journal elsewhere, by an inode or a device of the writer's choice, would be another disk for the kernel to write
-/// to.
+/// A journal elsewhere, by an inode or a device of the writer's choice, would be another disk for
+/// the kernel to write to.
 fn check_journal(block: &Superblock, fields: Fields<'_>) -> Option<&'static str> {
     let (inode, device) = (fields.le32(224)?, fields.le32(228)?);
-    (block.has_journal && (inode != JOURNAL_INODE || device != 0)).then_some("its journal is not in its own inode 8")
+    (block.has_journal && (inode != JOURNAL_INODE || device != 0))
+        .then_some("its journal is not in its own inode 8")
 }
 
 /// CRC-32C without the last inversion, as the kernel's `ext4_chksum` has it.
 pub(super) fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
     bytes.iter().fold(seed, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0x82F6_3B78 & (crc & 1).wrapping_neg()))
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            (crc >> 1) ^ (0x82F6_3B78 & (crc & 1).wrapping_neg())
+        })
     })
 }
 
@@ -352,7 +383,9 @@ mod tests {
     /// A superblock as mke2fs makes it, as far as it is read here.
     fn superblock() -> Vec<u8> {
         let mut bytes = vec![0; 1024];
-        let mut put = |offset: usize, value: &[u8]| bytes[offset..offset + value.len()].copy_from_slice(value);
+        let mut put = |offset: usize, value: &[u8]| {
+            bytes[offset..offset + value.len()].copy_from_slice(value)
+        };
         put(0, &655_360_u32.to_le_bytes());
         put(4, &2_621_440_u32.to_le_bytes());
         put(16, &655_350_u32.to_le_bytes());
@@ -410,9 +443,15 @@ mod tests {
         let clean = |offset, value: &[u8]| changed(offset, value).unwrap().clean;
         assert!(!clean(58, &0_u16.to_le_bytes()), "not unmounted");
         assert!(!clean(58, &(STATE_VALID | STATE_ERRORS).to_le_bytes()), "errors noted");
-        assert!(!clean(96, &(INCOMPAT_64BIT | INCOMPAT_RECOVER).to_le_bytes()), "journal to replay");
+        assert!(
+            !clean(96, &(INCOMPAT_64BIT | INCOMPAT_RECOVER).to_le_bytes()),
+            "journal to replay"
+        );
         assert!(!clean(232, &12_u32.to_le_bytes()), "orphans");
-        assert!(!clean(100, &RO_COMPAT_ORPHAN_PRESENT.to_le_bytes()), "orphans in the file for them");
+        assert!(
+            !clean(100, &RO_COMPAT_ORPHAN_PRESENT.to_le_bytes()),
+            "orphans in the file for them"
+        );
     }
 
     #[test]
@@ -444,7 +483,10 @@ mod tests {
     #[test]
     fn a_disk_without_one_is_named() {
         let error = Superblock::read(&MemoryDisk::new(Sectors(8))).unwrap_err();
-        assert_eq!(error.to_string(), "no sound ext4 on memory: the magic number is 0x0000, it should be 0xef53");
+        assert_eq!(
+            error.to_string(),
+            "no sound ext4 on memory: the magic number is 0x0000, it should be 0xef53"
+        );
         assert!(Superblock::read(&MemoryDisk::new(Sectors(3))).is_err());
     }
 
@@ -453,7 +495,12 @@ mod tests {
         let disk = MemoryDisk::new(Sectors((10 << 21) - 1));
         disk.write_at(&superblock(), 1024).unwrap();
         let error = Superblock::read(&disk).unwrap_err().to_string();
-        assert!(error.contains("it says that it has 20971520 sectors, and the device has 20971519 sectors"), "{error}");
+        assert!(
+            error.contains(
+                "it says that it has 20971520 sectors, and the device has 20971519 sectors"
+            ),
+            "{error}"
+        );
     }
 
     #[test]
@@ -477,7 +524,11 @@ mod tests {
         assert_eq!(noted, Some(NotedErrors::default()));
         let counted = errors(&|bytes| bytes[404] = 2).unwrap();
         assert_eq!((counted.count, counted.journal), (2, 0));
-        let map = [&[0x0A, 0xF3, 1, 0, 4, 0, 0, 0, 0, 0, 0, 0][..], &[0, 0, 0, 0, 0, 16, 0, 0, 77, 0, 0, 0]].concat();
+        let map = [
+            &[0x0A, 0xF3, 1, 0, 4, 0, 0, 0, 0, 0, 0, 0][..],
+            &[0, 0, 0, 0, 0, 16, 0, 0, 77, 0, 0, 0],
+        ]
+        .concat();
         let ended = errors(&|bytes| {
             bytes[253] = 1;
             bytes[268..268 + map.len()].copy_from_slice(&map);
@@ -487,7 +538,9 @@ mod tests {
 
     #[test]
     fn only_known_features_are_let_loose_on() {
-        let known = |incompat: u32| changed(96, &incompat.to_le_bytes()).unwrap().must_be_known(&disk_with(&[]));
+        let known = |incompat: u32| {
+            changed(96, &incompat.to_le_bytes()).unwrap().must_be_known(&disk_with(&[]))
+        };
         known(INCOMPAT_64BIT | 0x2C2).unwrap();
         for incompat in [0x1, 0x8, 0x100, 0x8000_0000] {
             let error = known(INCOMPAT_64BIT | incompat).unwrap_err().to_string();
@@ -506,7 +559,10 @@ mod tests {
             disk.read_at(&mut after, 1024).unwrap();
             let sum = crc32c(!0, &after[..CHECKSUM]).to_le_bytes();
             assert!(after == bytes || after[CHECKSUM..] == sum, "the checksum is wrong");
-            String::from_utf8(after[512..576].iter().copied().take_while(|byte| *byte != 0).collect()).unwrap()
+            String::from_utf8(
+                after[512..576].iter().copied().take_while(|byte| *byte != 0).collect(),
+            )
+            .unwrap()
         };
         assert_eq!(options(&|_| ()), "data_err=abort,dioread_lock");
         assert_eq!(options(&|bytes| bytes[92] = 0), "");

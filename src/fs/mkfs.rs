@@ -1,4 +1,5 @@
-//! The trait that makes, grows and inspects file systems, and the real one, by the programs of e2fsprogs and xfsprogs.
+//! The trait that makes, grows and inspects file systems, and the real one, by the programs of
+//! e2fsprogs and xfsprogs.
 
 use std::ffi::OsString;
 use std::fmt::Debug;
@@ -7,7 +8,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::block::{
-    find_content, resize_xfs, with_private_mount, Access, BlockError, Disk, Disks, PrivateMount, RealDisks,
+    find_content, resize_xfs, with_private_mount, Access, BlockError, Disk, Disks, PrivateMount,
+    RealDisks,
 };
 use crate::units::Sectors;
 
@@ -19,27 +21,35 @@ use super::tools::{Tool, Tools};
 use super::types::{FsSpec, FsState, FsType, Writer};
 use super::{cost, ext4, ext4_groups, ext4_super, xfs, zeros};
 
-/// Where the kernel shows which kinds of damage in an xfs are to end it; there is none before xfs is loaded.
+/// Where the kernel shows which kinds of damage in an xfs are to end it; there is none before xfs
+/// is loaded.
 const XFS_PANIC_MASK: &str = "/proc/sys/fs/xfs/panic_mask";
 
 /// What the layers' file systems are made and kept by.
 pub trait Formatter: Send + Sync + Debug {
-    /// Makes a file system of `size` on a blank device that reads as zeros. Afterwards it is empty (no `lost+found`), clean,
-    /// unmounted and on the disk, and takes as little of a thin pool as can be.
+    /// Makes a file system of `size` on a blank device that reads as zeros. Afterwards it is empty
+    /// (no `lost+found`), clean, unmounted and on the disk, and takes as little of a thin pool as
+    /// can be.
     ///
     /// # Errors
-    /// [`FsError`]; a device that is not blank is left as it is ([`BlockError::NotBlank`]). After other errors it may be
-    /// half written.
+    /// [`FsError`]; a device that is not blank is left as it is ([`BlockError::NotBlank`]). After
+    /// other errors it may be half written.
     fn format(&self, device: &Path, spec: &FsSpec, size: Sectors) -> Result<(), FsError>;
 
-    /// Grows the file system on a device that has become larger to `size`, and leaves one that reaches there already
-    /// as it is. `writer` says who may have written what is there. What the device has beyond the old size must read as
-    /// zeros, as it does on a thin that never was larger. It may be mounted elsewhere at the time; then it takes more
-    /// of the pool.
+    /// Grows the file system on a device that has become larger to `size`, and leaves one that
+    /// reaches there already as it is. `writer` says who may have written what is there. What the
+    /// device has beyond the old size must read as zeros, as it does on a thin that never was
+    /// larger. It may be mounted elsewhere at the time; then it takes more of the pool.
     ///
     /// # Errors
     /// [`FsError::MountForbidden`]; [`FsError`].
-    fn grow(&self, device: &Path, fs_type: FsType, size: Sectors, writer: Writer) -> Result<(), FsError>;
+    fn grow(
+        &self,
+        device: &Path,
+        fs_type: FsType,
+        size: Sectors,
+        writer: Writer,
+    ) -> Result<(), FsError>;
 
     /// Reads the file system's superblock. The device should not be mounted: see [`FsState`].
     ///
@@ -47,12 +57,12 @@ pub trait Formatter: Send + Sync + Debug {
     /// [`FsError::Superblock`], [`FsError::Block`].
     fn inspect(&self, device: &Path, fs_type: FsType) -> Result<FsState, FsError>;
 
-    /// Makes a file system clean that was not unmounted and that anybody may have written, by replaying its journal.
-    /// One that has noted errors ([`FsState::errors`]) is left as it is.
+    /// Makes a file system clean that was not unmounted and that anybody may have written, by
+    /// replaying its journal. One that has noted errors ([`FsState::errors`]) is left as it is.
     ///
     /// # Errors
-    /// [`FsError::NotClean`] for one that has noted errors, is damaged or has no journal; [`FsError::MountForbidden`];
-    /// [`FsError`].
+    /// [`FsError::NotClean`] for one that has noted errors, is damaged or has no journal;
+    /// [`FsError::MountForbidden`]; [`FsError`].
     fn replay(&self, device: &Path, fs_type: FsType) -> Result<(), FsError>;
 }
 
@@ -72,7 +82,8 @@ impl Default for Mkfs {
 }
 
 impl Mkfs {
-    /// Looks for programs on PATH and in the directories for administrators; gives each five minutes.
+    /// Looks for programs on PATH and in the directories for administrators; gives each five
+    /// minutes.
     #[must_use]
     pub fn new() -> Self {
         Mkfs { tools: Tools::new(), mount_untrusted: true, prezeroed: Mutex::new(None) }
@@ -92,7 +103,8 @@ impl Mkfs {
         self
     }
 
-    /// Whether a file system may be mounted on this host that others than this program may have written (default: yes).
+    /// Whether a file system may be mounted on this host that others than this program may have
+    /// written (default: yes).
     #[must_use]
     pub fn mounting_untrusted(mut self, allowed: bool) -> Self {
         self.mount_untrusted = allowed;
@@ -102,8 +114,11 @@ impl Mkfs {
     fn format_ext4(&self, device: &Path, spec: &FsSpec, size: Sectors) -> Result<(), FsError> {
         let program = self.tools.find(Tool::Mke2fs)?;
         let prezeroed = spec.zeroed && self.knows_prezeroed(&program, device, size)?;
-        let mut arguments =
-            options::arguments(ext4::SYNTAX, &ext4::own_options(size, prezeroed, &spec.options), &spec.options)?;
+        let mut arguments = options::arguments(
+            ext4::SYNTAX,
+            &ext4::own_options(size, prezeroed, &spec.options),
+            &spec.options,
+        )?;
         arguments.extend(ext4_place(device, size));
         self.tools.run_well(&program, &arguments, device)?;
         ext4_super::note_lost_writes(RealDisks.open(device, Access::WriteExclusive)?.as_ref())?;
@@ -117,7 +132,12 @@ impl Mkfs {
     }
 
     /// Whether mke2fs takes [`ext4::PREZEROED`], found out by a run that writes nothing (`-n`).
-    fn knows_prezeroed(&self, program: &Path, device: &Path, size: Sectors) -> Result<bool, FsError> {
+    fn knows_prezeroed(
+        &self,
+        program: &Path,
+        device: &Path,
+        size: Sectors,
+    ) -> Result<bool, FsError> {
         let mut known = self.prezeroed.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = *known {
             return Ok(known);
@@ -126,7 +146,8 @@ impl Mkfs {
             let fixed = ["-n", "-q", "-t", "ext4"].iter().chain(more).map(OsString::from);
             fixed.chain(ext4_place(device, size)).collect()
         };
-        let knows = self.tools.run(program, &dry(&["-E", ext4::PREZEROED]), device)?.status.success();
+        let knows =
+            self.tools.run(program, &dry(&["-E", ext4::PREZEROED]), device)?.status.success();
         if !knows {
             // Was it the option? Without it the same must work.
             self.tools.run_well(program, &dry(&[]), device)?;
@@ -135,18 +156,20 @@ impl Mkfs {
         Ok(knows)
     }
 
-    /// By e2fsck, so that the kernel never mounts it. `journal_only` replays the journal and works off the list of
-    /// files that were deleted while open, and mends nothing else; what it leaves is what mounting and unmounting
-    /// leaves. One that is not clean afterwards is damaged.
+    /// By e2fsck, so that the kernel never mounts it. `journal_only` replays the journal and works
+    /// off the list of files that were deleted while open, and mends nothing else; what it leaves
+    /// is what mounting and unmounting leaves. One that is not clean afterwards is damaged.
     fn replay_ext4(&self, device: &Path) -> Result<(), FsError> {
         let program = self.tools.find(Tool::E2fsck)?;
         let disk = RealDisks.open(device, Access::Read)?;
         ext4_super::Superblock::read(disk.as_ref())?.must_be_known(disk.as_ref())?;
         drop(disk);
-        let arguments = ["-p", "-E", "journal_only"].map(OsString::from).into_iter().chain([device.into()]);
-        let Ended { status, stderr } = self.tools.run(&program, &arguments.collect::<Vec<_>>(), device)?;
-        // Exit codes of e2fsck(8): 1, 2 and 4 stand for damage, mended or not. A journal that is none is made anew, for
-        // one; the next Commit must not take what is left for a whole layer.
+        let arguments =
+            ["-p", "-E", "journal_only"].map(OsString::from).into_iter().chain([device.into()]);
+        let Ended { status, stderr } =
+            self.tools.run(&program, &arguments.collect::<Vec<_>>(), device)?;
+        // Exit codes of e2fsck(8): 1, 2 and 4 stand for damage, mended or not. A journal that is
+        // none is made anew, for one; the next Commit must not take what is left for a whole layer.
         if status.code().is_some_and(|code| code & 7 != 0) {
             ext4_super::note_error(RealDisks.open(device, Access::WriteExclusive)?.as_ref())?;
             let (device, fs_type) = (device.to_owned(), FsType::Ext4);
@@ -168,7 +191,8 @@ impl Mkfs {
         superblock.must_be_known(disk.as_ref())?;
         drop(disk);
         let program = self.tools.find(Tool::Resize2fs)?;
-        // It is clean, and -f says that this is known: without it resize2fs wants a full check first.
+        // It is clean, and -f says that this is known: without it resize2fs wants a full check
+        // first.
         let arguments = [OsString::from("-f"), device.into(), format!("{}s", size.0).into()];
         self.tools.run_well(&program, &arguments, device)?;
         match RealDisks.open(device, Access::WriteExclusive) {
@@ -187,12 +211,18 @@ impl Mkfs {
         }
         let groups = blocks.div_ceil(u64::from(superblock.group_blocks).max(1));
         if groups > cost::XFS_GROUPS_MOST {
-            return Err(FsError::TooManyGroups { device: device.to_owned(), groups, most: cost::XFS_GROUPS_MOST });
+            return Err(FsError::TooManyGroups {
+                device: device.to_owned(),
+                groups,
+                most: cost::XFS_GROUPS_MOST,
+            });
         }
         let instead =
             "ask for no more than its parent's size (the label containerd.io/snapshot/max-size, base_image_size)";
         self.may_mount(device, FsType::Xfs, writer, "grow it", instead)?;
-        mounted(device, FsType::Xfs, |directory| Ok(resize_xfs(directory, blocks, superblock.inode_percent)?))
+        mounted(device, FsType::Xfs, |directory| {
+            Ok(resize_xfs(directory, blocks, superblock.inode_percent)?)
+        })
     }
 
     /// Whether a device may be mounted on this host whose content `writer` wrote.
@@ -212,14 +242,17 @@ impl Mkfs {
             return Err(FsError::MountForbidden { device, fs_type, what, instead });
         }
         match std::fs::read_to_string(XFS_PANIC_MASK).ok().map(|mask| mask.trim().to_owned()) {
-            Some(mask) if fs_type == FsType::Xfs && mask != "0" => Err(FsError::PanicMask { device, fs_type, mask }),
+            Some(mask) if fs_type == FsType::Xfs && mask != "0" => {
+                Err(FsError::PanicMask { device, fs_type, mask })
+            }
             _ => Ok(()),
         }
     }
 
     fn format_xfs(&self, device: &Path, spec: &FsSpec, size: Sectors) -> Result<(), FsError> {
         let program = self.tools.find(Tool::MkfsXfs)?;
-        let mut arguments = options::arguments(xfs::SYNTAX, &xfs::own_options(size), &spec.options)?;
+        let mut arguments =
+            options::arguments(xfs::SYNTAX, &xfs::own_options(size), &spec.options)?;
         arguments.push(device.into());
         self.tools.run_well(&program, &arguments, device)?;
         if !spec.zeroed {
@@ -242,12 +275,22 @@ impl Formatter for Mkfs {
         }
         if !self.inspect(device, spec.fs_type)?.clean {
             let device = device.to_owned();
-            return Err(FsError::NotClean { device, fs_type: spec.fs_type, program_said: String::new() });
+            return Err(FsError::NotClean {
+                device,
+                fs_type: spec.fs_type,
+                program_said: String::new(),
+            });
         }
         Ok(RealDisks.open(device, Access::Write)?.flush()?)
     }
 
-    fn grow(&self, device: &Path, fs_type: FsType, size: Sectors, writer: Writer) -> Result<(), FsError> {
+    fn grow(
+        &self,
+        device: &Path,
+        fs_type: FsType,
+        size: Sectors,
+        writer: Writer,
+    ) -> Result<(), FsError> {
         refuse_if_small(RealDisks.open(device, Access::Read)?.as_ref(), size)?;
         match fs_type {
             FsType::Ext4 => self.grow_ext4(device, size),
@@ -260,7 +303,8 @@ impl Formatter for Mkfs {
     }
 
     fn replay(&self, device: &Path, fs_type: FsType) -> Result<(), FsError> {
-        let not_clean = |program_said| FsError::NotClean { device: device.to_owned(), fs_type, program_said };
+        let not_clean =
+            |program_said| FsError::NotClean { device: device.to_owned(), fs_type, program_said };
         if let Some(errors) = self.inspect(device, fs_type)?.errors {
             return Err(not_clean(errors.to_string()));
         }
@@ -310,16 +354,19 @@ fn mounted(
     work: impl FnOnce(&Path) -> Result<(), FsError> + Send,
 ) -> Result<(), FsError> {
     let options = MountOptions::of(fs_type).data();
-    let mount = PrivateMount { device, fs_type: fs_type.name(), read_only: false, options: &options };
+    let mount =
+        PrivateMount { device, fs_type: fs_type.name(), read_only: false, options: &options };
     with_private_mount(&mount, work)?;
     Ok(RealDisks.open(device, Access::Read)?.flush()?)
 }
 
 fn remove_lost_and_found(device: &Path) -> Result<(), FsError> {
-    mounted(device, FsType::Ext4, |directory| match std::fs::remove_dir(directory.join("lost+found")) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            Err(FsError::LostFound { device: device.to_owned(), source })
+    mounted(device, FsType::Ext4, |directory| {
+        match std::fs::remove_dir(directory.join("lost+found")) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(FsError::LostFound { device: device.to_owned(), source })
+            }
+            _ => Ok(()),
         }
-        _ => Ok(()),
     })
 }

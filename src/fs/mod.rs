@@ -1,11 +1,13 @@
 //! File systems on block devices: make one, grow one, look into one, replay its journal.
 //!
-//! Others have written to them: containers, and guests with kernels of their own. So all that is read is checked
-//! against the device first; an ext4 of theirs is never mounted here, and an xfs only to replay its log or to grow it.
+//! Others have written to them: containers, and guests with kernels of their own. So all that is
+//! read is checked against the device first; an ext4 of theirs is never mounted here, and an xfs
+//! only to replay its log or to grow it.
 //!
-//! The only room that runs programs (mke2fs, e2fsck, resize2fs, mkfs.xfs; nothing else). Uses `block/` for devices,
-//! private mounts and ioctls. Must not know thin pools, snapshots or databases: to it a device is a path, and what
-//! makes a thin special is one fact alone, that what was never written, or was discarded, reads as zeros.
+//! The only room that runs programs (mke2fs, e2fsck, resize2fs, mkfs.xfs; nothing else). Uses
+//! `block/` for devices, private mounts and ioctls. Must not know thin pools, snapshots or
+//! databases: to it a device is a path, and what makes a thin special is one fact alone, that what
+//! was never written, or was discarded, reads as zeros.
 
 mod bytes;
 pub mod cost;

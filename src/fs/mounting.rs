@@ -1,9 +1,10 @@
-//! With which options a layer's file system is mounted: by this program, and by whoever is told how to mount a
-//! snapshot.
+//! With which options a layer's file system is mounted: by this program, and by whoever is told how
+//! to mount a snapshot.
 //!
-//! The one place that decides them. What stands in the superblock was perhaps written by a guest: its error policy, its
-//! default options and its string of options. An explicit option wins over all three (fs/ext4/super.c,
-//! `__ext4_fill_super`: superblock's defaults, then `s_mount_opts`, then the caller's).
+//! The one place that decides them. What stands in the superblock was perhaps written by a guest:
+//! its error policy, its default options and its string of options. An explicit option wins over
+//! all three (fs/ext4/super.c, `__ext4_fill_super`: superblock's defaults, then `s_mount_opts`,
+//! then the caller's).
 
 use super::types::FsType;
 
@@ -27,15 +28,16 @@ impl MountOptions {
         MountOptions { read_only, ..self }
     }
 
-    /// All of them as containerd's mount type and `mount -o` want them. Each is known to every kernel since 2.6, since
-    /// virtual machines hand them on to kernels of their own.
+    /// All of them as containerd's mount type and `mount -o` want them. Each is known to every
+    /// kernel since 2.6, since virtual machines hand them on to kernels of their own.
     #[must_use]
     pub fn list(self) -> Vec<String> {
         let own = self.of_the_file_system().iter();
         self.read_only.then_some(&"ro").into_iter().chain(own).map(ToString::to_string).collect()
     }
 
-    /// Those that the file system itself reads, separated by commas (mount(2)'s `data`): all but `ro`.
+    /// Those that the file system itself reads, separated by commas (mount(2)'s `data`): all but
+    /// `ro`.
     #[must_use]
     pub fn data(self) -> String {
         self.of_the_file_system().join(",")
@@ -45,8 +47,8 @@ impl MountOptions {
         match self.fs_type {
             // The superblock may ask for a panic of the kernel at the first error.
             FsType::Ext4 => &["errors=remount-ro"],
-            // Snapshots of one template share a UUID, of which xfs mounts one at a time otherwise. Its superblock has
-            // no error policy: errors in metadata shut the file system down.
+            // Snapshots of one template share a UUID, of which xfs mounts one at a time otherwise.
+            // Its superblock has no error policy: errors in metadata shut the file system down.
             FsType::Xfs => &["nouuid"],
         }
     }
@@ -59,7 +61,10 @@ mod tests {
     #[test]
     fn no_mount_leaves_the_error_policy_to_the_superblock() {
         assert_eq!(MountOptions::of(FsType::Ext4).list(), ["errors=remount-ro"]);
-        assert_eq!(MountOptions::of(FsType::Ext4).read_only(true).list(), ["ro", "errors=remount-ro"]);
+        assert_eq!(
+            MountOptions::of(FsType::Ext4).read_only(true).list(),
+            ["ro", "errors=remount-ro"]
+        );
         assert_eq!(MountOptions::of(FsType::Xfs).read_only(true).list(), ["ro", "nouuid"]);
         assert_eq!(MountOptions::of(FsType::Ext4).read_only(true).data(), "errors=remount-ro");
     }

@@ -16,7 +16,8 @@ pub(super) struct Own {
 pub(super) struct Syntax {
     /// The letters that take a value.
     pub(super) with_value: &'static str,
-    /// The letter of which only the last one counts and whose value is a list, so that two must be joined.
+    /// The letter of which only the last one counts and whose value is a list, so that two must be
+    /// joined.
     pub(super) joined: Option<char>,
 }
 
@@ -26,12 +27,16 @@ struct Given<'a> {
     value: Option<&'a str>,
 }
 
-/// The arguments for mkfs: this crate's options, but for those of a letter that the user gives too, then the user's.
-/// The joined letter's values become one, the user's last, where they win.
+/// The arguments for mkfs: this crate's options, but for those of a letter that the user gives too,
+/// then the user's. The joined letter's values become one, the user's last, where they win.
 ///
 /// # Errors
 /// [`FsError::StrayArgument`], [`FsError::OptionWithoutValue`].
-pub(super) fn arguments(syntax: Syntax, own: &[Own], user: &[String]) -> Result<Vec<OsString>, FsError> {
+pub(super) fn arguments(
+    syntax: Syntax,
+    own: &[Own],
+    user: &[String],
+) -> Result<Vec<OsString>, FsError> {
     let given = parse(syntax, user)?;
     let mut arguments = Vec::new();
     for option in own {
@@ -39,11 +44,16 @@ pub(super) fn arguments(syntax: Syntax, own: &[Own], user: &[String]) -> Result<
         if theirs.is_empty() {
             push(&mut arguments, option.letter, option.value.as_deref());
         } else if syntax.joined == Some(option.letter) {
-            let values = option.value.iter().map(String::as_str).chain(theirs.iter().filter_map(|given| given.value));
+            let values = option
+                .value
+                .iter()
+                .map(String::as_str)
+                .chain(theirs.iter().filter_map(|given| given.value));
             push(&mut arguments, option.letter, Some(&values.collect::<Vec<_>>().join(",")));
         }
     }
-    let is_joined = |letter| syntax.joined == Some(letter) && own.iter().any(|own| own.letter == letter);
+    let is_joined =
+        |letter| syntax.joined == Some(letter) && own.iter().any(|own| own.letter == letter);
     for option in given.iter().filter(|given| !is_joined(given.letter)) {
         push(&mut arguments, option.letter, option.value);
     }
@@ -61,7 +71,8 @@ fn parse(syntax: Syntax, user: &[String]) -> Result<Vec<Given<'_>>, FsError> {
     let mut items = user.iter();
     while let Some(item) = items.next() {
         let stray = || FsError::StrayArgument { argument: item.clone() };
-        let letters = item.strip_prefix('-').filter(|letters| !letters.is_empty()).ok_or_else(stray)?;
+        let letters =
+            item.strip_prefix('-').filter(|letters| !letters.is_empty()).ok_or_else(stray)?;
         for (position, letter) in letters.char_indices() {
             if !letter.is_ascii_alphanumeric() {
                 return Err(stray());
@@ -116,9 +127,15 @@ mod tests {
 
     #[test]
     fn what_mkfs_would_take_for_the_device_is_refused() {
-        for user in
-            [&["/dev/sda"][..], &["-F", "/dev/sda"], &["-m", "1", "x"], &["-"], &["--"], &[""], &["-F /dev/sda"]]
-        {
+        for user in [
+            &["/dev/sda"][..],
+            &["-F", "/dev/sda"],
+            &["-m", "1", "x"],
+            &["-"],
+            &["--"],
+            &[""],
+            &["-F /dev/sda"],
+        ] {
             let error = joined(user).unwrap_err();
             assert!(error.contains("is not an mkfs option"), "{user:?}: {error}");
         }
@@ -126,7 +143,10 @@ mod tests {
 
     #[test]
     fn an_option_at_the_end_that_lacks_its_value_is_named() {
-        assert_eq!(joined(&["-q", "-m"]).unwrap_err(), r#"the mkfs option "-m" needs a value after it"#);
+        assert_eq!(
+            joined(&["-q", "-m"]).unwrap_err(),
+            r#"the mkfs option "-m" needs a value after it"#
+        );
     }
 
     proptest! {

@@ -22,7 +22,8 @@ const STDERR_LIMIT: usize = 4096;
 /// How often a program is looked at, apart from when it closes its standard error.
 const POLL: Duration = Duration::from_millis(10);
 
-/// How long a killed program may take to go before it is left to itself (it hangs inside the kernel then).
+/// How long a killed program may take to go before it is left to itself (it hangs inside the kernel
+/// then).
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a program ended by itself.
@@ -42,24 +43,30 @@ pub(super) enum Outcome {
 /// The first executable file of that name in the directories.
 pub(super) fn find(program: &str, directories: &[PathBuf]) -> Option<PathBuf> {
     let executable = |path: &PathBuf| {
-        std::fs::metadata(path).is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+        std::fs::metadata(path)
+            .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
     };
     directories.iter().map(|directory| directory.join(program)).find(executable)
 }
 
-/// Runs a program, without a shell, in a process group of its own and in the C locale. Standard input is empty,
-/// standard output and standard error are one (e2fsck complains on the former). At the time limit the whole group is
-/// killed.
+/// Runs a program, without a shell, in a process group of its own and in the C locale. Standard
+/// input is empty, standard output and standard error are one (e2fsck complains on the former). At
+/// the time limit the whole group is killed.
 ///
 /// # Errors
 /// [`FsError::MkfsStart`].
-pub(super) fn run(program: &Path, arguments: &[OsString], limit: Duration) -> Result<Outcome, FsError> {
+pub(super) fn run(
+    program: &Path,
+    arguments: &[OsString],
+    limit: Duration,
+) -> Result<Outcome, FsError> {
     let start_error = |source| FsError::MkfsStart { program: program.to_owned(), source };
     let deadline = Instant::now() + limit;
     failpoint::reach(|| "before a program".into());
     let (said, says) = std::io::pipe().map_err(start_error)?;
     let says_as_well = says.try_clone().map_err(start_error)?;
-    // The command goes at the end of the statement, and with it our ends of what the program writes to.
+    // The command goes at the end of the statement, and with it our ends of what the program writes
+    // to.
     let mut child = Command::new(program)
         .args(arguments)
         .env("LC_ALL", "C")
@@ -85,7 +92,8 @@ pub(super) fn run(program: &Path, arguments: &[OsString], limit: Duration) -> Re
 /// What a program says, read on a thread of its own so that a full pipe never stops the program.
 struct Said {
     kept: Arc<Mutex<Vec<u8>>>,
-    /// Nothing is ever sent; it disconnects when the last holder of the pipe's other end has closed it.
+    /// Nothing is ever sent; it disconnects when the last holder of the pipe's other end has closed
+    /// it.
     closed: Receiver<()>,
 }
 
@@ -106,11 +114,12 @@ fn collect(mut pipe: PipeReader) -> Said {
 }
 
 impl Said {
-    /// All of it, once the program has ended. Others of its group that still hold the pipe are killed.
+    /// All of it, once the program has ended. Others of its group that still hold the pipe are
+    /// killed.
     fn finish(&self, group: u32) -> String {
         if self.closed.recv_timeout(POLL) == Err(RecvTimeoutError::Timeout) {
-            // The pipe is held, so the group has a member and its number cannot mean another group by now. (A holder
-            // that has left the group is not waited for.)
+            // The pipe is held, so the group has a member and its number cannot mean another group
+            // by now. (A holder that has left the group is not waited for.)
             let _ = kill_group(group);
             let _ = self.closed.recv_timeout(POLL);
         }
@@ -127,7 +136,11 @@ fn lock(bytes: &Mutex<Vec<u8>>) -> MutexGuard<'_, Vec<u8>> {
 }
 
 /// Waits for the program; `None` at the deadline.
-fn wait_until(child: &mut Child, stderr: &Said, deadline: Instant) -> std::io::Result<Option<ExitStatus>> {
+fn wait_until(
+    child: &mut Child,
+    stderr: &Said,
+    deadline: Instant,
+) -> std::io::Result<Option<ExitStatus>> {
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
@@ -145,7 +158,8 @@ fn wait_until(child: &mut Child, stderr: &Said, deadline: Instant) -> std::io::R
 
 /// Kills the program and its group, and sees to it that nothing of it stays behind as a zombie.
 fn kill(mut child: Child) {
-    // Fails only if all have ended since, and then there is nothing to do but to collect the exit status.
+    // Fails only if all have ended since, and then there is nothing to do but to collect the exit
+    // status.
     let _ = kill_group(child.id());
     let deadline = Instant::now() + KILL_PATIENCE;
     while Instant::now() < deadline {
@@ -188,7 +202,8 @@ mod tests {
 
     #[test]
     fn what_a_program_says_and_how_it_ends_come_back() {
-        let ended = ended("echo no such option >&2; echo; echo Usage: me >&2; echo more >&2; exit 7");
+        let ended =
+            ended("echo no such option >&2; echo; echo Usage: me >&2; echo more >&2; exit 7");
         assert_eq!(ended.status.code(), Some(7));
         assert_eq!(ended.stderr, "no such option");
     }
@@ -210,7 +225,10 @@ mod tests {
     fn at_the_time_limit_the_program_and_its_children_are_gone() {
         let directory = tempfile::tempdir().unwrap();
         let pids = directory.path().join("pids");
-        let script = format!("sleep 1000 & echo $! > {0}; echo $$ >> {0}; echo stuck >&2; wait", pids.display());
+        let script = format!(
+            "sleep 1000 & echo $! > {0}; echo $$ >> {0}; echo stuck >&2; wait",
+            pids.display()
+        );
         let began = Instant::now();
         match sh(&script, Duration::from_secs(1)) {
             Outcome::TimedOut { stderr } => assert_eq!(stderr, "stuck"),
@@ -233,12 +251,14 @@ mod tests {
         assert!(!runs(std::fs::read_to_string(pid).unwrap().trim()));
     }
 
-    /// Whether a process runs; one that has been killed may take a moment to go, or stay as a zombie for its parent.
+    /// Whether a process runs; one that has been killed may take a moment to go, or stay as a
+    /// zombie for its parent.
     fn runs(pid: &str) -> bool {
         let status = format!("/proc/{pid}/status");
         let deadline = Instant::now() + Duration::from_secs(5);
         loop {
-            let gone = std::fs::read_to_string(&status).map_or(true, |text| text.contains("State:\tZ"));
+            let gone =
+                std::fs::read_to_string(&status).map_or(true, |text| text.contains("State:\tZ"));
             if gone || Instant::now() > deadline {
                 return !gone;
             }
@@ -253,7 +273,8 @@ mod tests {
             let at = directory.path().join(name);
             std::fs::create_dir(&at).unwrap();
             std::fs::write(at.join("mkfs.test"), "").unwrap();
-            std::fs::set_permissions(at.join("mkfs.test"), std::fs::Permissions::from_mode(mode)).unwrap();
+            std::fs::set_permissions(at.join("mkfs.test"), std::fs::Permissions::from_mode(mode))
+                .unwrap();
             at
         };
         let places = [place("a", 0o644), place("b", 0o755), place("c", 0o755)];

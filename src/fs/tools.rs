@@ -1,4 +1,5 @@
-//! The programs that this room runs: where they are found, how long they may take, and what it means when they fail.
+//! The programs that this room runs: where they are found, how long they may take, and what it
+//! means when they fail.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -49,7 +50,8 @@ impl Tools {
     /// PATH and the directories for administrators; five minutes.
     pub(super) fn new() -> Self {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let directories = std::env::split_paths(&path).chain(MORE_DIRECTORIES.map(PathBuf::from)).collect();
+        let directories =
+            std::env::split_paths(&path).chain(MORE_DIRECTORIES.map(PathBuf::from)).collect();
         Tools { directories, time_limit: TIME_LIMIT }
     }
 
@@ -58,12 +60,22 @@ impl Tools {
         program::find(program, &self.directories).ok_or_else(|| FsError::MkfsMissing {
             program,
             package,
-            searched: self.directories.iter().map(|path| path.to_string_lossy()).collect::<Vec<_>>().join(":"),
+            searched: self
+                .directories
+                .iter()
+                .map(|path| path.to_string_lossy())
+                .collect::<Vec<_>>()
+                .join(":"),
         })
     }
 
     /// Runs a program on a device; gives how it ended, whether well or not.
-    pub(super) fn run(&self, program: &Path, arguments: &[OsString], device: &Path) -> Result<Ended, FsError> {
+    pub(super) fn run(
+        &self,
+        program: &Path,
+        arguments: &[OsString],
+        device: &Path,
+    ) -> Result<Ended, FsError> {
         tracing::debug!(program = %program.display(), ?arguments, "running");
         match program::run(program, arguments, self.time_limit)? {
             Outcome::Ended(ended) => Ok(ended),
@@ -77,11 +89,21 @@ impl Tools {
     }
 
     /// Runs a program on a device that must end with status 0.
-    pub(super) fn run_well(&self, program: &Path, arguments: &[OsString], device: &Path) -> Result<(), FsError> {
+    pub(super) fn run_well(
+        &self,
+        program: &Path,
+        arguments: &[OsString],
+        device: &Path,
+    ) -> Result<(), FsError> {
         let Ended { status, stderr } = self.run(program, arguments, device)?;
         if status.success() {
             return Ok(());
         }
-        Err(FsError::MkfsFailed { program: program.to_owned(), device: device.to_owned(), status, stderr })
+        Err(FsError::MkfsFailed {
+            program: program.to_owned(),
+            device: device.to_owned(),
+            status,
+            stderr,
+        })
     }
 }

@@ -22,8 +22,8 @@ impl FsType {
     /// All of them.
     pub const ALL: [FsType; 2] = [FsType::Ext4, FsType::Xfs];
 
-    /// Goes up when what this crate itself does at mkfs changes, so that no template made otherwise is taken for one of
-    /// these.
+    /// Goes up when what this crate itself does at mkfs changes, so that no template made otherwise
+    /// is taken for one of these.
     const fn recipe(self) -> u32 {
         match self {
             FsType::Ext4 => 2,
@@ -61,10 +61,11 @@ impl FromStr for FsType {
 pub struct FsSpec {
     /// The type.
     pub fs_type: FsType,
-    /// More arguments for its mkfs, each one as it stands; they come after this crate's own and win over them.
+    /// More arguments for its mkfs, each one as it stands; they come after this crate's own and win
+    /// over them.
     pub options: Vec<String>,
-    /// Whether the device reads as zeros wherever nothing was written: not only as long as it is blank, but also in the rest of
-    /// a larger block of its own that is written in part.
+    /// Whether the device reads as zeros wherever nothing was written: not only as long as it is
+    /// blank, but also in the rest of a larger block of its own that is written in part.
     pub zeroed: bool,
 }
 
@@ -75,8 +76,9 @@ impl FsSpec {
         FsSpec { fs_type, options: Vec::new(), zeroed: true }
     }
 
-    /// A short text that is the same for the same specification, in every process and release that makes the same file
-    /// system of it, and different for different ones: part of a template's key. The size is not in it.
+    /// A short text that is the same for the same specification, in every process and release that
+    /// makes the same file system of it, and different for different ones: part of a template's
+    /// key. The size is not in it.
     #[must_use]
     pub fn digest(&self) -> String {
         let mut hash = Fnv::new();
@@ -110,8 +112,8 @@ impl Fnv {
 
 /// What an unmounted file system says of itself.
 ///
-/// While it is mounted the numbers on the disk are old ones: both file systems keep them in memory and write them
-/// at unmount or freeze.
+/// While it is mounted the numbers on the disk are old ones: both file systems keep them in memory
+/// and write them at unmount or freeze.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FsState {
     /// Which it is.
@@ -126,13 +128,14 @@ pub struct FsState {
     pub clean: bool,
     /// Its UUID; snapshots share it.
     pub uuid: Uuid,
-    /// The errors that it has noted, if any. Then a write may be lost or its content damaged, also where it is clean
-    /// otherwise.
+    /// The errors that it has noted, if any. Then a write may be lost or its content damaged, also
+    /// where it is clean otherwise.
     pub errors: Option<NotedErrors>,
 }
 
-/// What an ext4 has noted of the errors that it met while it was mounted: in its superblock (`s_state`, `s_error_count`
-/// and what follows) and in that of its journal (`s_errno`). xfs keeps no such record.
+/// What an ext4 has noted of the errors that it met while it was mounted: in its superblock
+/// (`s_state`, `s_error_count` and what follows) and in that of its journal (`s_errno`). xfs keeps
+/// no such record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct NotedErrors {
     /// How many errors; 0 where only the state or the journal tells of one.
@@ -169,7 +172,9 @@ impl fmt::Display for NotedErrors {
         }
         match self.journal {
             0 => Ok(()),
-            errno => write!(f, "; its journal ended on {}", std::io::Error::from_raw_os_error(errno)),
+            errno => {
+                write!(f, "; its journal ended on {}", std::io::Error::from_raw_os_error(errno))
+            }
         }
     }
 }
@@ -188,7 +193,10 @@ mod tests {
     use super::*;
 
     fn spec(fs_type: FsType, options: &[&str]) -> FsSpec {
-        FsSpec { options: options.iter().map(ToString::to_string).collect(), ..FsSpec::plain(fs_type) }
+        FsSpec {
+            options: options.iter().map(ToString::to_string).collect(),
+            ..FsSpec::plain(fs_type)
+        }
     }
 
     #[test]

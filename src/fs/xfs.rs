@@ -23,8 +23,9 @@ const LOG_MAX: u64 = 1 << 31;
 /// How mkfs.xfs reads its arguments (mkfs/xfs_mkfs.c, the string given to getopt).
 pub(super) const SYNTAX: Syntax = Syntax { with_value: "bcdiLlmnprs", joined: None };
 
-/// This crate's own options: no discard, and the smallest log that mkfs.xfs allows since xfsprogs 5.19, 64 MiB. (For
-/// file systems of up to some 130 GiB that is its default too; larger ones would get up to 2 GiB.)
+/// This crate's own options: no discard, and the smallest log that mkfs.xfs allows since xfsprogs
+/// 5.19, 64 MiB. (For file systems of up to some 130 GiB that is its default too; larger ones would
+/// get up to 2 GiB.)
 pub(super) fn own_options(size: Sectors) -> Vec<Own> {
     let with = |letter, value: String| Own { letter, value: Some(value) };
     vec![
@@ -57,7 +58,11 @@ impl Superblock {
     /// # Errors
     /// [`FsError::Superblock`], [`FsError::Block`].
     pub(super) fn read(disk: &dyn Disk) -> Result<Self, FsError> {
-        let wrong = |problem| FsError::Superblock { device: disk.path().to_owned(), fs_type: FsType::Xfs, problem };
+        let wrong = |problem| FsError::Superblock {
+            device: disk.path().to_owned(),
+            fs_type: FsType::Xfs,
+            problem,
+        };
         let mut bytes = [0; 512];
         disk.read_at(&mut bytes, 0)?;
         let block = parse(Fields(&bytes)).map_err(wrong)?;
@@ -95,9 +100,11 @@ impl Superblock {
         if self.log_start == 0 {
             return None;
         }
-        // A block's number is its group's in the high bits and its place in the group in the low ones (XFS_FSB_TO_DADDR).
+        // A block's number is its group's in the high bits and its place in the group in the low
+        // ones (XFS_FSB_TO_DADDR).
         let group = self.log_start >> self.group_bits;
-        let block = group * u64::from(self.group_blocks) + (self.log_start & ((1 << self.group_bits) - 1));
+        let block =
+            group * u64::from(self.group_blocks) + (self.log_start & ((1 << self.group_bits) - 1));
         let bytes = |blocks: u64| blocks.saturating_mul(u64::from(self.block_size));
         Some(bytes(block)..bytes(block.saturating_add(u64::from(self.log_blocks))))
     }
@@ -125,7 +132,9 @@ fn parse(fields: Fields<'_>) -> Result<Superblock, String> {
     let end = block.blocks.saturating_mul(u64::from(block.block_size));
     match block.log() {
         Some(log) if log.end > end => Err("its log ends behind its last block".to_owned()),
-        Some(log) if log.end - log.start > LOG_MAX => Err("its log is longer than one can be".to_owned()),
+        Some(log) if log.end - log.start > LOG_MAX => {
+            Err("its log is longer than one can be".to_owned())
+        }
         _ => Ok(block),
     }
 }
@@ -155,7 +164,9 @@ mod tests {
     /// A superblock as mkfs.xfs makes it, as far as it is read here.
     fn superblock() -> Vec<u8> {
         let mut bytes = vec![0; 512];
-        let mut put = |offset: usize, value: &[u8]| bytes[offset..offset + value.len()].copy_from_slice(value);
+        let mut put = |offset: usize, value: &[u8]| {
+            bytes[offset..offset + value.len()].copy_from_slice(value)
+        };
         put(0, &MAGIC);
         put(4, &4096_u32.to_be_bytes());
         put(8, &2_621_440_u64.to_be_bytes());

@@ -1,9 +1,10 @@
 //! Whether an xfs log ends in an unmount record, that is, whether the file system is clean.
 //!
-//! The log is a ring of blocks of 512 bytes. Each begins with the number of the round it was written in (a record's
-//! header has it behind its magic number), so the place where the number falls is the head. The file system is
-//! clean when the last record before the head is an unmount record and ends there (fs/xfs/xfs_log_recover.c: `xlog_find_head`,
-//! `xlog_find_tail`, `xlog_check_unmount_rec`).
+//! The log is a ring of blocks of 512 bytes. Each begins with the number of the round it was
+//! written in (a record's header has it behind its magic number), so the place where the number
+//! falls is the head. The file system is clean when the last record before the head is an unmount
+//! record and ends there (fs/xfs/xfs_log_recover.c: `xlog_find_head`, `xlog_find_tail`,
+//! `xlog_check_unmount_rec`).
 
 use std::ops::Range;
 
@@ -16,10 +17,12 @@ const HEADER_MAGIC: u32 = 0xFEED_BABE;
 const VERSION_2: u32 = 2;
 const UNMOUNT_FLAG: u8 = 0x20;
 
-/// How much log a header describes; longer records have more header blocks (`XLOG_HEADER_CYCLE_SIZE`).
+/// How much log a header describes; longer records have more header blocks
+/// (`XLOG_HEADER_CYCLE_SIZE`).
 const HEADER_COVERS: u32 = 32 << 10;
 
-/// The most that can be on its way to the disk out of order: 8 buffers of 256 KiB (`XLOG_TOTAL_REC_SHIFT`).
+/// The most that can be on its way to the disk out of order: 8 buffers of 256 KiB
+/// (`XLOG_TOTAL_REC_SHIFT`).
 const IN_FLIGHT: u64 = (2 << 20) / BLOCK;
 
 /// How much is read at once, in bytes.
@@ -80,7 +83,8 @@ impl Log<'_> {
         Ok(older_start)
     }
 
-    /// Whether something of the newest round lies beyond the head: then writes were under way when it stopped.
+    /// Whether something of the newest round lies beyond the head: then writes were under way when
+    /// it stopped.
     fn has_gap(&self, head: u64, newest: u32) -> Result<bool, BlockError> {
         let mut chunk = vec![0; CHUNK];
         let stop = (head + IN_FLIGHT).min(self.blocks);
@@ -207,7 +211,18 @@ mod tests {
     #[test]
     fn a_log_is_clean_after_an_unmount_wherever_its_head_is() {
         // The first round, further rounds, a record across the end, and one that ends right at it.
-        for head in [0, 1, 2, 77, BLOCKS - 2, BLOCKS - 1, BLOCKS, BLOCKS + 1, 2 * BLOCKS + 4000, 3 * BLOCKS - 2] {
+        for head in [
+            0,
+            1,
+            2,
+            77,
+            BLOCKS - 2,
+            BLOCKS - 1,
+            BLOCKS,
+            BLOCKS + 1,
+            2 * BLOCKS + 4000,
+            3 * BLOCKS - 2,
+        ] {
             let mut ring = Ring::new();
             ring.work_up_to(head);
             assert!(!ring.is_clean() || head == 0, "head {head}: clean without an unmount");

@@ -1,7 +1,7 @@
 //! Giving back blocks that were written with nothing but zeros.
 //!
-//! Blocks of a thin that are not mapped read as zeros, and so do discarded ones: discarding zeros changes no content,
-//! but what the device takes up.
+//! Blocks of a thin that are not mapped read as zeros, and so do discarded ones: discarding zeros
+//! changes no content, but what the device takes up.
 
 use std::ops::Range;
 
@@ -14,8 +14,8 @@ const PIECE: u64 = 64 << 10;
 /// How much is read at once, in bytes.
 const CHUNK: u64 = 1 << 20;
 
-/// Discards every aligned piece of 64 KiB that touches one of `ranges` (in bytes) and holds nothing but zeros.
-/// Gives how many bytes were handed to the device; a device without discard gives 0.
+/// Discards every aligned piece of 64 KiB that touches one of `ranges` (in bytes) and holds nothing
+/// but zeros. Gives how many bytes were handed to the device; a device without discard gives 0.
 ///
 /// # Errors
 /// Those of [`Disk`]'s steps. Where it stops, the content is still the same.
@@ -51,7 +51,8 @@ fn punch_ranges(run: &mut Run<'_>, ranges: &[Range<u64>], end: u64) -> Result<()
     Ok(())
 }
 
-/// Zeros that lie side by side are discarded in one go, so that pools of larger blocks get whole ones.
+/// Zeros that lie side by side are discarded in one go, so that pools of larger blocks get whole
+/// ones.
 struct Run<'a> {
     disk: &'a dyn Disk,
     zeros: Range<u64>,
@@ -72,7 +73,10 @@ impl Run<'_> {
     fn finish(&mut self) -> Result<(), BlockError> {
         let length = self.zeros.end - self.zeros.start;
         if length > 0 {
-            self.disk.discard(Sectors::from_bytes_down(self.zeros.start), Sectors::from_bytes_down(length))?;
+            self.disk.discard(
+                Sectors::from_bytes_down(self.zeros.start),
+                Sectors::from_bytes_down(length),
+            )?;
             self.discarded += length;
             self.zeros = 0..0;
         }
@@ -160,7 +164,10 @@ mod tests {
 
     #[test]
     fn the_end_of_the_device_ends_it_and_a_tail_shorter_than_a_piece_stays() {
-        assert_eq!(punched(&[0, 2 * PIECE], 0..u64::MAX), [PIECE..2 * PIECE, 3 * PIECE..PIECES * PIECE]);
+        assert_eq!(
+            punched(&[0, 2 * PIECE], 0..u64::MAX),
+            [PIECE..2 * PIECE, 3 * PIECE..PIECES * PIECE]
+        );
         assert_eq!(punched(&[], PIECES * PIECE..u64::MAX), []);
     }
 

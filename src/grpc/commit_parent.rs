@@ -1,6 +1,7 @@
-//! Sees to the one field of a request that this crate's copy of containerd's interface does not have: the parent that a Commit
-//! names since containerd 2.2, where it has unpacked a layer apart from those below it. Dropped without a word, as unknown
-//! fields are, it would leave a layer that lacks everything below it.
+//! Sees to the one field of a request that this crate's copy of containerd's interface does not
+//! have: the parent that a Commit names since containerd 2.2, where it has unpacked a layer apart
+//! from those below it. Dropped without a word, as unknown fields are, it would leave a layer that
+//! lacks everything below it.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -20,7 +21,8 @@ const COMMIT: &str = "/containerd.services.snapshots.v1.Snapshots/Commit";
 /// Numbers of the fields of `CommitSnapshotRequest` (api/services/snapshots/v1/snapshots.proto).
 const KEY: u64 = 3;
 const PARENT: u64 = 5;
-/// A gRPC message is preceded by a flag for compression, which nothing here uses, and its length in four bytes.
+/// A gRPC message is preceded by a flag for compression, which nothing here uses, and its length in
+/// four bytes.
 const FRAME: usize = 5;
 /// What a Commit may take: labels of 4096 bytes, and tonic's own limit.
 const BODY_MOST: usize = 4 << 20;
@@ -64,7 +66,8 @@ where
         if request.uri().path() != COMMIT {
             return Box::pin(self.inner.call(request));
         }
-        let (mut inner, service, started) = (self.inner.clone(), self.service.clone(), Instant::now());
+        let (mut inner, service, started) =
+            (self.inner.clone(), self.service.clone(), Instant::now());
         Box::pin(async move {
             let (parts, body) = request.into_parts();
             let body = match read(body).await {
@@ -75,9 +78,9 @@ where
                 let stands = service.snapshotter.must_stand_on(&key, &parent);
                 if stands.is_err() {
                     let refused = service.answer("Commit", &key, started, stands);
-                    return Ok(
-                        refused.map_or_else(Status::to_http, |()| http::Response::new(tonic::body::empty_body()))
-                    );
+                    return Ok(refused.map_or_else(Status::to_http, |()| {
+                        http::Response::new(tonic::body::empty_body())
+                    }));
                 }
             }
             inner.call(http::Request::from_parts(parts, Body::from(body))).await
@@ -88,7 +91,9 @@ where
 async fn read(mut body: Body) -> Result<Vec<u8>, Status> {
     let mut bytes = Vec::new();
     while let Some(part) = body.data().await {
-        bytes.extend_from_slice(&part.map_err(|error| Status::internal(format!("the request ended early: {error}")))?);
+        bytes.extend_from_slice(
+            &part.map_err(|error| Status::internal(format!("the request ended early: {error}")))?,
+        );
         if bytes.len() > BODY_MOST {
             return Err(Status::out_of_range(format!("a request of more than {BODY_MOST} bytes")));
         }
@@ -96,7 +101,8 @@ async fn read(mut body: Body) -> Result<Vec<u8>, Status> {
     Ok(bytes)
 }
 
-/// Key and parent of a Commit that names a parent. What is no such message is left to whoever decodes it whole.
+/// Key and parent of a Commit that names a parent. What is no such message is left to whoever
+/// decodes it whole.
 fn named(body: &[u8]) -> Option<(String, String)> {
     let (mut key, mut parent) = (String::new(), String::new());
     let mut rest = body.get(FRAME..)?;
@@ -166,7 +172,12 @@ mod tests {
         assert_eq!(named(&framed(&with)), Some(("key".into(), "parent".into())));
         let empty = [&usual[..], &[field(5, "")]].concat();
         assert_eq!(named(&framed(&empty)), None);
-        let odd = [vec![6 << 3, 0x96, 1], field(5, "p"), vec![7 << 3 | 1, 0, 0, 0, 0, 0, 0, 0, 0], field(3, "k")];
+        let odd = [
+            vec![6 << 3, 0x96, 1],
+            field(5, "p"),
+            vec![7 << 3 | 1, 0, 0, 0, 0, 0, 0, 0, 0],
+            field(3, "k"),
+        ];
         assert_eq!(named(&framed(&odd)), Some(("k".into(), "p".into())));
     }
 

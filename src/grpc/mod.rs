@@ -1,7 +1,8 @@
-//! The snapshots service as containerd speaks it: requests in, calls on the snapshotter on threads that may block, and
-//! errors out as gRPC statuses.
+//! The snapshots service as containerd speaks it: requests in, calls on the snapshotter on threads
+//! that may block, and errors out as gRPC statuses.
 //!
-//! Architecture Invariant: tonic and containerd-snapshots appear here and in `server`, nowhere else.
+//! Architecture Invariant: tonic and containerd-snapshots appear here and in `server`, nowhere
+//! else.
 
 mod commit_parent;
 mod status;
@@ -25,7 +26,8 @@ use crate::store::Kind;
 pub use commit_parent::CommitParent;
 use status::status;
 
-/// Snapshots read from the database at a time for a list; the next page waits until this one has been sent.
+/// Snapshots read from the database at a time for a list; the next page waits until this one has
+/// been sent.
 const PAGE: usize = 256;
 
 /// Answers containerd.
@@ -38,9 +40,9 @@ pub struct Service {
     lanes: Lanes,
 }
 
-/// How many calls of a kind may be under way at a time; others wait without a thread. Those that ask devices may have to wait
-/// for one that does not answer; the runtime has 512 threads that may block, and some must be left for the calls that go by
-/// the database alone: Remove, Update, List.
+/// How many calls of a kind may be under way at a time; others wait without a thread. Those that
+/// ask devices may have to wait for one that does not answer; the runtime has 512 threads that may
+/// block, and some must be left for the calls that go by the database alone: Remove, Update, List.
 #[derive(Debug, Clone)]
 struct Lanes {
     devices: Arc<Semaphore>,
@@ -95,7 +97,8 @@ impl Service {
         .await;
         let result = result.map_err(|panic| {
             tracing::error!(verb, key, %panic, "panicked");
-            let what = format!("{verb} {key:?}: the daemon met a bug of its own; its log says where");
+            let what =
+                format!("{verb} {key:?}: the daemon met a bug of its own; its log says where");
             self.refused(verb, started, Status::internal(what))
         })?;
         self.answer(verb, key, started, result)
@@ -143,15 +146,22 @@ impl containerd_snapshots::Snapshotter for Service {
     type Error = Status;
 
     async fn stat(&self, key: String) -> Result<ApiInfo, Status> {
-        // One look into the database, which waits for nothing: handing it to another thread would take longer.
+        // One look into the database, which waits for nothing: handing it to another thread would
+        // take longer.
         self.answer("Stat", &key, Instant::now(), self.snapshotter.stat(&key)).map(api_info)
     }
 
-    async fn update(&self, info: ApiInfo, fieldpaths: Option<Vec<String>>) -> Result<ApiInfo, Status> {
+    async fn update(
+        &self,
+        info: ApiInfo,
+        fieldpaths: Option<Vec<String>>,
+    ) -> Result<ApiInfo, Status> {
         let started = Instant::now();
         let updates = updates(info.labels, fieldpaths.unwrap_or_default())
             .map_err(|status| self.refused("Update", started, status))?;
-        self.call("Update", &info.name.clone(), move |s| s.update(&info.name, updates)).await.map(api_info)
+        self.call("Update", &info.name.clone(), move |s| s.update(&info.name, updates))
+            .await
+            .map(api_info)
     }
 
     async fn usage(&self, key: String) -> Result<ApiUsage, Status> {
@@ -175,7 +185,9 @@ impl containerd_snapshots::Snapshotter for Service {
         labels: HashMap<String, String>,
     ) -> Result<Vec<ApiMount>, Status> {
         let labels = Labels::from_iter(labels);
-        self.call("Prepare", &key.clone(), move |s| s.prepare(&key, &parent, labels)).await.map(api_mounts)
+        self.call("Prepare", &key.clone(), move |s| s.prepare(&key, &parent, labels))
+            .await
+            .map(api_mounts)
     }
 
     async fn view(
@@ -185,10 +197,17 @@ impl containerd_snapshots::Snapshotter for Service {
         labels: HashMap<String, String>,
     ) -> Result<Vec<ApiMount>, Status> {
         let labels = Labels::from_iter(labels);
-        self.call("View", &key.clone(), move |s| s.view(&key, &parent, labels)).await.map(api_mounts)
+        self.call("View", &key.clone(), move |s| s.view(&key, &parent, labels))
+            .await
+            .map(api_mounts)
     }
 
-    async fn commit(&self, name: String, key: String, labels: HashMap<String, String>) -> Result<(), Status> {
+    async fn commit(
+        &self,
+        name: String,
+        key: String,
+        labels: HashMap<String, String>,
+    ) -> Result<(), Status> {
         let labels = Labels::from_iter(labels);
         self.call("Commit", &key.clone(), move |s| s.commit(&name, &key, labels)).await
     }
@@ -198,15 +217,22 @@ impl containerd_snapshots::Snapshotter for Service {
     }
 
     async fn clear(&self) -> Result<(), Status> {
-        self.call("Cleanup", "", |s| s.cleanup()).await.map(|swept| tracing::debug!(?swept, "cleaned up"))
+        self.call("Cleanup", "", |s| s.cleanup())
+            .await
+            .map(|swept| tracing::debug!(?swept, "cleaned up"))
     }
 
     type InfoStream = Pin<Box<dyn Stream<Item = Result<ApiInfo, Status>> + Send>>;
 
-    async fn list(&self, _snapshotter: String, filters: Vec<String>) -> Result<Self::InfoStream, Status> {
+    async fn list(
+        &self,
+        _snapshotter: String,
+        filters: Vec<String>,
+    ) -> Result<Self::InfoStream, Status> {
         let started = Instant::now();
-        let filters = FilterSet::parse(&filters)
-            .map_err(|error| self.refused("List", started, Status::invalid_argument(error.to_string())))?;
+        let filters = FilterSet::parse(&filters).map_err(|error| {
+            self.refused("List", started, Status::invalid_argument(error.to_string()))
+        })?;
         let (sender, receiver) = mpsc::channel(PAGE);
         let (snapshotter, metrics) = (Arc::clone(&self.snapshotter), Arc::clone(&self.metrics));
         tokio::task::spawn_blocking(move || {
@@ -218,7 +244,11 @@ impl containerd_snapshots::Snapshotter for Service {
 }
 
 /// Sends every snapshot that matches; stops when nobody listens any more. Says how it ended.
-fn send_list(snapshotter: &Snapshotter, filters: &FilterSet, sender: &mpsc::Sender<Result<ApiInfo, Status>>) -> Code {
+fn send_list(
+    snapshotter: &Snapshotter,
+    filters: &FilterSet,
+    sender: &mpsc::Sender<Result<ApiInfo, Status>>,
+) -> Code {
     let mut after: Option<String> = None;
     loop {
         let page = match snapshotter.page(after.as_deref(), PAGE) {
@@ -233,7 +263,9 @@ fn send_list(snapshotter: &Snapshotter, filters: &FilterSet, sender: &mpsc::Send
         let Some(last) = page.last() else { return Code::Ok };
         after = Some(last.key.clone());
         for info in page {
-            if filters.matches(&Filtered(&info)) && sender.blocking_send(Ok(api_info(info))).is_err() {
+            if filters.matches(&Filtered(&info))
+                && sender.blocking_send(Ok(api_info(info))).is_err()
+            {
                 return Code::Cancelled;
             }
         }
@@ -251,22 +283,30 @@ impl Fields for Filtered<'_> {
             ["kind", ..] => Some(info.kind.as_str().into()),
             ["name", ..] => Some(info.key.as_str().into()),
             ["parent", ..] => Some(info.parent.as_deref().unwrap_or_default().into()),
-            ["labels", label @ ..] => info.labels.get(&label.join(".")).map(|value| value.as_str().into()),
+            ["labels", label @ ..] => {
+                info.labels.get(&label.join(".")).map(|value| value.as_str().into())
+            }
             _ => None,
         }
     }
 }
 
-/// containerd's field mask: nothing named means all that can change, which is the labels. A path may be named more than once,
-/// and `labels` beside one of them; each says the same as if it stood alone.
-fn updates(labels: HashMap<String, String>, paths: Vec<String>) -> Result<Vec<FieldUpdate>, Status> {
+/// containerd's field mask: nothing named means all that can change, which is the labels. A path
+/// may be named more than once, and `labels` beside one of them; each says the same as if it stood
+/// alone.
+fn updates(
+    labels: HashMap<String, String>,
+    paths: Vec<String>,
+) -> Result<Vec<FieldUpdate>, Status> {
     let labels = Labels::from_iter(labels);
     if paths.is_empty() {
         return Ok(vec![FieldUpdate::Labels(labels)]);
     }
     let update = |path: String| match path.strip_prefix("labels.") {
         Some("") => Err(Status::invalid_argument("the field path \"labels.\" names no label")),
-        Some(label) => Ok(FieldUpdate::Label(label.into(), labels.get(label).cloned().unwrap_or_default())),
+        Some(label) => {
+            Ok(FieldUpdate::Label(label.into(), labels.get(label).cloned().unwrap_or_default()))
+        }
         None if path == "labels" => Ok(FieldUpdate::Labels(labels.clone())),
         None => Err(Status::invalid_argument(format!(
             "field {path:?} of a snapshot cannot be updated; labels and labels.NAME can"
@@ -310,7 +350,10 @@ mod tests {
 
     #[test]
     fn a_path_that_is_named_twice_or_beside_labels_says_the_same_each_time() {
-        let labels = HashMap::from([("a".to_string(), "1".to_string()), ("a.b/c".to_string(), "2".to_string())]);
+        let labels = HashMap::from([
+            ("a".to_string(), "1".to_string()),
+            ("a.b/c".to_string(), "2".to_string()),
+        ]);
         let all = FieldUpdate::Labels(labels.clone().into_iter().collect());
         let a = FieldUpdate::Label("a".into(), "1".into());
         let dotted = FieldUpdate::Label("a.b/c".into(), "2".into());

@@ -1,4 +1,5 @@
-//! The one place where an error becomes a gRPC status. containerd decides by the code; people read the message.
+//! The one place where an error becomes a gRPC status. containerd decides by the code; people read
+//! the message.
 
 use tonic::{Code, Status};
 
@@ -16,9 +17,14 @@ fn code(error: &Error) -> Code {
         Error::NotFound { .. } | Error::ParentNotFound { .. } => Code::NotFound,
         Error::AlreadyExists { .. } => Code::AlreadyExists,
         // containerd's own snapshotters answer so for a parent that is not committed.
-        Error::ParentNotCommitted { .. } | Error::Invalid { .. } | Error::TooLarge { .. } => Code::InvalidArgument,
-        Error::NotActive { .. } | Error::HasChildren { .. } | Error::Rebase { .. } => Code::FailedPrecondition,
-        // Not the caller's fault: something on the host or in the configuration has to change first.
+        Error::ParentNotCommitted { .. } | Error::Invalid { .. } | Error::TooLarge { .. } => {
+            Code::InvalidArgument
+        }
+        Error::NotActive { .. } | Error::HasChildren { .. } | Error::Rebase { .. } => {
+            Code::FailedPrecondition
+        }
+        // Not the caller's fault: something on the host or in the configuration has to change
+        // first.
         Error::Template { .. } => Code::FailedPrecondition,
         Error::NoRoom { .. } => Code::ResourceExhausted,
         Error::ParentChanged { .. } => Code::Unavailable,
@@ -26,10 +32,14 @@ fn code(error: &Error) -> Code {
         Error::Fs { source, .. } if source.is_damage() => Code::DataLoss,
         Error::Fs { source, .. } if source.is_refusal() => Code::FailedPrecondition,
         Error::Undo { source, .. } => code(source),
-        Error::Fs { source, .. } if matches!(source.as_ref(), FsError::TooManyGroups { .. }) => Code::InvalidArgument,
-        Error::Pool { .. } | Error::Fs { .. } | Error::Block { .. } | Error::Start(_) | Error::Store(_) => {
-            Code::Internal
+        Error::Fs { source, .. } if matches!(source.as_ref(), FsError::TooManyGroups { .. }) => {
+            Code::InvalidArgument
         }
+        Error::Pool { .. }
+        | Error::Fs { .. }
+        | Error::Block { .. }
+        | Error::Start(_)
+        | Error::Store(_) => Code::Internal,
     }
 }
 
@@ -48,12 +58,19 @@ mod tests {
             (Error::ParentNotCommitted { parent: key() }, Code::InvalidArgument),
             (Error::NotActive { key: key(), kind: "a view", what: "" }, Code::FailedPrecondition),
             (Error::Incomplete { key: key(), pool: "p".into() }, Code::DataLoss),
-            (Error::ErrorsNoted { key: key(), pool: "p".into(), errors: NotedErrors::default() }, Code::DataLoss),
+            (
+                Error::ErrorsNoted { key: key(), pool: "p".into(), errors: NotedErrors::default() },
+                Code::DataLoss,
+            ),
             (
                 Error::Fs {
                     key: key().as_str().into(),
                     step: "cannot be committed",
-                    source: Box::new(FsError::PanicMask { device: "d".into(), fs_type: FsType::Xfs, mask: "1".into() }),
+                    source: Box::new(FsError::PanicMask {
+                        device: "d".into(),
+                        fs_type: FsType::Xfs,
+                        mask: "1".into(),
+                    }),
                 },
                 Code::FailedPrecondition,
             ),

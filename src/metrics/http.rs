@@ -33,7 +33,8 @@ pub enum MetricsError {
 
 /// Takes the address, so that one that is in use shows at start.
 pub fn listen(address: SocketAddr) -> Result<TcpListener, MetricsError> {
-    let listener = TcpListener::bind(address).and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+    let listener = TcpListener::bind(address)
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
     listener.map_err(|source| MetricsError::Listen { address, source })
 }
 
@@ -59,8 +60,13 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>) -> Result<(), M
         let (metrics, scraper) = (Arc::clone(&metrics), Arc::clone(&scraper));
         tokio::spawn(async move {
             let _place = place;
-            let service = service_fn(move |request| answer(request, Arc::clone(&metrics), Arc::clone(&scraper)));
-            let connection = Http::new().http1_only(true).http1_keep_alive(false).serve_connection(stream, service);
+            let service = service_fn(move |request| {
+                answer(request, Arc::clone(&metrics), Arc::clone(&scraper))
+            });
+            let connection = Http::new()
+                .http1_only(true)
+                .http1_keep_alive(false)
+                .serve_connection(stream, service);
             // Whoever asks for nothing, or does not read the answer, is not served for ever.
             let _ = tokio::time::timeout(CONNECTION_LIMIT, connection).await;
         });
@@ -82,7 +88,10 @@ async fn answer(
     let text = metrics.text(looked_up.as_ref().map(|(text, age)| (&**text, *age)));
     let Ok(text) = text else {
         tracing::error!(?text, "no metrics for this scrape");
-        return Ok(plain(StatusCode::INTERNAL_SERVER_ERROR, "the figures could not be put together; see the log\n"));
+        return Ok(plain(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the figures could not be put together; see the log\n",
+        ));
     };
     let mut response = Response::new(Body::from(text));
     response.headers_mut().insert(CONTENT_TYPE, TEXT.parse().expect("a header's value"));

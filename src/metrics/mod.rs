@@ -1,7 +1,8 @@
-//! What monitoring asks for, in Prometheus' text: how calls go, how full the pool is, what there is and what is stuck.
+//! What monitoring asks for, in Prometheus' text: how calls go, how full the pool is, what there is
+//! and what is stuck.
 //!
-//! Calls are counted as they end; everything else is looked up at a scrape, by one thread of its own at a time (`scrape`). Knows the snapshotter, and knows nothing of
-//! containerd's service.
+//! Calls are counted as they end; everything else is looked up at a scrape, by one thread of its
+//! own at a time (`scrape`). Knows the snapshotter, and knows nothing of containerd's service.
 
 mod http;
 mod scrape;
@@ -50,7 +51,12 @@ impl Metrics {
         let calls: Family<Call, Histogram, fn() -> Histogram> =
             Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.00025, 2.0, 17)));
         let mut counted = Registry::with_prefix(PREFIX);
-        counted.register_with_unit("call", "Calls by verb and gRPC code", Unit::Seconds, calls.clone());
+        counted.register_with_unit(
+            "call",
+            "Calls by verb and gRPC code",
+            Unit::Seconds,
+            calls.clone(),
+        );
         let mut looked_up = Registry::with_prefix(PREFIX);
         looked_up.register_collector(Box::new(State(snapshotter)));
         Metrics { calls, counted, looked_up }
@@ -61,15 +67,16 @@ impl Metrics {
         self.calls.get_or_create(&Call { verb, code }).observe(took.as_secs_f64());
     }
 
-    /// What is looked up in the database, the kernel and /proc, in the text format of OpenMetrics 1.0, without its end. Blocks,
-    /// and for as long as a disk or the kernel does not answer.
+    /// What is looked up in the database, the kernel and /proc, in the text format of OpenMetrics
+    /// 1.0, without its end. Blocks, and for as long as a disk or the kernel does not answer.
     fn look_up(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode_registry(&mut text, &self.looked_up)?;
         Ok(text)
     }
 
-    /// All figures: what has been counted, and what was looked up `age` ago, if anything was. Waits for nothing.
+    /// All figures: what has been counted, and what was looked up `age` ago, if anything was. Waits
+    /// for nothing.
     fn text(&self, looked_up: Option<(&str, Duration)>) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode_registry(&mut text, &self.counted)?;
@@ -78,7 +85,12 @@ impl Metrics {
             let mut registry = Registry::with_prefix(PREFIX);
             let help =
                 "How long ago the figures of pool and snapshots were looked up; large when a disk does not answer";
-            registry.register_with_unit("figures_age", help, Unit::Seconds, ConstGauge::new(age.as_secs_f64()));
+            registry.register_with_unit(
+                "figures_age",
+                help,
+                Unit::Seconds,
+                ConstGauge::new(age.as_secs_f64()),
+            );
             encode_registry(&mut text, &registry)?;
         }
         encode_eof(&mut text)?;
@@ -104,13 +116,27 @@ impl Collector for State {
                 return Ok(());
             }
         };
-        let kinds = [("active", overview.active), ("view", overview.views), ("committed", overview.committed)];
-        gauge(&mut encoder, "snapshots", "Snapshots on record", None, kinds.map(|(kind, n)| ([("kind", kind)], n)))?;
+        let kinds = [
+            ("active", overview.active),
+            ("view", overview.views),
+            ("committed", overview.committed),
+        ];
+        gauge(
+            &mut encoder,
+            "snapshots",
+            "Snapshots on record",
+            None,
+            kinds.map(|(kind, n)| ([("kind", kind)], n)),
+        )?;
         let help = "Removed snapshots that are still to be taken away";
         plain(&mut encoder, "reclaiming", help, None, overview.reclaiming)?;
         let stuck = overview.stuck.iter().map(|stuck| {
             (
-                [("device", stuck.device.as_str()), ("why", stuck.why), ("holders", &stuck.holders)],
+                [
+                    ("device", stuck.device.as_str()),
+                    ("why", stuck.why),
+                    ("holders", &stuck.holders),
+                ],
                 stuck.since.as_secs(),
             )
         });
@@ -128,11 +154,24 @@ fn encode_pool(encoder: &mut DescriptorEncoder<'_>, pool: &PoolView) -> Result<(
     let help = "How often the pool was seen to refuse writes; what was being written to then is not committed";
     let lapses = encoder.encode_descriptor("pool_lapses", help, None, MetricType::Counter)?;
     ConstCounter::new(pool.lapses).encode(lapses)?;
-    let help = "Size and use of what the pool stands on; host is the file system under an embedded pool";
+    let help =
+        "Size and use of what the pool stands on; host is the file system under an embedded pool";
     let all = [("data", pool.data), ("metadata", pool.metadata), ("host", pool.host)];
     let known = || all.iter().filter_map(|(area, size)| size.map(|size| (*area, size)));
-    gauge(encoder, "pool_size", help, Some(&Unit::Bytes), known().map(|(area, s)| ([("area", area)], s.total)))?;
-    gauge(encoder, "pool_used", help, Some(&Unit::Bytes), known().map(|(area, s)| ([("area", area)], s.total - s.free)))
+    gauge(
+        encoder,
+        "pool_size",
+        help,
+        Some(&Unit::Bytes),
+        known().map(|(area, s)| ([("area", area)], s.total)),
+    )?;
+    gauge(
+        encoder,
+        "pool_used",
+        help,
+        Some(&Unit::Bytes),
+        known().map(|(area, s)| ([("area", area)], s.total - s.free)),
+    )
 }
 
 /// One gauge for each set of labels.

@@ -1,8 +1,8 @@
 //! One look at everything for all scrapes that come meanwhile, on a thread of its own.
 //!
-//! The figures come from the database, the kernel and the file system under the pool, any of which may not answer. Scrapes then
-//! get what was looked up before, with its age, and leave neither threads nor descriptors behind; calls have nothing to do
-//! with it.
+//! The figures come from the database, the kernel and the file system under the pool, any of which
+//! may not answer. Scrapes then get what was looked up before, with its age, and leave neither
+//! threads nor descriptors behind; calls have nothing to do with it.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -36,11 +36,16 @@ impl Scraper {
         look: impl Fn() -> Result<String, fmt::Error> + Send + Sync + 'static,
         limit: Duration,
     ) -> Arc<Self> {
-        Arc::new(Scraper { look: Box::new(look), limit, state: Mutex::default(), ended: Notify::new() })
+        Arc::new(Scraper {
+            look: Box::new(look),
+            limit,
+            state: Mutex::default(),
+            ended: Notify::new(),
+        })
     }
 
-    /// What the look finds that is under way, or is begun for this, if that ends within the limit; else what the one before
-    /// found, and how long ago.
+    /// What the look finds that is under way, or is begun for this, if that ends within the limit;
+    /// else what the one before found, and how long ago.
     pub(super) async fn text(self: &Arc<Self>) -> Option<(Arc<str>, Duration)> {
         let ended = self.ended.notified();
         tokio::pin!(ended);
@@ -66,7 +71,9 @@ impl Scraper {
             state.began = None;
             match text {
                 Ok(text) => state.last = Some((now, text.into())),
-                Err(error) => tracing::error!(%error, "the figures for monitoring cannot be put into text"),
+                Err(error) => {
+                    tracing::error!(%error, "the figures for monitoring cannot be put into text")
+                }
             }
             scraper.ended.notify_waiters();
         };

@@ -8,34 +8,50 @@ use crate::dm::{self, ActivateOptions, Target};
 use crate::names::DmName;
 use crate::units::{Sectors, ThinId};
 
-/// How long the owner of a shared pool may have it suspended before whoever wants a device hears of it.
+/// How long the owner of a shared pool may have it suspended before whoever wants a device hears of
+/// it.
 const OWNER_LIMIT: Duration = Duration::from_secs(10);
 const OWNER_TICK: Duration = Duration::from_millis(10);
 
 impl Pool {
-    /// Makes the device `role` show the thin `id`, `size` long. A device of that role that is active already is left as
-    /// it is, but for one that could not be finished or resumed earlier.
-    pub fn activate(&self, role: Role, id: ThinId, size: Sectors, read_only: bool) -> Result<PathBuf, PoolError> {
+    /// Makes the device `role` show the thin `id`, `size` long. A device of that role that is
+    /// active already is left as it is, but for one that could not be finished or resumed earlier.
+    pub fn activate(
+        &self,
+        role: Role,
+        id: ThinId,
+        size: Sectors,
+        read_only: bool,
+    ) -> Result<PathBuf, PoolError> {
         let name = self.names.name(role);
         let table = [Target::thin(self.device, id, size)];
         let uuid = self.names.uuid(role);
         let activate = || {
-            let activate =
-                |minor| self.dm.activate(&name, Some(&uuid), &table, ActivateOptions { read_only, minor }).map(drop);
-            // A number may be somebody else's device's: then another one, and in the end the kernel's choice.
-            let settled = |tried: &dm::Result<()>| !matches!(tried, Err(dm::Error::MinorInUse { .. }));
+            let activate = |minor| {
+                self.dm
+                    .activate(&name, Some(&uuid), &table, ActivateOptions { read_only, minor })
+                    .map(drop)
+            };
+            // A number may be somebody else's device's: then another one, and in the end the
+            // kernel's choice.
+            let settled =
+                |tried: &dm::Result<()>| !matches!(tried, Err(dm::Error::MinorInUse { .. }));
             let mut tries = self.names.minors(role).map(|minor| activate(Some(minor)));
             tries.find(settled).unwrap_or_else(|| activate(None))
         };
         let activate = || self.load_thin(&activate);
         let activated = match activate() {
             Err(source @ dm::Error::NameOrUuidInUse { .. }) => match self.info(role)? {
-                Some(info) if !self.is_ours(&info) => return Err(PoolError::NameTaken { device: name, source }),
+                Some(info) if !self.is_ours(&info) => {
+                    return Err(PoolError::NameTaken { device: name, source })
+                }
                 Some(info) if !info.live_table => {
                     self.deactivate(role)?;
                     activate()
                 }
-                Some(info) if info.suspended => return self.resume(role).map(|()| self.dm.node(&name)),
+                Some(info) if info.suspended => {
+                    return self.resume(role).map(|()| self.dm.node(&name))
+                }
                 Some(_) => Ok(()),
                 None => Err(source),
             },
@@ -47,16 +63,24 @@ impl Pool {
         }
     }
 
-    /// The same for a device that is likely to be active already: looks first, which is cheaper than to be refused.
-    pub fn ensure_active(&self, role: Role, id: ThinId, size: Sectors, read_only: bool) -> Result<PathBuf, PoolError> {
+    /// The same for a device that is likely to be active already: looks first, which is cheaper
+    /// than to be refused.
+    pub fn ensure_active(
+        &self,
+        role: Role,
+        id: ThinId,
+        size: Sectors,
+        read_only: bool,
+    ) -> Result<PathBuf, PoolError> {
         match self.active(role)? {
             Some(node) => Ok(node),
             None => self.activate(role, id, size, read_only),
         }
     }
 
-    /// dm-thin takes no thin of a pool that is suspended, as every pool is for a moment when it gets another table. Ours gets none
-    /// meanwhile; the owner of a shared one does not ask, so it is waited for.
+    /// dm-thin takes no thin of a pool that is suspended, as every pool is for a moment when it
+    /// gets another table. Ours gets none meanwhile; the owner of a shared one does not ask, so it
+    /// is waited for.
     fn load_thin(&self, load: &dyn Fn() -> dm::Result<()>) -> dm::Result<()> {
         let _table_stays = self.table_turn.read().unwrap_or_else(|e| e.into_inner());
         let begun = Instant::now();
@@ -94,7 +118,8 @@ impl Pool {
         if self.is_ours(info) {
             return Ok(());
         }
-        let source = dm::Error::NameOrUuidInUse { verb: dm::Verb::Info, device: info.name.to_string() };
+        let source =
+            dm::Error::NameOrUuidInUse { verb: dm::Verb::Info, device: info.name.to_string() };
         Err(PoolError::NameTaken { device: info.name.clone(), source })
     }
 
@@ -105,12 +130,16 @@ impl Pool {
         Ok(roles.filter(|role| !matches!(role, Role::Pool | Role::Data | Role::Metadata)).collect())
     }
 
-    /// The thin of this pool that the active device `role` shows, and the device's size; `None` when it shows something else.
+    /// The thin of this pool that the active device `role` shows, and the device's size; `None`
+    /// when it shows something else.
     pub fn shown(&self, role: Role) -> Result<Option<(ThinId, Sectors)>, PoolError> {
         let name = self.names.name(role);
-        let table = self.dm.table(&name).map_err(|source| PoolError::Look { device: name, source })?;
+        let table =
+            self.dm.table(&name).map_err(|source| PoolError::Look { device: name, source })?;
         Ok(match table.as_slice() {
-            [Target::Thin(thin)] if thin.pool.number() == Some(self.device) => Some((thin.id, thin.length)),
+            [Target::Thin(thin)] if thin.pool.number() == Some(self.device) => {
+                Some((thin.id, thin.length))
+            }
             _ => None,
         })
     }
@@ -131,10 +160,13 @@ impl Pool {
     /// Takes back a removal that waits for the last user of the device.
     pub fn keep(&self, role: Role) -> Result<(), PoolError> {
         let name = self.names.name(role);
-        self.dm.cancel_deferred_remove(&name).map_err(|source| PoolError::Keep { device: name, source })
+        self.dm
+            .cancel_deferred_remove(&name)
+            .map_err(|source| PoolError::Keep { device: name, source })
     }
 
-    /// Takes the device `role` away; one that is not there counts as done, and one that is somebody else's is left.
+    /// Takes the device `role` away; one that is not there counts as done, and one that is somebody
+    /// else's is left.
     ///
     /// Fails with [`PoolError::Deactivate`] and [`PoolError::is_busy`] while somebody has it open.
     pub fn deactivate(&self, role: Role) -> Result<(), PoolError> {
@@ -143,7 +175,9 @@ impl Pool {
         }
         let name = self.names.name(role);
         match self.dm.remove(&name) {
-            Err(error) if !error.is_no_such_device() => Err(PoolError::Deactivate { device: name, source: error }),
+            Err(error) if !error.is_no_such_device() => {
+                Err(PoolError::Deactivate { device: name, source: error })
+            }
             _ => Ok(()),
         }
     }
@@ -158,8 +192,8 @@ impl Pool {
         self.dm.node(&self.names.name(role))
     }
 
-    /// Makes a thin that holds what the device `role` shows at this moment. The device is frozen meanwhile: its file system
-    /// is synced and takes no writes. It is thawed whatever happens.
+    /// Makes a thin that holds what the device `role` shows at this moment. The device is frozen
+    /// meanwhile: its file system is synced and takes no writes. It is thawed whatever happens.
     pub fn copy_frozen(&self, role: Role, origin: ThinId) -> Result<IdGuard<'_>, PoolError> {
         let name = self.names.name(role);
         self.dm
@@ -210,7 +244,11 @@ impl Thaw<'_> {
     }
 
     fn resume(&self) -> Result<(), PoolError> {
-        self.pool.dm.resume(self.name).map(drop).map_err(|source| PoolError::Thaw { device: self.name.clone(), source })
+        self.pool
+            .dm
+            .resume(self.name)
+            .map(drop)
+            .map_err(|source| PoolError::Thaw { device: self.name.clone(), source })
     }
 }
 

@@ -1,7 +1,9 @@
-//! The areas that a pool stands on: each a dm-linear device over a stretch of a disk, behind the disk's label.
+//! The areas that a pool stands on: each a dm-linear device over a stretch of a disk, behind the
+//! disk's label.
 //!
-//! Architecture Invariant: a disk is taken for the pool's when its label says so, and an area that is active already when its
-//! uuid is ours and its table leads to that disk. Nothing is written, made longer or assembled before that is sure.
+//! Architecture Invariant: a disk is taken for the pool's when its label says so, and an area that
+//! is active already when its uuid is ours and its table leads to that disk. Nothing is written,
+//! made longer or assembled before that is sure.
 
 use std::path::{Path, PathBuf};
 
@@ -58,7 +60,8 @@ impl Finder<'_> {
         let (metadata, data) = self.pieces(&places, &label)?;
         if !live {
             self.check_metadata(&metadata, data.length)?;
-            identity::expected_on_disk(self.record, label.epoch).map_err(|what| self.foreign(&what))?;
+            identity::expected_on_disk(self.record, label.epoch)
+                .map_err(|what| self.foreign(&what))?;
         }
         let (metadata, _) = self.area(Role::Metadata, &metadata, live, made)?;
         let (number, length) = self.area(Role::Data, &data, live, made)?;
@@ -71,7 +74,8 @@ impl Finder<'_> {
         })
     }
 
-    /// Makes sure of the label of each disk, and labels those of a pool that is being made. Gives the data disk's.
+    /// Makes sure of the label of each disk, and labels those of a pool that is being made. Gives
+    /// the data disk's.
     fn labels(&self, places: &Places) -> Result<Label, PoolError> {
         let mut labels = Vec::new();
         for (area, place, holds) in places.each() {
@@ -96,11 +100,21 @@ impl Finder<'_> {
     }
 
     /// The label of a disk if it is this pool's; `None` when a new pool may put one there.
-    fn label(&self, area: &'static str, place: &Place, holds: Holds) -> Result<Option<Label>, PoolError> {
+    fn label(
+        &self,
+        area: &'static str,
+        place: &Place,
+        holds: Holds,
+    ) -> Result<Option<Label>, PoolError> {
         let record = self.record;
         let fail = |source: BlockError| self.backer.area(area, &place.path, source);
         let wrong = |found: String| {
-            Err(PoolError::WrongDisk { path: place.path.clone(), area, pool: self.names.name(Role::Pool), found })
+            Err(PoolError::WrongDisk {
+                path: place.path.clone(),
+                area,
+                pool: self.names.name(Role::Pool),
+                found,
+            })
         };
         let disk = self.backer.disks().open(&place.node, Access::Read).map_err(fail)?;
         disk.forget_cached().map_err(fail)?;
@@ -109,12 +123,16 @@ impl Finder<'_> {
             Found::Nothing if !record.formatted => return Ok(None),
             Found::Nothing | Found::Other => {
                 let content = crate::block::find_content(disk.as_ref()).map_err(fail)?;
-                let content = content.map_or("it is blank".into(), |content| format!("it holds {content}"));
+                let content =
+                    content.map_or("it is blank".into(), |content| format!("it holds {content}"));
                 return wrong(format!("it has no label of this pool; {content}"));
             }
         };
         if label.uuid != record.uuid {
-            return wrong(format!("its label is of pool {}, this database's is {}", label.uuid, record.uuid));
+            return wrong(format!(
+                "its label is of pool {}, this database's is {}",
+                label.uuid, record.uuid
+            ));
         }
         if label.holds != holds {
             return wrong(format!("its label says that it holds {}", held(label.holds)));
@@ -123,10 +141,18 @@ impl Finder<'_> {
     }
 
     /// Where the metadata and the data area are.
-    fn pieces<'p>(&self, places: &'p Places, label: &Label) -> Result<(Piece<'p>, Piece<'p>), PoolError> {
+    fn pieces<'p>(
+        &self,
+        places: &'p Places,
+        label: &Label,
+    ) -> Result<(Piece<'p>, Piece<'p>), PoolError> {
         let start = label::SPACE;
         let rest = |place: &Place, used: Sectors| {
-            let too_small = || PoolError::TooSmall { path: place.path.clone(), found: place.size, needed: used };
+            let too_small = || PoolError::TooSmall {
+                path: place.path.clone(),
+                found: place.size,
+                needed: used,
+            };
             place.size.checked_sub(used).filter(|rest| rest.0 > 0).ok_or_else(too_small)
         };
         match places {
@@ -143,8 +169,8 @@ impl Finder<'_> {
         }
     }
 
-    /// What is in the metadata area must be this pool's metadata, and the data area large enough for it. Only that of a pool which is
-    /// being made may be blank: the kernel formats it.
+    /// What is in the metadata area must be this pool's metadata, and the data area large enough
+    /// for it. Only that of a pool which is being made may be blank: the kernel formats it.
     fn check_metadata(&self, piece: &Piece<'_>, data: Sectors) -> Result<(), PoolError> {
         let (record, path) = (self.record, &piece.place.path);
         let fail = |source| self.backer.area("metadata", path, source);
@@ -152,7 +178,8 @@ impl Finder<'_> {
         let disk = self.backer.disks().open(&piece.place.node, Access::Read).map_err(fail)?;
         disk.forget_cached().map_err(fail)?;
         let read = metadata::find_superblock(disk.as_ref(), piece.start);
-        let found = read.map_err(|source| PoolError::Metadata { pool: self.names.name(Role::Pool), source })?;
+        let found = read
+            .map_err(|source| PoolError::Metadata { pool: self.names.name(Role::Pool), source })?;
         let Some(found) = found else {
             return match record.formatted {
                 true => foreign("its metadata area is empty, so the pool it held is lost; put the metadata back, or start with an empty state directory"),
@@ -163,18 +190,30 @@ impl Finder<'_> {
             return foreign(&what);
         }
         if found.block_size != record.block_size {
-            return foreign(&format!("its block size is {}, the database's {}", found.block_size, record.block_size));
+            return foreign(&format!(
+                "its block size is {}, the database's {}",
+                found.block_size, record.block_size
+            ));
         }
         let needed = Sectors(found.data_blocks.saturating_mul(found.block_size.0));
         if needed > data {
             let path = piece.place.path.clone();
-            return Err(PoolError::Shrunk { path, pool: self.names.name(Role::Pool), found: data, needed });
+            return Err(PoolError::Shrunk {
+                path,
+                pool: self.names.name(Role::Pool),
+                found: data,
+                needed,
+            });
         }
         Ok(())
     }
 
     fn foreign(&self, what: &str) -> PoolError {
-        PoolError::Foreign { pool: self.names.name(Role::Pool), store: self.store.into(), what: what.into() }
+        PoolError::Foreign {
+            pool: self.names.name(Role::Pool),
+            store: self.store.into(),
+            what: what.into(),
+        }
     }
 
     /// The device of an area and its length.
@@ -190,7 +229,12 @@ impl Finder<'_> {
         let elsewhere = |found: String| PoolError::StandsElsewhere {
             device: name.clone(),
             found,
-            wanted: format!("{} ({}) from sector {} on", piece.place.path.display(), piece.place.number, piece.start.0),
+            wanted: format!(
+                "{} ({}) from sector {} on",
+                piece.place.path.display(),
+                piece.place.number,
+                piece.start.0
+            ),
         };
         let table = [Target::linear(piece.place.number, piece.start, piece.length)];
         let found = self.dm.info(&name).map_err(look)?;
@@ -212,7 +256,9 @@ impl Finder<'_> {
                     other => return Err(elsewhere(listed(other))),
                 };
                 if info.suspended {
-                    self.dm.resume(&name).map_err(|source| PoolError::Thaw { device: name.clone(), source })?;
+                    self.dm
+                        .resume(&name)
+                        .map_err(|source| PoolError::Thaw { device: name.clone(), source })?;
                 }
                 if !live && length < piece.length {
                     self.dm
@@ -223,12 +269,19 @@ impl Finder<'_> {
                 return Ok((info.device, length));
             }
             // Created and never loaded: a crash came between.
-            self.dm.remove(&name).map_err(|source| PoolError::Deactivate { device: name.clone(), source })?;
+            self.dm
+                .remove(&name)
+                .map_err(|source| PoolError::Deactivate { device: name.clone(), source })?;
         }
         if live {
             return Err(elsewhere("nothing: it is not there, though the pool is".into()));
         }
-        let device = self.dm.activate(&name, Some(&self.names.uuid(role)), &table, ActivateOptions::default());
+        let device = self.dm.activate(
+            &name,
+            Some(&self.names.uuid(role)),
+            &table,
+            ActivateOptions::default(),
+        );
         let device = device.map_err(|source| PoolError::Assemble { pool: name.clone(), source })?;
         made.push(name);
         Ok((device.device, piece.length))
@@ -241,12 +294,14 @@ impl Areas {
         self.label.0.epoch
     }
 
-    /// Notes on the data disk at which epoch it is in use. What a daemon that was killed has noted may not be on the disk yet.
+    /// Notes on the data disk at which epoch it is in use. What a daemon that was killed has noted
+    /// may not be on the disk yet.
     pub fn mark(&mut self, backer: &Backer, epoch: u64) -> Result<(), PoolError> {
         let (label, node) = &mut self.label;
         let noted = label.epoch.replace(epoch) == Some(epoch);
         let disk = backer.disks().open(node, Access::Write);
-        let marked = disk.and_then(|disk| if noted { disk.flush() } else { label.write(disk.as_ref()) });
+        let marked =
+            disk.and_then(|disk| if noted { disk.flush() } else { label.write(disk.as_ref()) });
         marked.map_err(|source| backer.area("data", node, source))
     }
 }

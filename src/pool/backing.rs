@@ -1,7 +1,7 @@
 //! Where the disks of a pool's areas come from: files on loop devices, one block device or two.
 //!
-//! Nothing here is ever formatted or shortened. What a disk holds is looked at by [`areas`](super::areas), before anything
-//! is written to it or made longer.
+//! Nothing here is ever formatted or shortened. What a disk holds is looked at by
+//! [`areas`](super::areas), before anything is written to it or made longer.
 
 use std::fs;
 use std::ops::Range;
@@ -11,13 +11,14 @@ use std::sync::Arc;
 use super::label::{self, Found, Holds, Label};
 use super::{DeviceNames, MetadataGrowth, PoolError, Role};
 use crate::block::{
-    allocate, allocate_ranges, allocated, find_content, host_space, punch, without_blocks, Access, BlockError, Disk,
-    Disks, LoopDevice, LoopOptions, Loops, Space, BLANK_HEAD,
+    allocate, allocate_ranges, allocated, find_content, host_space, punch, without_blocks, Access,
+    BlockError, Disk, Disks, LoopDevice, LoopOptions, Loops, Space, BLANK_HEAD,
 };
 use crate::config::{Backing, Config};
 use crate::units::{DeviceNumber, Sectors};
 
-/// A mapped block takes about 48 bytes of metadata; twice that leaves room for snapshots that share little.
+/// A mapped block takes about 48 bytes of metadata; twice that leaves room for snapshots that share
+/// little.
 const METADATA_BYTES_PER_BLOCK: u64 = 96;
 const METADATA_LEAST: Sectors = Sectors((64 << 20) / 512);
 /// What the kernel takes of a metadata area at the least (thin_metadata_size says 2 MiB).
@@ -40,7 +41,8 @@ pub struct Place {
     pub node: PathBuf,
     pub number: DeviceNumber,
     pub size: Sectors,
-    /// A loop device detaches itself when nobody has it open: it is kept until an area stands on it.
+    /// A loop device detaches itself when nobody has it open: it is kept until an area stands on
+    /// it.
     _held: Option<Arc<LoopDevice>>,
 }
 
@@ -110,7 +112,8 @@ impl Backer {
             block_size: config.block_size,
             metadata_size: config.metadata_size,
             min_free_percent: config.min_free_percent,
-            gives_back: matches!(config.backing, Backing::Embedded { .. }) && config.discard.unwrap_or(true),
+            gives_back: matches!(config.backing, Backing::Embedded { .. })
+                && config.discard.unwrap_or(true),
             disks,
         }
     }
@@ -132,12 +135,14 @@ impl Backer {
         Sectors(size.0.div_ceil(ALIGNMENT) * ALIGNMENT)
     }
 
-    /// Makes sure that the pool `uuid`, which is not on record as made, may be put here: each disk is large enough, is blank or was
-    /// claimed for this very pool before, and is given once. Writes nothing.
+    /// Makes sure that the pool `uuid`, which is not on record as made, may be put here: each disk
+    /// is large enough, is blank or was claimed for this very pool before, and is given once.
+    /// Writes nothing.
     pub fn look(&self, uuid: &str) -> Result<(), PoolError> {
         let places = match &self.backing {
             Backing::Embedded { .. } => {
-                for (area, file) in [("data", self.data_file()), ("metadata", self.metadata_file())] {
+                for (area, file) in [("data", self.data_file()), ("metadata", self.metadata_file())]
+                {
                     if existing_size(&file).is_some() {
                         let place = self.file_place(area, &file, State::Apart)?;
                         self.must_be_free(area, &place, uuid)?;
@@ -150,7 +155,10 @@ impl Backer {
         };
         if let Places::Two { data, metadata } = &places {
             if data.number == metadata.number {
-                return Err(PoolError::SameDisk { data: data.path.clone(), metadata: metadata.path.clone() });
+                return Err(PoolError::SameDisk {
+                    data: data.path.clone(),
+                    metadata: metadata.path.clone(),
+                });
             }
         }
         // Held together, so that a disk and a partition of it are not taken for two.
@@ -178,8 +186,14 @@ impl Backer {
         Ok(())
     }
 
-    fn is_labelled(&self, area: &'static str, place: &Place, uuid: &str) -> Result<bool, PoolError> {
-        let found = Label::read(self.open(area, place)?.as_ref()).map_err(|e| self.area(area, &place.path, e))?;
+    fn is_labelled(
+        &self,
+        area: &'static str,
+        place: &Place,
+        uuid: &str,
+    ) -> Result<bool, PoolError> {
+        let found = Label::read(self.open(area, place)?.as_ref())
+            .map_err(|e| self.area(area, &place.path, e))?;
         Ok(matches!(found, Found::Label(label) if label.uuid == uuid))
     }
 
@@ -191,7 +205,10 @@ impl Backer {
         match Label::read(disk.as_ref()).map_err(fail)? {
             Found::Label(label) if label.uuid == uuid => return Ok(()),
             Found::Label(label) => {
-                return taken(format!("it holds pool {} of this daemon, whose database is not here", label.uuid))
+                return taken(format!(
+                    "it holds pool {} of this daemon, whose database is not here",
+                    label.uuid
+                ))
             }
             Found::Nothing | Found::Other => {}
         }
@@ -209,25 +226,37 @@ impl Backer {
                     self.make_files()?;
                 }
                 let data = self.file_place("data", &self.data_file(), state)?;
-                Ok(Places::Two { data, metadata: self.file_place("metadata", &self.metadata_file(), state)? })
+                Ok(Places::Two {
+                    data,
+                    metadata: self.file_place("metadata", &self.metadata_file(), state)?,
+                })
             }
             Backing::Devices { data, metadata } => {
                 let data = self.device_place("data", data)?;
                 match metadata {
-                    Some(path) => Ok(Places::Two { data, metadata: self.device_place("metadata", path)? }),
+                    Some(path) => {
+                        Ok(Places::Two { data, metadata: self.device_place("metadata", path)? })
+                    }
                     None => Ok(Places::One(data)),
                 }
             }
-            Backing::External { pool_name } => Err(PoolError::NoAreas { pool: pool_name.to_string() }),
+            Backing::External { pool_name } => {
+                Err(PoolError::NoAreas { pool: pool_name.to_string() })
+            }
         }
     }
 
-    /// Makes the embedded pool's files, with all their blocks: the metadata for all that the pool may grow to, the data for a first
-    /// step. A pool whose metadata met a full disk would want thin_check before it takes another change.
+    /// Makes the embedded pool's files, with all their blocks: the metadata for all that the pool
+    /// may grow to, the data for a first step. A pool whose metadata met a full disk would want
+    /// thin_check before it takes another change.
     fn make_files(&self) -> Result<(), PoolError> {
         let limit = self.limit()?;
         if limit < DATA_LEAST {
-            return Err(PoolError::TooSmall { path: self.data_file(), found: limit, needed: DATA_LEAST });
+            return Err(PoolError::TooSmall {
+                path: self.data_file(),
+                found: limit,
+                needed: DATA_LEAST,
+            });
         }
         let files = [
             ("metadata", self.metadata_file(), self.metadata_size_for(limit)),
@@ -247,12 +276,14 @@ impl Backer {
         Ok(())
     }
 
-    /// How long the embedded pool's data area may get: what is configured, else as large as the file system it lies on.
+    /// How long the embedded pool's data area may get: what is configured, else as large as the
+    /// file system it lies on.
     fn limit(&self) -> Result<Sectors, PoolError> {
         let limit = match self.backing {
             Backing::Embedded { data_size: Some(size) } => size,
             _ => {
-                let space = host_space(&self.root).map_err(|source| self.area("data", &self.data_file(), source))?;
+                let space = host_space(&self.root)
+                    .map_err(|source| self.area("data", &self.data_file(), source))?;
                 Sectors(space.total / 512)
             }
         };
@@ -272,8 +303,8 @@ impl Backer {
         }
     }
 
-    /// How much longer a data area of this length can get: up to the limit, and no further than min_free_percent of the host's
-    /// file system stay free.
+    /// How much longer a data area of this length can get: up to the limit, and no further than
+    /// min_free_percent of the host's file system stay free.
     pub fn room_to_grow(&self, has: Sectors) -> Sectors {
         let (allowed, possible) = self.growth(has);
         Sectors(allowed.0.min(possible.0) / self.block_size.0 * self.block_size.0)
@@ -285,16 +316,20 @@ impl Backer {
         possible < allowed
     }
 
-    /// By how much a data area of this length may grow, and by how much the host's file system lets it.
+    /// By how much a data area of this length may grow, and by how much the host's file system lets
+    /// it.
     fn growth(&self, has: Sectors) -> (Sectors, Sectors) {
-        let (Backing::Embedded { .. }, Ok(limit), Some(host)) = (&self.backing, self.limit(), self.host_space()) else {
+        let (Backing::Embedded { .. }, Ok(limit), Some(host)) =
+            (&self.backing, self.limit(), self.host_space())
+        else {
             return (Sectors(0), Sectors(0));
         };
         let kept = host.total / 100 * u64::from(self.min_free_percent);
         (Sectors(limit.0.saturating_sub(has.0)), Sectors(host.free.saturating_sub(kept) / 512))
     }
 
-    /// Makes the file of the data area long enough for an area of `data`, with all its blocks, and its loop device with it.
+    /// Makes the file of the data area long enough for an area of `data`, with all its blocks, and
+    /// its loop device with it.
     pub fn lengthen(&self, data: Sectors) -> Result<(), PoolError> {
         let file = self.data_file();
         let fail = |source| self.area("data", &file, source);
@@ -309,7 +344,8 @@ impl Backer {
         Ok(())
     }
 
-    /// Sees to it that all that the embedded pool can hand out has its space: all of its files but for these blocks of the data area.
+    /// Sees to it that all that the embedded pool can hand out has its space: all of its files but
+    /// for these blocks of the data area.
     pub fn restore_blocks(&self, except: &[Range<u64>]) -> Result<(), PoolError> {
         if !matches!(self.backing, Backing::Embedded { .. }) {
             return Ok(());
@@ -321,17 +357,18 @@ impl Backer {
             ("data", &data, around(&self.bytes(except), all(&data).end)),
         ];
         for (area, file, ranges) in ranges {
-            let restored = without_blocks(file, &ranges).and_then(|missing| match missing.as_slice() {
-                // A full file system may refuse to be asked for nothing.
-                [] => Ok(()),
-                [one] if *one == all(file) => allocate(file, 0, one.end),
-                some => {
-                    let bytes: u64 = some.iter().map(|range| range.end - range.start).sum();
-                    let there = allocated(file)?;
-                    let needed: u64 = ranges.iter().map(|range| range.end - range.start).sum();
-                    allocate_ranges(file, some, bytes.min(needed.saturating_sub(there)))
-                }
-            });
+            let restored =
+                without_blocks(file, &ranges).and_then(|missing| match missing.as_slice() {
+                    // A full file system may refuse to be asked for nothing.
+                    [] => Ok(()),
+                    [one] if *one == all(file) => allocate(file, 0, one.end),
+                    some => {
+                        let bytes: u64 = some.iter().map(|range| range.end - range.start).sum();
+                        let there = allocated(file)?;
+                        let needed: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+                        allocate_ranges(file, some, bytes.min(needed.saturating_sub(there)))
+                    }
+                });
             restored.map_err(|source| self.area(area, file, source))?;
         }
         Ok(())
@@ -377,7 +414,8 @@ impl Backer {
             }
             let disk = self.disks.open(&place.node, Access::WriteExclusive).map_err(fail)?;
             if holds != Holds::Data {
-                // Where a next start looks for content, the kernel has made its metadata of the area's zeros.
+                // Where a next start looks for content, the kernel has made its metadata of the
+                // area's zeros.
                 let (from, end) = (label::SPACE.0 * 512, (place.size.0 * 512).min(BLANK_HEAD));
                 disk.write_at(&vec![0; end.saturating_sub(from) as usize], from).map_err(fail)?;
                 disk.flush().map_err(fail)?;
@@ -385,8 +423,9 @@ impl Backer {
             label::erase(disk.as_ref()).map_err(fail)?;
             drop(disk);
             if embedded {
-                fs::remove_file(&place.path)
-                    .map_err(|source| fail(BlockError::Open { path: place.path.clone(), source }))?;
+                fs::remove_file(&place.path).map_err(|source| {
+                    fail(BlockError::Open { path: place.path.clone(), source })
+                })?;
             }
         }
         Ok(())
@@ -398,13 +437,23 @@ impl Backer {
 
     /// What a label on a disk of a new pool says.
     pub fn new_label(&self, uuid: &str, place: &Place, holds: Holds) -> Label {
-        let metadata_sectors = if holds == Holds::Both { self.metadata_size_for(place.size).0 } else { 0 };
+        let metadata_sectors =
+            if holds == Holds::Both { self.metadata_size_for(place.size).0 } else { 0 };
         Label { uuid: uuid.into(), holds, metadata_sectors, epoch: None }
     }
 
-    fn file_place(&self, area: &'static str, path: &Path, state: State) -> Result<Place, PoolError> {
+    fn file_place(
+        &self,
+        area: &'static str,
+        path: &Path,
+        state: State,
+    ) -> Result<Place, PoolError> {
         if existing_size(path).is_none() {
-            return Err(PoolError::AreaMissing { area, path: path.into(), live: state == State::Live });
+            return Err(PoolError::AreaMissing {
+                area,
+                path: path.into(),
+                live: state == State::Live,
+            });
         }
         let fail = |source| self.area(area, path, source);
         let loops = Loops::default();
@@ -420,7 +469,9 @@ impl Backer {
                 return Err(PoolError::AreaMissing { area, path: path.into(), live: true });
             }
             // It goes by itself when the pool is taken away.
-            None => loops.attach(path, LoopOptions { autoclear: true, ..LoopOptions::default() }).map_err(fail)?,
+            None => loops
+                .attach(path, LoopOptions { autoclear: true, ..LoopOptions::default() })
+                .map_err(fail)?,
         };
         Ok(Place {
             path: path.into(),
@@ -443,7 +494,9 @@ impl Backer {
     }
 
     fn open(&self, area: &'static str, place: &Place) -> Result<Box<dyn Disk>, PoolError> {
-        self.disks.open(&place.node, Access::Read).map_err(|source| self.area(area, &place.path, source))
+        self.disks
+            .open(&place.node, Access::Read)
+            .map_err(|source| self.area(area, &place.path, source))
     }
 
     /// The file system the areas lie on, where they do.
@@ -466,8 +519,12 @@ impl Backer {
     pub fn metadata_growth(&self) -> MetadataGrowth {
         match &self.backing {
             Backing::Embedded { .. } => MetadataGrowth::File(self.metadata_file()),
-            Backing::Devices { metadata: Some(device), .. } => MetadataGrowth::Device(device.clone()),
-            Backing::Devices { data, metadata: None } => MetadataGrowth::Never { disk: data.clone() },
+            Backing::Devices { metadata: Some(device), .. } => {
+                MetadataGrowth::Device(device.clone())
+            }
+            Backing::Devices { data, metadata: None } => {
+                MetadataGrowth::Never { disk: data.clone() }
+            }
             Backing::External { .. } => MetadataGrowth::ItsOwner,
         }
     }
@@ -477,7 +534,11 @@ impl Backer {
 fn around(ranges: &[Range<u64>], end: u64) -> Vec<Range<u64>> {
     let starts = std::iter::once(0).chain(ranges.iter().map(|range| range.end));
     let ends = ranges.iter().map(|range| range.start).chain([end]);
-    starts.zip(ends).map(|(start, end)| start..end).filter(|range| range.start < range.end).collect()
+    starts
+        .zip(ends)
+        .map(|(start, end)| start..end)
+        .filter(|range| range.start < range.end)
+        .collect()
 }
 
 fn existing_size(path: &Path) -> Option<Sectors> {

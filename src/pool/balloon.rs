@@ -1,9 +1,11 @@
-//! The balloon: a thin that holds free blocks of the embedded pool, so that dm-thin cannot hand them out while their space is back
-//! with the file system below.
+//! The balloon: a thin that holds free blocks of the embedded pool, so that dm-thin cannot hand
+//! them out while their space is back with the file system below.
 //!
-//! Architecture Invariant: a block that the balloon does not hold has its space. So a block is held, durably, before its space is
-//! given back, and has its space again, durably, before the balloon lets go of it; whatever ends in between leaves a block that is
-//! held and has its space, which costs no more than that space. What the balloon holds is read from the pool's metadata each time.
+//! Architecture Invariant: a block that the balloon does not hold has its space. So a block is
+//! held, durably, before its space is given back, and has its space again, durably, before the
+//! balloon lets go of it; whatever ends in between leaves a block that is held and has its space,
+//! which costs no more than that space. What the balloon holds is read from the pool's metadata
+//! each time.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,14 +13,16 @@ use std::sync::{Mutex, MutexGuard};
 
 use super::PoolError;
 
-/// A balloon and the file below its pool. Blocks are numbered: those of the balloon's thin, and those of the pool (of its data).
+/// A balloon and the file below its pool. Blocks are numbered: those of the balloon's thin, and
+/// those of the pool (of its data).
 pub trait Ground {
     /// The number behind the last block that the balloon holds.
     fn end(&self) -> Result<u64, PoolError>;
-    /// Makes the pool give these blocks of the balloon places of their own; they are held durably when this returns. On a pool
-    /// that is full it may wait until there is room.
+    /// Makes the pool give these blocks of the balloon places of their own; they are held durably
+    /// when this returns. On a pool that is full it may wait until there is room.
     fn fill(&self, blocks: Range<u64>) -> Result<(), PoolError>;
-    /// What the balloon holds from its block `from` on, in order and durably: each of its blocks with the pool's.
+    /// What the balloon holds from its block `from` on, in order and durably: each of its blocks
+    /// with the pool's.
     fn held(&self, from: u64) -> Result<Vec<(u64, u64)>, PoolError>;
     /// Lets go of these blocks of the balloon: the pool may hand out theirs.
     fn release(&self, blocks: Range<u64>) -> Result<(), PoolError>;
@@ -30,8 +34,9 @@ pub trait Ground {
 
 /// How many blocks to give back, of a pool with `free` free ones of which `keep` are to stay.
 ///
-/// What has been given back is taken again before the pool grows, so that a pool which is written to at once does not give and take
-/// the same blocks in turn: nothing is done for less than half of what stays.
+/// What has been given back is taken again before the pool grows, so that a pool which is written
+/// to at once does not give and take the same blocks in turn: nothing is done for less than half of
+/// what stays.
 pub fn surplus(free: u64, keep: u64) -> u64 {
     match free.saturating_sub(keep) {
         little if little <= keep / 2 => 0,
@@ -48,10 +53,11 @@ pub struct Balloon {
     held: AtomicU64,
     /// Held by the one who gives back.
     giving: Mutex<()>,
-    /// Held from reading what the balloon holds until that has been acted on. Never while the pool is waited for: who makes room in
-    /// it wants this.
+    /// Held from reading what the balloon holds until that has been acted on. Never while the pool
+    /// is waited for: who makes room in it wants this.
     turn: Mutex<()>,
-    /// All that is held has been given back since the start; the last run may have ended in between.
+    /// All that is held has been given back since the start; the last run may have ended in
+    /// between.
     is_settled: AtomicBool,
 }
 
@@ -71,7 +77,8 @@ impl Balloon {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Holds `wanted` more blocks and gives their space back, in steps, as long as `go_on` says so. Returns how many.
+    /// Holds `wanted` more blocks and gives their space back, in steps, as long as `go_on` says so.
+    /// Returns how many.
     pub fn give_back(
         &self,
         ground: &dyn Ground,
@@ -103,8 +110,8 @@ impl Balloon {
         Ok(given)
     }
 
-    /// Lets go of `wanted` blocks, or of all that there are, after each has its space again. Returns how many; fewer where the file
-    /// system below has no room for more.
+    /// Lets go of `wanted` blocks, or of all that there are, after each has its space again.
+    /// Returns how many; fewer where the file system below has no room for more.
     pub fn take_back(&self, ground: &dyn Ground, wanted: u64) -> Result<u64, PoolError> {
         let _turn = lock(&self.turn);
         let mut taken = 0;

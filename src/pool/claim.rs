@@ -1,15 +1,18 @@
 //! What a database claims of the ids of a pool that somebody else assembles, and how others see it.
 //!
-//! Other daemons of this kind may use the same pool. Each takes ids from a range of its own, chosen at its first start where no
-//! claim is and no thin. The claim is written into a small thin of the pool, the marker, whose id lies in a zone kept for
-//! markers; so it can be read by everybody, and goes where the pool goes. It carries an epoch that moves by one at each start,
-//! and is on record before the marker has it. From that a start tells
-//! - another pool under the same name, or an older copy of the pool: the marker is missing, or its epoch is too low;
+//! Other daemons of this kind may use the same pool. Each takes ids from a range of its own, chosen
+//! at its first start where no claim is and no thin. The claim is written into a small thin of the
+//! pool, the marker, whose id lies in a zone kept for markers; so it can be read by everybody, and
+//! goes where the pool goes. It carries an epoch that moves by one at each start, and is on record
+//! before the marker has it. From that a start tells
+//! - another pool under the same name, or an older copy of the pool: the marker is missing, or its
+//!   epoch is too low;
 //! - an older copy of the database: the marker's epoch is too high;
 //! - a database that was lost: a claim that nobody moves any more.
 //!
-//! Architecture Invariant: a thin in such a pool is deleted only if a record says that it is ours, or while a device that
-//! carries this database's UUID stands on it. That an id is on lease proves nothing there: somebody else can make a thin of any id.
+//! Architecture Invariant: a thin in such a pool is deleted only if a record says that it is ours,
+//! or while a device that carries this database's UUID stands on it. That an id is on lease proves
+//! nothing there: somebody else can make a thin of any id.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,7 +27,8 @@ use crate::dm;
 use crate::store::{ClaimRecord, IdRange, Owner, ReclaimKind, ReclaimRecord};
 use crate::units::{Sectors, ThinId};
 
-/// The owner of a pool (LVM, or a daemon whose own pool it is) counts upwards from 0, its guests have the upper half.
+/// The owner of a pool (LVM, or a daemon whose own pool it is) counts upwards from 0, its guests
+/// have the upper half.
 pub(super) const SHARED_START: u32 = 1 << 23;
 /// The last ids are for markers.
 const MARKERS: IdRange = IdRange { start: (1 << 24) - (1 << 12), end: 1 << 24 };
@@ -32,7 +36,8 @@ const MARKERS: IdRange = IdRange { start: (1 << 24) - (1 << 12), end: 1 << 24 };
 const RANGE: u32 = 1 << 18;
 /// Two that choose at the same time see each other's markers and choose again.
 const TRIES: usize = 8;
-/// What is read and written of a marker. The text fits into the first 512 bytes, which a disk writes whole or not at all.
+/// What is read and written of a marker. The text fits into the first 512 bytes, which a disk
+/// writes whole or not at all.
 const MARKER_BYTES: usize = 4096;
 const TITLE: &str = "devmapper-snapshotter claims thin ids of this pool";
 
@@ -59,7 +64,8 @@ impl Claim {
         let text = std::str::from_utf8(bytes.split(|byte| *byte == 0).next()?).ok()?;
         let mut lines = text.strip_prefix(TITLE)?.strip_prefix('\n')?.lines();
         let (body, sum) = (lines.next()?, lines.next()?);
-        (u64::from_str_radix(sum, 16).ok()? == digest(body.as_bytes())).then(|| serde_json::from_str(body).ok())?
+        (u64::from_str_radix(sum, 16).ok()? == digest(body.as_bytes()))
+            .then(|| serde_json::from_str(body).ok())?
     }
 }
 
@@ -76,7 +82,9 @@ impl std::fmt::Display for Claim {
 
 /// FNV-1a: against a torn or foreign block, not against intent.
 fn digest(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// A look at a shared pool.
@@ -92,7 +100,8 @@ pub struct Company {
     pub claims: Vec<(ThinId, Claim)>,
     /// UUIDs of other databases whose devices stand on the pool, each with one such device.
     pub devices: BTreeMap<String, String>,
-    /// Thins in our range that are on record as not ours: somebody else's, or made by a call that a crash cut short.
+    /// Thins in our range that are on record as not ours: somebody else's, or made by a call that a
+    /// crash cut short.
     pub set_aside: Vec<ThinId>,
 }
 
@@ -107,8 +116,9 @@ impl Pool {
         Ok(self.store.read(|r| r.id_claim())?.map(|claim| claim.range))
     }
 
-    /// Makes sure that database and shared pool belong together by the claim in it, moves the claim's epoch on, and sets aside
-    /// what others have made in its range. Nothing to do on a pool of our own. Comes before anything else is changed.
+    /// Makes sure that database and shared pool belong together by the claim in it, moves the
+    /// claim's epoch on, and sets aside what others have made in its range. Nothing to do on a pool
+    /// of our own. Comes before anything else is changed.
     pub fn join(&self, disks: &Arc<dyn Disks>) -> Result<(), PoolError> {
         let Some(shared) = &self.shared else { return Ok(()) };
         let disks = shared.disks.get_or_init(|| Arc::clone(disks)).as_ref();
@@ -132,7 +142,8 @@ impl Pool {
 
     /// In what the claim on record and the one in the pool differ, in words; changes nothing.
     pub fn check_claim(&self, disks: &dyn Disks) -> Result<Option<String>, PoolError> {
-        let claim = self.store.read(|r| r.id_claim())?.filter(|claim| self.is_shared() && claim.epoch > 0);
+        let claim =
+            self.store.read(|r| r.id_claim())?.filter(|claim| self.is_shared() && claim.epoch > 0);
         let Some(claim) = claim else { return Ok(None) };
         match self.confirm(claim, &self.around(disks)?) {
             Err(error @ PoolError::Foreign { .. }) => Ok(Some(error.to_string())),
@@ -162,15 +173,19 @@ impl Pool {
         let found = match around.markers.get(&marker) {
             Some(Some(found)) if self.is_mine(around.markers.get(&marker)) => found,
             Some(Some(other)) => {
-                return Err(
-                    self.not_the_one(&format!("thin {marker}, which holds this database's claim, says that {other}"))
-                )
+                return Err(self.not_the_one(&format!(
+                    "thin {marker}, which holds this database's claim, says that {other}"
+                )))
             }
             Some(None) => {
-                return Err(self.not_the_one(&format!("thin {marker} does not hold this database's claim any more")))
+                return Err(self.not_the_one(&format!(
+                    "thin {marker} does not hold this database's claim any more"
+                )))
             }
             None => {
-                return Err(self.not_the_one(&format!("thin {marker}, which holds this database's claim, is not in it")))
+                return Err(self.not_the_one(&format!(
+                    "thin {marker}, which holds this database's claim, is not in it"
+                )))
             }
         };
         if found.epoch != claim.epoch && Some(found.epoch) != claim.next {
@@ -185,14 +200,17 @@ impl Pool {
     }
 
     fn not_the_one(&self, what: &str) -> PoolError {
-        let what = format!("{what}. Put back the one that belongs to the other; nothing was changed");
+        let what =
+            format!("{what}. Put back the one that belongs to the other; nothing was changed");
         PoolError::Foreign { pool: self.device_name.clone(), store: self.store.path().into(), what }
     }
 
     /// Claims a range at the first start.
     fn choose(&self, disks: &dyn Disks, mut around: Around) -> Result<ClaimRecord, PoolError> {
         let Some(shared) = &self.shared else { unreachable!("only shared pools are claimed in") };
-        if let Some(claim) = around.markers.values().flatten().find(|claim| claim.uuid == shared.record.uuid) {
+        if let Some(claim) =
+            around.markers.values().flatten().find(|claim| claim.uuid == shared.record.uuid)
+        {
             return Err(self.not_the_one(&format!(
                 "the database knows of no claim in it, and {claim}: the database is a copy from another time"
             )));
@@ -213,7 +231,8 @@ impl Pool {
             // On record before it is made, so that a crash leaves no marker that nobody knows of.
             let zeroed = self.store.read(|r| Ok(!r.templates()?.is_empty()))?;
             let claim = ClaimRecord { marker, range, epoch: 0, next: Some(1), zeroed };
-            self.store.commit(|c| c.put_pool(&shared.record).and_then(|()| c.put_id_claim(&claim)))?;
+            self.store
+                .commit(|c| c.put_pool(&shared.record).and_then(|()| c.put_id_claim(&claim)))?;
             match self.dm.create_thin(&self.device_name, marker) {
                 Ok(()) => {}
                 Err(dm::Error::ThinExists { .. }) => {
@@ -221,7 +240,12 @@ impl Pool {
                     continue;
                 }
                 Err(source) => {
-                    return Err(PoolError::Create { pool: self.device_name.clone(), id: marker, origin: None, source })
+                    return Err(PoolError::Create {
+                        pool: self.device_name.clone(),
+                        id: marker,
+                        origin: None,
+                        source,
+                    })
                 }
             }
             self.mark(disks, &claim, 1)?;
@@ -246,7 +270,9 @@ impl Pool {
         let moving = ClaimRecord { next: Some(next), ..claim };
         self.store.commit(|c| c.put_id_claim(&moving))?;
         self.mark(disks, &moving, next)?;
-        self.store.commit(|c| c.put_id_claim(&ClaimRecord { epoch: next, next: None, ..moving.clone() }))?;
+        self.store.commit(|c| {
+            c.put_id_claim(&ClaimRecord { epoch: next, next: None, ..moving.clone() })
+        })?;
         Ok(())
     }
 
@@ -269,17 +295,23 @@ impl Pool {
         }
     }
 
-    /// What was made in our range and is on no record: ours, to be reclaimed, where a device of ours stands on it; set aside
-    /// for good where not.
+    /// What was made in our range and is on no record: ours, to be reclaimed, where a device of
+    /// ours stands on it; set aside for good where not.
     fn sort_out(&self, around: &Around) -> Result<(), PoolError> {
-        let (claim, leases, foreign) = self.store.read(|r| Ok((r.id_claim()?, r.leases()?, r.foreign_thins()?)))?;
-        let ranges: Vec<IdRange> = claim.map(|claim| claim.range).into_iter().chain(leases).collect();
-        let inside = around.thins.iter().filter(|id| ranges.iter().any(|range| range.contains(**id)));
-        let unrecorded: BTreeSet<ThinId> =
-            self.store.read(|r| inside.filter_map(|id| unowned(r.thin_owner(*id), *id)).collect())?;
+        let (claim, leases, foreign) =
+            self.store.read(|r| Ok((r.id_claim()?, r.leases()?, r.foreign_thins()?)))?;
+        let ranges: Vec<IdRange> =
+            claim.map(|claim| claim.range).into_iter().chain(leases).collect();
+        let inside =
+            around.thins.iter().filter(|id| ranges.iter().any(|range| range.contains(**id)));
+        let unrecorded: BTreeSet<ThinId> = self
+            .store
+            .read(|r| inside.filter_map(|id| unowned(r.thin_owner(*id), *id)).collect())?;
         let shown = self.shown_by_own(&unrecorded)?;
-        let gone: Vec<ThinId> = foreign.into_iter().filter(|id| !around.thins.contains(id)).collect();
-        let strange: Vec<ThinId> = unrecorded.iter().copied().filter(|id| !shown.contains_key(id)).collect();
+        let gone: Vec<ThinId> =
+            foreign.into_iter().filter(|id| !around.thins.contains(id)).collect();
+        let strange: Vec<ThinId> =
+            unrecorded.iter().copied().filter(|id| !shown.contains_key(id)).collect();
         if shown.is_empty() && gone.is_empty() && strange.is_empty() {
             return Ok(());
         }
@@ -287,7 +319,13 @@ impl Pool {
             for (&id, &size) in &shown {
                 let kind = ReclaimKind::Thin(id);
                 let (number, key) = (id.get().into(), String::new());
-                c.put_reclaim(&ReclaimRecord { number, kind, size, key, since: SystemTime::now() })?;
+                c.put_reclaim(&ReclaimRecord {
+                    number,
+                    kind,
+                    size,
+                    key,
+                    since: SystemTime::now(),
+                })?;
             }
             gone.iter().try_for_each(|id| c.remove_foreign(*id).map(drop))?;
             strange.iter().try_for_each(|id| c.put_foreign(*id))
@@ -295,13 +333,19 @@ impl Pool {
         Ok(())
     }
 
-    /// Which of these thins a device with our uuid stands on, made for that very thin; with the devices' sizes. Such a device is
-    /// made only after the thin was, and while it is there nobody can delete the thin and make another of its id.
-    fn shown_by_own(&self, thins: &BTreeSet<ThinId>) -> Result<BTreeMap<ThinId, Sectors>, PoolError> {
+    /// Which of these thins a device with our uuid stands on, made for that very thin; with the
+    /// devices' sizes. Such a device is made only after the thin was, and while it is there nobody
+    /// can delete the thin and make another of its id.
+    fn shown_by_own(
+        &self,
+        thins: &BTreeSet<ThinId>,
+    ) -> Result<BTreeMap<ThinId, Sectors>, PoolError> {
         let mut shown = BTreeMap::new();
         for role in self.devices()? {
             let made_for = match role {
-                Role::Snapshot(number) => u32::try_from(number).ok().and_then(|id| ThinId::new(id).ok()),
+                Role::Snapshot(number) => {
+                    u32::try_from(number).ok().and_then(|id| ThinId::new(id).ok())
+                }
                 Role::Template(id) | Role::Reclaim(id) => Some(id),
                 _ => None,
             };
@@ -314,8 +358,8 @@ impl Pool {
         Ok(shown)
     }
 
-    /// Which of the ids in `range` the pool has thins of already. Where that cannot be told, none, and it is said: an id that
-    /// is taken is met when a thin of it is to be made.
+    /// Which of the ids in `range` the pool has thins of already. Where that cannot be told, none,
+    /// and it is said: an id that is taken is met when a thin of it is to be made.
     pub(super) fn taken(&self, range: IdRange) -> Vec<ThinId> {
         let disks = self.shared.as_ref().and_then(|shared| shared.disks.get());
         let Some(disks) = disks else { return Vec::new() };
@@ -331,7 +375,11 @@ impl Pool {
     /// Who else is in a shared pool; nobody in one of our own.
     pub fn company(&self, disks: &dyn Disks) -> Result<Company, PoolError> {
         let Some(shared) = &self.shared else { return Ok(Company::default()) };
-        let claims = self.around(disks)?.markers.into_iter().filter_map(|(marker, claim)| Some((marker, claim?)));
+        let claims = self
+            .around(disks)?
+            .markers
+            .into_iter()
+            .filter_map(|(marker, claim)| Some((marker, claim?)));
         Ok(Company {
             claims: claims.filter(|(_, claim)| claim.uuid != shared.record.uuid).collect(),
             devices: self.neighbours()?,
@@ -339,7 +387,8 @@ impl Pool {
         })
     }
 
-    /// The UUIDs of other daemons of this kind with devices on this pool, each with one of these devices.
+    /// The UUIDs of other daemons of this kind with devices on this pool, each with one of these
+    /// devices.
     pub fn neighbours(&self) -> Result<BTreeMap<String, String>, PoolError> {
         let mut found = BTreeMap::new();
         if !self.is_shared() {
@@ -386,13 +435,15 @@ impl Company {
 }
 
 impl Around {
-    /// A range that nobody has claimed, and in which there is no thin if there is such a one. The first is left to daemons that
-    /// make no claims, and the last to markers.
+    /// A range that nobody has claimed, and in which there is no thin if there is such a one. The
+    /// first is left to daemons that make no claims, and the last to markers.
     fn free_range(&self, random: u64) -> Option<IdRange> {
         let ranges = (SHARED_START + RANGE..MARKERS.start - RANGE).step_by(RANGE as usize);
         let unclaimed: Vec<IdRange> = ranges
             .map(|start| IdRange { start, end: start + RANGE })
-            .filter(|range| !self.markers.values().flatten().any(|claim| overlap(claim.range, *range)))
+            .filter(|range| {
+                !self.markers.values().flatten().any(|claim| overlap(claim.range, *range))
+            })
             .collect();
         let empty = |range: &&IdRange| !self.thins.iter().any(|id| range.contains(*id));
         let free: Vec<&IdRange> = unclaimed.iter().filter(empty).collect();
@@ -430,7 +481,12 @@ mod tests {
 
     fn claim(start: u32) -> Claim {
         let uuid = "00112233445566778899aabbccddeeff".to_owned();
-        Claim { uuid, name: "n\"ä".repeat(25), range: IdRange { start, end: start + RANGE }, epoch: u64::MAX }
+        Claim {
+            uuid,
+            name: "n\"ä".repeat(25),
+            range: IdRange { start, end: start + RANGE },
+            epoch: u64::MAX,
+        }
     }
 
     #[test]
@@ -467,7 +523,8 @@ mod tests {
             around.markers.insert(id(MARKERS.start + turn as u32), Some(claim(range.start)));
         }
         assert_eq!(chosen.len(), 30);
-        // Thins of somebody who makes no claims are kept clear of, as long as there is another range.
+        // Thins of somebody who makes no claims are kept clear of, as long as there is another
+        // range.
         around.markers.clear();
         around.thins = (2..31).map(|n| id(SHARED_START + n * RANGE + 5)).collect();
         for turn in 0..40 {

@@ -1,13 +1,13 @@
-//! Whether somebody else on this host goes by our name. Asked before anything is recorded or made, so that whoever is
-//! refused can choose another name and is bound to nothing.
+//! Whether somebody else on this host goes by our name. Asked before anything is recorded or made,
+//! so that whoever is refused can choose another name and is bound to nothing.
 
 use super::devices::{is_of_this_program, role_under, Role};
 use super::{DeviceNames, PoolError, PoolSettings};
 use crate::dm::{Dm, ListedDevice};
 use crate::store::{PoolRecord, Store};
 
-/// Refuses to go on while a device that has one of our names is not of the pool on `record`; without a record there is none
-/// that could be ours.
+/// Refuses to go on while a device that has one of our names is not of the pool on `record`;
+/// without a record there is none that could be ours.
 pub fn must_be_alone(
     settings: &PoolSettings,
     dm: &Dm,
@@ -19,11 +19,13 @@ pub fn must_be_alone(
         (Some(names), Some(uuid)) => names.owns(uuid.as_str()),
         _ => false,
     };
-    // Beside somebody else's pool we make none of our own, so that a volume may be called as ours would be.
+    // Beside somebody else's pool we make none of our own, so that a volume may be called as ours
+    // would be.
     let is_needed = |device: &ListedDevice| match role_under(&settings.name, device.name.as_str()) {
         None => false,
         Some(Role::Pool | Role::Data | Role::Metadata) => {
-            settings.external.is_none() || device.uuid.as_ref().is_some_and(|uuid| is_of_this_program(uuid.as_str()))
+            settings.external.is_none()
+                || device.uuid.as_ref().is_some_and(|uuid| is_of_this_program(uuid.as_str()))
         }
         Some(_) => true,
     };
@@ -56,9 +58,18 @@ mod tests {
         said_of(None, device, uuid, record)
     }
 
-    fn said_of(external: Option<&str>, device: &str, uuid: Option<&str>, record: Option<&str>) -> Option<String> {
+    fn said_of(
+        external: Option<&str>,
+        device: &str,
+        uuid: Option<&str>,
+        record: Option<&str>,
+    ) -> Option<String> {
         let dm = Dm::new(Arc::new(FakeKernel::new()), Settings::without_nodes());
-        dm.create(&DmName::new(device).unwrap(), uuid.map(|uuid| DmUuid::new(uuid).unwrap()).as_ref()).unwrap();
+        dm.create(
+            &DmName::new(device).unwrap(),
+            uuid.map(|uuid| DmUuid::new(uuid).unwrap()).as_ref(),
+        )
+        .unwrap();
         let name = DevicePrefix::new("a").unwrap();
         let external = external.map(|pool| DmName::new(pool).unwrap());
         let settings = PoolSettings {
@@ -91,8 +102,13 @@ mod tests {
             ("a-pool", Some("LVM-x"), None),
         ] {
             let said = said(device, uuid, record).unwrap();
-            for part in [device, uuid.unwrap_or("no dm uuid"), "another 'name'", "dmsetup info", "Nothing was changed"]
-            {
+            for part in [
+                device,
+                uuid.unwrap_or("no dm uuid"),
+                "another 'name'",
+                "dmsetup info",
+                "Nothing was changed",
+            ] {
                 assert!(said.contains(part), "{part:?} is not in {said}");
             }
             assert_eq!(
@@ -115,7 +131,10 @@ mod tests {
     fn beside_a_pool_of_somebody_elses_only_names_that_are_needed_count() {
         for volume in ["a-pool", "a-data", "a-metadata"] {
             assert_eq!(said_of(Some("a-pool"), volume, Some("LVM-x"), None), None, "{volume}");
-            assert!(said_of(Some("p"), volume, Some("DMSNAPSHOTTER-bb-x"), None).is_some(), "{volume}");
+            assert!(
+                said_of(Some("p"), volume, Some("DMSNAPSHOTTER-bb-x"), None).is_some(),
+                "{volume}"
+            );
         }
         assert!(said_of(Some("p"), "a-snap-1", None, None).is_some());
     }

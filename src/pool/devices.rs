@@ -1,13 +1,14 @@
 //! How the devices of one pool are called: every name and uuid is formed here and read back here.
 //!
-//! A name says what a device is for an operator; the uuid carries the pool's own UUID, so that a device is known to be
-//! ours by more than its name. Knows nothing of what is in the pool.
+//! A name says what a device is for an operator; the uuid carries the pool's own UUID, so that a
+//! device is known to be ours by more than its name. Knows nothing of what is in the pool.
 
 use super::minors::minors;
 use crate::names::{DevicePrefix, DmName, DmUuid};
 use crate::units::ThinId;
 
-/// What the dm uuid of every device of every daemon of this kind starts with; the pool's UUID follows.
+/// What the dm uuid of every device of every daemon of this kind starts with; the pool's UUID
+/// follows.
 const UUID_START: &str = "DMSNAPSHOTTER-";
 
 /// What a device of ours is for.
@@ -51,11 +52,13 @@ impl DeviceNames {
     }
 
     pub fn name(&self, role: Role) -> DmName {
-        DmName::new(format!("{}-{}", self.prefix, suffix(role))).expect("a checked prefix leaves room for every suffix")
+        DmName::new(format!("{}-{}", self.prefix, suffix(role)))
+            .expect("a checked prefix leaves room for every suffix")
     }
 
     pub fn uuid(&self, role: Role) -> DmUuid {
-        DmUuid::new(format!("{}{}", self.uuid_start(), suffix(role))).expect("a uuid and a suffix fit")
+        DmUuid::new(format!("{}{}", self.uuid_start(), suffix(role)))
+            .expect("a uuid and a suffix fit")
     }
 
     /// What a device of this name is for; `None` when the name is not one of ours.
@@ -63,7 +66,8 @@ impl DeviceNames {
         role_under(&self.prefix, name)
     }
 
-    /// The minor numbers for the device `role`, in the order in which they are to be tried; none for what is not a thin's.
+    /// The minor numbers for the device `role`, in the order in which they are to be tried; none
+    /// for what is not a thin's.
     pub fn minors(&self, role: Role) -> impl Iterator<Item = u32> {
         let id = match role {
             Role::Pool | Role::Data | Role::Metadata | Role::Claim | Role::Balloon => None,
@@ -78,7 +82,8 @@ impl DeviceNames {
         uuid.starts_with(&self.uuid_start())
     }
 
-    /// The UUID of the daemon of this kind that a device with this dm uuid belongs to, where that is another one.
+    /// The UUID of the daemon of this kind that a device with this dm uuid belongs to, where that
+    /// is another one.
     pub fn other_owner<'u>(&self, uuid: &'u str) -> Option<&'u str> {
         let (owner, _) = uuid.strip_prefix(UUID_START)?.split_once('-')?;
         (owner != self.uuid).then_some(owner)
@@ -89,8 +94,8 @@ impl DeviceNames {
     }
 }
 
-/// What a device of this name is for to a daemon of this prefix, whatever pool it belongs to. A name is read under one prefix
-/// at the most: no role ends in another one behind a `-`.
+/// What a device of this name is for to a daemon of this prefix, whatever pool it belongs to. A
+/// name is read under one prefix at the most: no role ends in another one behind a `-`.
 pub fn role_under(prefix: &DevicePrefix, name: &str) -> Option<Role> {
     parse(name.strip_prefix(prefix.as_str())?.strip_prefix('-')?)
 }

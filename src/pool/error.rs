@@ -24,7 +24,9 @@ pub enum PoolError {
     NameTaken { device: DmName, source: dm::Error },
     #[error("device {device} cannot be removed: {source}")]
     Deactivate { device: DmName, source: dm::Error },
-    #[error("device {device} is to go with its last user, and that cannot be taken back: {source}")]
+    #[error(
+        "device {device} is to go with its last user, and that cannot be taken back: {source}"
+    )]
     Keep { device: DmName, source: dm::Error },
     #[error("device {device} cannot be looked at: {source}")]
     Look { device: DmName, source: dm::Error },
@@ -146,8 +148,9 @@ fn way_out(growth: &MetadataGrowth, check: Option<&Path>, active: bool) -> Strin
             return "Its owner makes it larger ('lvextend --poolmetadatasize' with LVM); then start the daemon again".into()
         }
     };
-    let check =
-        check.map(|path| format!(", run 'thin_check --clear-needs-check-flag {}'", path.display())).unwrap_or_default();
+    let check = check
+        .map(|path| format!(", run 'thin_check --clear-needs-check-flag {}'", path.display()))
+        .unwrap_or_default();
     format!("{}{larger}{check}, and start the daemon again", sentence(taken_away(active)))
 }
 
@@ -170,7 +173,10 @@ fn known_by(uuid: &str) -> String {
 fn owner(of_this_program: bool, store: &Path, ours: Option<&str>) -> String {
     let other = if of_this_program { "another daemon of this program" } else { "somebody else" };
     match ours {
-        Some(uuid) => format!("{other}; those of the database {} have uuids of DMSNAPSHOTTER-{uuid}-", store.display()),
+        Some(uuid) => format!(
+            "{other}; those of the database {} have uuids of DMSNAPSHOTTER-{uuid}-",
+            store.display()
+        ),
         None => format!("{other}; the database {} knows no pool yet", store.display()),
     }
 }
@@ -190,7 +196,10 @@ fn of(origin: &Option<ThinId>) -> String {
 impl PoolError {
     /// Whether it is thin_check's turn, which reads the metadata area.
     pub(super) fn wants_check(&self) -> bool {
-        matches!(self, PoolError::NeedsCheck { .. } | PoolError::MetadataFull { check: Some(_), .. })
+        matches!(
+            self,
+            PoolError::NeedsCheck { .. } | PoolError::MetadataFull { check: Some(_), .. }
+        )
     }
 
     /// Somebody has the device open or mounted: worth trying again later.
@@ -241,9 +250,15 @@ mod tests {
 
     #[test]
     fn a_pool_without_any_room_is_not_told_of_a_percentage() {
-        let full =
-            |free, percent| PoolError::Full { pool: pool(), what: "data", free, total: 1 << 30, percent }.to_string();
-        assert!(full(0, 0).contains("short of room: nothing of 1.0 GiB of data is free"), "{}", full(0, 0));
+        let full = |free, percent| {
+            PoolError::Full { pool: pool(), what: "data", free, total: 1 << 30, percent }
+                .to_string()
+        };
+        assert!(
+            full(0, 0).contains("short of room: nothing of 1.0 GiB of data is free"),
+            "{}",
+            full(0, 0)
+        );
         assert!(!full(0, 5).contains('%'), "{}", full(0, 5));
         assert!(
             full(1 << 20, 5).contains("1.0 MiB of 1.0 GiB of data free, less than the 5 %"),
@@ -260,17 +275,33 @@ mod tests {
         };
         let file = || MetadataGrowth::File("/s/metadata.img".into());
         let active = full(file(), None, true);
-        assert!(active.contains("full, all 2.0 MiB of it") && active.contains("Stop what uses"), "{active}");
+        assert!(
+            active.contains("full, all 2.0 MiB of it") && active.contains("Stop what uses"),
+            "{active}"
+        );
         assert!(!active.contains("thin_check"), "{active}");
         let apart = full(file(), Some("/dev/mapper/p-metadata"), false);
-        assert!(apart.contains("Now make /s/metadata.img larger by a quarter or more ('truncate -s')"), "{apart}");
-        assert!(apart.contains("run 'thin_check --clear-needs-check-flag /dev/mapper/p-metadata'"), "{apart}");
+        assert!(
+            apart.contains("Now make /s/metadata.img larger by a quarter or more ('truncate -s')"),
+            "{apart}"
+        );
+        assert!(
+            apart.contains("run 'thin_check --clear-needs-check-flag /dev/mapper/p-metadata'"),
+            "{apart}"
+        );
         let device = full(MetadataGrowth::Device("/dev/vg/meta".into()), None, false);
-        assert!(device.contains("Now make /dev/vg/meta larger by a quarter or more ('lvextend'"), "{device}");
+        assert!(
+            device.contains("Now make /dev/vg/meta larger by a quarter or more ('lvextend'"),
+            "{device}"
+        );
         let carved = full(MetadataGrowth::Never { disk: "/dev/sdb".into() }, None, false);
-        assert!(carved.contains("It lies on /dev/sdb") && carved.contains("a larger 'metadata_size'"), "{carved}");
+        assert!(
+            carved.contains("It lies on /dev/sdb") && carved.contains("a larger 'metadata_size'"),
+            "{carved}"
+        );
         assert!(full(MetadataGrowth::ItsOwner, None, true).contains("lvextend --poolmetadatasize"));
-        let sick = PoolError::NeedsCheck { pool: pool(), metadata: "/m".into(), active: false }.to_string();
+        let sick = PoolError::NeedsCheck { pool: pool(), metadata: "/m".into(), active: false }
+            .to_string();
         assert!(sick.contains("must be checked") && !sick.contains("is full, "), "{sick}");
     }
 }

@@ -1,5 +1,5 @@
-//! What the features of a pool mean that somebody else assembles: which of them this daemon goes by only if it is told to, and
-//! what is then true.
+//! What the features of a pool mean that somebody else assembles: which of them this daemon goes by
+//! only if it is told to, and what is then true.
 //!
 //! Source: Documentation/admin-guide/device-mapper/thin-provisioning.rst ("Feature arguments").
 
@@ -37,14 +37,22 @@ const DOUBTFUL: [Doubtful; 2] = [
 ];
 
 /// Why a pool is not used as it is; `None` if it is fine, or its operator has accepted it.
-pub(super) fn refused(pool: &DmName, table: &ThinPoolTable, accepted: &[PoolFeature]) -> Option<String> {
-    let open: Vec<&Doubtful> = doubtful(table).filter(|doubt| !accepted.contains(&doubt.feature)).collect();
+pub(super) fn refused(
+    pool: &DmName,
+    table: &ThinPoolTable,
+    accepted: &[PoolFeature],
+) -> Option<String> {
+    let open: Vec<&Doubtful> =
+        doubtful(table).filter(|doubt| !accepted.contains(&doubt.feature)).collect();
     let mut better = table.clone();
     open.iter().for_each(|doubt| (doubt.without)(&mut better));
     let whats: Vec<String> = open.iter().map(|d| format!("{} ({})", d.feature, d.means)).collect();
     let lvm: Vec<&str> = open.iter().map(|d| d.lvm).collect();
-    let words: Vec<String> =
-        accepted.iter().chain(open.iter().map(|d| &d.feature)).map(|f| format!("\"{f}\"")).collect();
+    let words: Vec<String> = accepted
+        .iter()
+        .chain(open.iter().map(|d| &d.feature))
+        .map(|f| format!("\"{f}\""))
+        .collect();
     (!open.is_empty()).then(|| {
         format!(
             "has the feature {}. Let its owner load it without ({}; or \"dmsetup reload {pool} --table '{}'\" and 'dmsetup resume {pool}'), \
@@ -60,7 +68,9 @@ pub(super) fn refused(pool: &DmName, table: &ThinPoolTable, accepted: &[PoolFeat
 /// What is to be said of a pool that is used as it is.
 pub(super) fn notes(table: &ThinPoolTable) -> Vec<String> {
     let mut notes: Vec<String> = doubtful(table)
-        .map(|doubt| format!("accepted by accept_pool_features: {} ({})", doubt.feature, doubt.means))
+        .map(|doubt| {
+            format!("accepted by accept_pool_features: {} ({})", doubt.feature, doubt.means)
+        })
         .collect();
     match table.features.discard {
         DiscardPolicy::PassDown => {}
@@ -90,7 +100,8 @@ impl Pool {
         Ok(self.own_table()?.is_none_or(|table| !table.features.skip_block_zeroing))
     }
 
-    /// Refuses a pool whose owner has turned zeroing off since file systems were made that rely on it.
+    /// Refuses a pool whose owner has turned zeroing off since file systems were made that rely on
+    /// it.
     pub(super) fn zeroing_kept(&self, claim: ClaimRecord) -> Result<ClaimRecord, PoolError> {
         let zeroes = self.zeroes_blocks()?;
         if claim.zeroed && !zeroes {
@@ -102,18 +113,23 @@ impl Pool {
         Ok(ClaimRecord { zeroed: zeroes, ..claim })
     }
 
-    /// Looks at a shared pool's features, which its owner can change at any time. What is found is logged when it changes;
-    /// as long as it must be refused no new snapshots are made.
+    /// Looks at a shared pool's features, which its owner can change at any time. What is found is
+    /// logged when it changes; as long as it must be refused no new snapshots are made.
     pub(super) fn look_at_features(&self) -> Result<(), PoolError> {
         let (Some(shared), Some(table)) = (&self.shared, self.own_table()?) else { return Ok(()) };
-        let lost =
-            table.features.skip_block_zeroing && self.store.read(|r| r.id_claim())?.is_some_and(|claim| claim.zeroed);
-        let refused = refused(&self.device_name, &table, if lost { &[] } else { &shared.accepted_features });
+        let lost = table.features.skip_block_zeroing
+            && self.store.read(|r| r.id_claim())?.is_some_and(|claim| claim.zeroed);
+        let refused =
+            refused(&self.device_name, &table, if lost { &[] } else { &shared.accepted_features });
         let mut unfit = shared.unfit.lock().unwrap_or_else(|e| e.into_inner());
         if *unfit != refused {
             match &refused {
-                Some(what) => tracing::error!(pool = %self.device_name, "its owner has changed it: it {what}"),
-                None => tracing::info!(pool = %self.device_name, "its features are as they should be again"),
+                Some(what) => {
+                    tracing::error!(pool = %self.device_name, "its owner has changed it: it {what}")
+                }
+                None => {
+                    tracing::info!(pool = %self.device_name, "its features are as they should be again")
+                }
             }
         }
         *unfit = refused;
@@ -122,8 +138,13 @@ impl Pool {
 
     /// Refuses a pool whose features were not fit at the last look.
     pub(super) fn must_be_fit(&self) -> Result<(), PoolError> {
-        let unfit = self.shared.as_ref().and_then(|s| s.unfit.lock().unwrap_or_else(|e| e.into_inner()).clone());
-        unfit.map_or(Ok(()), |what| Err(PoolError::External { pool: self.device_name.clone(), what }))
+        let unfit = self
+            .shared
+            .as_ref()
+            .and_then(|s| s.unfit.lock().unwrap_or_else(|e| e.into_inner()).clone());
+        unfit.map_or(Ok(()), |what| {
+            Err(PoolError::External { pool: self.device_name.clone(), what })
+        })
     }
 
     /// The table of a pool that somebody else assembles.
@@ -132,7 +153,8 @@ impl Pool {
             return Ok(None);
         }
         let table = self.dm.table(&self.device_name);
-        let mut table = table.map_err(|source| PoolError::Look { device: self.device_name.clone(), source })?;
+        let mut table =
+            table.map_err(|source| PoolError::Look { device: self.device_name.clone(), source })?;
         Ok(match table.pop() {
             Some(Target::ThinPool(table)) => Some(table),
             _ => None,

@@ -1,8 +1,9 @@
 //! Space of the embedded pool that goes back to the file system below, and comes from there again.
 //!
-//! What is removed leaves free blocks in the pool, and their space in its file. Free blocks beyond what the pool may need at once go
-//! to the [balloon](super::balloon), and are taken from it before the file is made longer. It costs what it writes: a block is
-//! filled with zeros before its space goes back, since dm-thin gives a block a place only when it is written to.
+//! What is removed leaves free blocks in the pool, and their space in its file. Free blocks beyond
+//! what the pool may need at once go to the [balloon](super::balloon), and are taken from it before
+//! the file is made longer. It costs what it writes: a block is filled with zeros before its space
+//! goes back, since dm-thin gives a block a place only when it is written to.
 
 use std::ops::Range;
 
@@ -21,8 +22,9 @@ pub const STEP: Sectors = Sectors((64 << 20) / 512);
 const PIECE: usize = 1 << 20;
 
 impl Pool {
-    /// Gives space back, if the embedded pool has more free blocks than it may need at once, as long as `go_on` says so. Returns how
-    /// much. It may have to wait for the pool to grow, so whoever makes it grow must not be the caller.
+    /// Gives space back, if the embedded pool has more free blocks than it may need at once, as
+    /// long as `go_on` says so. Returns how much. It may have to wait for the pool to grow, so
+    /// whoever makes it grow must not be the caller.
     pub fn give_back(&self, mut go_on: impl FnMut() -> bool) -> Result<Sectors, PoolError> {
         let Some(keep) = self.kept_free() else { return Ok(Sectors(0)) };
         let free = || -> Result<u64, PoolError> {
@@ -35,13 +37,15 @@ impl Pool {
             return Ok(Sectors(0));
         }
         let ground = PoolGround { pool: self, thin: self.balloon_thin()? };
-        let given = self.balloon.give_back(&ground, wanted, || go_on() && free().is_ok_and(|free| free > keep))?;
+        let given = self
+            .balloon
+            .give_back(&ground, wanted, || go_on() && free().is_ok_and(|free| free > keep))?;
         tracing::info!(pool = %self.device_name, blocks = given, "free space has gone back to the file system below the pool");
         Ok(Sectors(given * self.block_size.0))
     }
 
-    /// Lets the pool have space again that went back, up to `wanted`; less where the file system below has no room for it.
-    /// Returns how much.
+    /// Lets the pool have space again that went back, up to `wanted`; less where the file system
+    /// below has no room for it. Returns how much.
     pub(super) fn take_again(&self, wanted: Sectors) -> Result<Sectors, PoolError> {
         let Some(balloon) = self.store.read(|r| r.balloon())? else { return Ok(Sectors(0)) };
         let ground = PoolGround { pool: self, thin: balloon.thin };
@@ -49,7 +53,8 @@ impl Pool {
         Ok(Sectors(taken * self.block_size.0))
     }
 
-    /// Sees to it that all that the embedded pool can hand out has its space: a file that was copied may have lost it.
+    /// Sees to it that all that the embedded pool can hand out has its space: a file that was
+    /// copied may have lost it.
     pub(super) fn restore_blocks(&self) -> Result<(), PoolError> {
         let held = match self.store.read(|r| r.balloon())? {
             Some(balloon) => self.balloon.blocks(&PoolGround { pool: self, thin: balloon.thin })?,
@@ -63,7 +68,8 @@ impl Pool {
         Sectors(self.balloon.held() * self.block_size.0)
     }
 
-    /// How many free blocks stay with the pool: two steps of its growth. `None` where no space goes back.
+    /// How many free blocks stay with the pool: two steps of its growth. `None` where no space goes
+    /// back.
     fn kept_free(&self) -> Option<u64> {
         let step = self.backer.growth_step().filter(|_| self.backer.gives_back())?;
         Some(2 * step.0 / self.block_size.0)
@@ -79,7 +85,8 @@ impl Pool {
         match self.store.commit(|c| c.put_balloon(&BalloonRecord { thin })) {
             Ok(()) => Ok(thin),
             Err(error) => {
-                // Whether it is on record may not be known: the next start finds it by its lease, if it is not.
+                // Whether it is on record may not be known: the next start finds it by its lease,
+                // if it is not.
                 id.stay_leased();
                 Err(error.into())
             }
@@ -100,7 +107,10 @@ impl PoolGround<'_> {
         opened.map_err(|source| self.pool.backer.area("data", &node, source))
     }
 
-    fn on_device(&self, act: impl FnOnce(&dyn Disk) -> Result<(), crate::block::BlockError>) -> Result<(), PoolError> {
+    fn on_device(
+        &self,
+        act: impl FnOnce(&dyn Disk) -> Result<(), crate::block::BlockError>,
+    ) -> Result<(), PoolError> {
         let disk = self.device()?;
         act(disk.as_ref()).map_err(|source| self.pool.backer.area("data", disk.path(), source))
     }
@@ -139,8 +149,8 @@ impl Ground for PoolGround<'_> {
 
     fn held(&self, from: u64) -> Result<Vec<(u64, u64)>, PoolError> {
         let (pool, thin) = (self.pool, self.thin);
-        // What was released before is committed first: on disk it may still look held. Whether the kernel could commit it, the
-        // next status says.
+        // What was released before is committed first: on disk it may still look held. Whether the
+        // kernel could commit it, the next status says.
         pool.dm
             .pool_status(&pool.device_name, false)
             .map_err(|source| PoolError::Look { device: pool.device_name.clone(), source })?;

@@ -1,7 +1,8 @@
 //! Growing the embedded pool while it serves.
 //!
-//! Architecture Invariant: the pool's table covers only what its file has blocks for. So the pool itself runs out of room, which is
-//! counted and said, before a write could meet a full file system below it, which nobody would hear of.
+//! Architecture Invariant: the pool's table covers only what its file has blocks for. So the pool
+//! itself runs out of room, which is counted and said, before a write could meet a full file system
+//! below it, which nobody would hear of.
 
 use std::sync::atomic::Ordering;
 
@@ -10,10 +11,12 @@ use crate::dm::{DiscardPolicy, Dm, LinearTable, NoSpacePolicy, Target, ThinPoolT
 use crate::names::DmName;
 use crate::units::Sectors;
 
-/// The least that is worth a reload of the pool when the file system below has not room for a whole step.
+/// The least that is worth a reload of the pool when the file system below has not room for a whole
+/// step.
 const LEAST: Sectors = Sectors((4 << 20) / 512);
 
-/// How many events of the pool's a growth makes at the most: out of the lack of space, low water, and into it again.
+/// How many events of the pool's a growth makes at the most: out of the lack of space, low water,
+/// and into it again.
 const EVENTS: usize = 3;
 
 /// Tells of the pool's events: low water, a change of its mode.
@@ -36,8 +39,9 @@ impl Pool {
         PoolEvents { dm: self.dm.clone(), pool: self.device_name.clone() }
     }
 
-    /// Gives the pool another step when it runs low, as far as it may grow and the file system below it has room. Where that is not
-    /// far enough, whoever waits for a block gets an error at once. Cheap when there is nothing to do.
+    /// Gives the pool another step when it runs low, as far as it may grow and the file system
+    /// below it has room. Where that is not far enough, whoever waits for a block gets an error at
+    /// once. Cheap when there is nothing to do.
     pub fn maintain(&self) -> Result<(), PoolError> {
         let Some(step) = self.backer.growth_step() else { return Ok(()) };
         let _one_at_a_time = self.growing.lock().unwrap_or_else(|e| e.into_inner());
@@ -46,10 +50,14 @@ impl Pool {
             self.backed.store(true, Ordering::Relaxed);
         }
         let status = self.status()?;
-        let Some(status) = status.working().filter(|status| !status.needs_check) else { return Ok(()) };
+        let Some(status) = status.working().filter(|status| !status.needs_check) else {
+            return Ok(());
+        };
         let has = Sectors(status.data.total * self.block_size.0);
         let is_low = status.data.free() < table::low_water(step, self.block_size);
-        if !is_low && (status.no_space == NoSpacePolicy::Queue || self.policy(has) == NoSpacePolicy::Error) {
+        if !is_low
+            && (status.no_space == NoSpacePolicy::Queue || self.policy(has) == NoSpacePolicy::Error)
+        {
             return Ok(());
         }
         let pool = self.table()?;
@@ -75,7 +83,9 @@ impl Pool {
             let length = Sectors(has.0 + by.0);
             match self.backer.lengthen(length) {
                 Ok(()) => return self.extend(pool, length),
-                Err(PoolError::Area { source, .. }) if source.is_no_space() => by = self.blocks(Sectors(by.0 / 2)),
+                Err(PoolError::Area { source, .. }) if source.is_no_space() => {
+                    by = self.blocks(Sectors(by.0 / 2))
+                }
                 Err(error) => {
                     self.refuse_more(pool)?;
                     return Err(error);
@@ -153,6 +163,8 @@ impl Pool {
         pool.features.discard = DiscardPolicy::NoPassDown;
         let _alone = self.table_turn.write().unwrap_or_else(|e| e.into_inner());
         let loaded = self.dm.reload(&self.device_name, &[Target::ThinPool(pool)]);
-        loaded.map(drop).map_err(|source| PoolError::Grow { pool: self.device_name.clone(), source })
+        loaded
+            .map(drop)
+            .map_err(|source| PoolError::Grow { pool: self.device_name.clone(), source })
     }
 }

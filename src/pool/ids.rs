@@ -1,10 +1,12 @@
 //! Thin ids on lease.
 //!
-//! The database says which ranges of ids are leased; inside them ids are handed out upwards, each once, with no further
-//! write. They are taken from the lower half of a pool's ids where the pool is ours, and from the range that this database has
-//! claimed where it is not. A range stays on record as long as one of its ids is still on its way into a record, so that a crash leaves
-//! unrecorded thins inside recorded ranges and nowhere else. In a pool of our own these are deleted by the next start; in one
-//! that others use, an id on lease does not prove that its thin is ours, and nothing is deleted by that.
+//! The database says which ranges of ids are leased; inside them ids are handed out upwards, each
+//! once, with no further write. They are taken from the lower half of a pool's ids where the pool
+//! is ours, and from the range that this database has claimed where it is not. A range stays on
+//! record as long as one of its ids is still on its way into a record, so that a crash leaves
+//! unrecorded thins inside recorded ranges and nowhere else. In a pool of our own these are deleted
+//! by the next start; in one that others use, an id on lease does not prove that its thin is ours,
+//! and nothing is deleted by that.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -39,8 +41,8 @@ struct State {
     inherited: Vec<IdRange>,
 }
 
-/// An id on its way into a record. Dropped once it is recorded, or once there is no thin of it; where neither is known,
-/// [`IdGuard::stay_leased`].
+/// An id on its way into a record. Dropped once it is recorded, or once there is no thin of it;
+/// where neither is known, [`IdGuard::stay_leased`].
 #[derive(Debug)]
 pub struct IdGuard<'a> {
     ids: &'a Ids,
@@ -52,8 +54,8 @@ impl IdGuard<'_> {
         self.id
     }
 
-    /// Keeps the id on lease for the rest of this run: it may have a thin that is on no record, which the next start is to
-    /// find.
+    /// Keeps the id on lease for the rest of this run: it may have a thin that is on no record,
+    /// which the next start is to find.
     pub fn stay_leased(self) {
         std::mem::forget(self);
     }
@@ -76,7 +78,8 @@ impl Ids {
 
     /// The next id that no record owns.
     ///
-    /// The lock is held while a lease is extended, once in [`LEASE`] ids: those who wait need that very lease.
+    /// The lock is held while a lease is extended, once in [`LEASE`] ids: those who wait need that
+    /// very lease.
     pub fn take(&self, taken: Taken<'_>) -> Result<IdGuard<'_>, PoolError> {
         let mut state = self.state();
         for _ in 0..=ThinId::MAX.get() {
@@ -95,8 +98,8 @@ impl Ids {
         Err(PoolError::NoIds)
     }
 
-    /// Records the next range, with what others have made in it, and drops those ranges of this run in which nothing is in
-    /// flight any more.
+    /// Records the next range, with what others have made in it, and drops those ranges of this run
+    /// in which nothing is in flight any more.
     fn extend(&self, state: &mut State, taken: Taken<'_>) -> Result<(), PoolError> {
         let bounds = self.bounds()?;
         let end = state.leased.last().map(|range| range.end);
@@ -139,7 +142,8 @@ impl Ids {
         Ok(self.store.commit(|c| c.put_foreign(taken))?)
     }
 
-    /// Ids inside the leases of the last run that nothing on record owns, if a thin of such an id can only be ours.
+    /// Ids inside the leases of the last run that nothing on record owns, if a thin of such an id
+    /// can only be ours.
     pub fn unrecorded(&self) -> Result<Vec<ThinId>, PoolError> {
         let leases = self.store.read(|r| r.leases())?;
         self.state().inherited.clone_from(&leases);
@@ -169,7 +173,8 @@ impl Ids {
     }
 }
 
-/// The lease after one that ends at `end`: inside `bounds`, from whose end it goes on at their start.
+/// The lease after one that ends at `end`: inside `bounds`, from whose end it goes on at their
+/// start.
 fn after(end: u32, bounds: IdRange) -> IdRange {
     let start = if (bounds.start..bounds.end).contains(&end) { end } else { bounds.start };
     IdRange { start, end: bounds.end.min(start + LEASE) }

@@ -1,6 +1,8 @@
-//! The label at the start of every disk that a pool's areas lie on: whose it is, and of which start of the daemon.
+//! The label at the start of every disk that a pool's areas lie on: whose it is, and of which start
+//! of the daemon.
 //!
-//! The label has the first MiB of the disk to itself; the areas follow behind it. Knows nothing of the database.
+//! The label has the first MiB of the disk to itself; the areas follow behind it. Knows nothing of
+//! the database.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +11,8 @@ use crate::units::Sectors;
 
 /// What the label has to itself at the start of a disk.
 pub const SPACE: Sectors = Sectors((1 << 20) / 512);
-/// What is read and written of it, in bytes. The text is shorter than a sector, which a disk writes whole or not at all.
+/// What is read and written of it, in bytes. The text is shorter than a sector, which a disk writes
+/// whole or not at all.
 const BYTES: usize = 4096;
 const MAGIC: &str = "devmapper-snapshotter pool\n";
 
@@ -33,8 +36,8 @@ pub struct Label {
     pub holds: Holds,
     /// Length of the metadata area where the data area follows on the same disk.
     pub metadata_sectors: u64,
-    /// The pool's epoch when the data area was last taken into use; none before the first start is through, and on a disk
-    /// that holds no data.
+    /// The pool's epoch when the data area was last taken into use; none before the first start is
+    /// through, and on a disk that holds no data.
     #[serde(default)]
     pub epoch: Option<u64>,
 }
@@ -95,7 +98,12 @@ mod tests {
     use crate::block::memory::MemoryDisk;
 
     fn label() -> Label {
-        Label { uuid: "ab".repeat(16), holds: Holds::Data, metadata_sectors: 0, epoch: Some(u64::MAX) }
+        Label {
+            uuid: "ab".repeat(16),
+            holds: Holds::Data,
+            metadata_sectors: 0,
+            epoch: Some(u64::MAX),
+        }
     }
 
     #[test]

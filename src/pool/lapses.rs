@@ -1,20 +1,24 @@
 //! When the pool refused writes.
 //!
-//! Whoever writes through a page cache does not hear of a refused write, so a layer may be kept only if the pool refused none
-//! while it was written. Each look at the pool compares three things of the kernel's:
+//! Whoever writes through a page cache does not hear of a refused write, so a layer may be kept
+//! only if the pool refused none while it was written. Each look at the pool compares three things
+//! of the kernel's:
 //!
 //! - the pool's status: whether it refuses writes now;
-//! - the number of its events: a change of its mode is one, and so is a low water mark, of data or of metadata. No new event, no
-//!   lapse. It counts from the assembly of the pool, whoever runs meanwhile;
-//! - the kernel's log, which has a line for each of these events and tells them apart ([`PoolNotice`]). The line is there before
-//!   the writes that the change refuses have failed.
+//! - the number of its events: a change of its mode is one, and so is a low water mark, of data or
+//!   of metadata. No new event, no lapse. It counts from the assembly of the pool, whoever runs
+//!   meanwhile;
+//! - the kernel's log, which has a line for each of these events and tells them apart
+//!   ([`PoolNotice`]). The line is there before the writes that the change refuses have failed.
 //!
-//! What the last look knew is on record, so what happens while nobody looks is found by the next look as if it had been there.
-//! Only where the log cannot be read, or has been overwritten in between, is anything in doubt; then two events that nothing
-//! explains count as a lapse: it takes one to begin and one to end it. A pool that queues refuses nothing before its time-out,
-//! which is a third.
+//! What the last look knew is on record, so what happens while nobody looks is found by the next
+//! look as if it had been there. Only where the log cannot be read, or has been overwritten in
+//! between, is anything in doubt; then two events that nothing explains count as a lapse: it takes
+//! one to begin and one to end it. A pool that queues refuses nothing before its time-out, which is
+//! a third.
 //!
-//! Invariant: a lapse that ended after a snapshot was made is never missed. What is not known to be harmless counts as one.
+//! Invariant: a lapse that ended after a snapshot was made is never missed. What is not known to be
+//! harmless counts as one.
 
 use crate::dm::{Dm, NoSpacePolicy, Noticed, PoolLog, PoolMode, PoolNotice, ThinPoolStatus};
 use crate::names::DmName;
@@ -28,13 +32,15 @@ const MOST_LOOKS: usize = 20;
 fn refuses(status: &ThinPoolStatus) -> bool {
     status.working().is_none_or(|status| match status.mode {
         PoolMode::ReadWrite => false,
-        // The kernel shows `error_if_no_space` of a pool whose time-out for queueing has passed, too (do_no_space_timeout).
+        // The kernel shows `error_if_no_space` of a pool whose time-out for queueing has passed,
+        // too (do_no_space_timeout).
         PoolMode::OutOfDataSpace => status.no_space == NoSpacePolicy::Error,
         PoolMode::ReadOnly => true,
     })
 }
 
-/// What of a pool's state decides whether it may have refused writes between two looks that show nothing.
+/// What of a pool's state decides whether it may have refused writes between two looks that show
+/// nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Manner {
     queues: bool,
@@ -45,7 +51,10 @@ struct Manner {
 impl Manner {
     fn of(status: &ThinPoolStatus) -> Option<Manner> {
         let status = status.working()?;
-        Some(Manner { queues: status.no_space == NoSpacePolicy::Queue, metadata: status.metadata.total })
+        Some(Manner {
+            queues: status.no_space == NoSpacePolicy::Queue,
+            metadata: status.metadata.total,
+        })
     }
 }
 
@@ -64,7 +73,8 @@ struct Look {
 impl Look {
     /// How many events were no line in the log.
     fn unexplained(&self, before: &LapsesRecord) -> usize {
-        (self.events.saturating_sub(before.seen.event) as usize).saturating_sub(self.noticed.notices.len())
+        (self.events.saturating_sub(before.seen.event) as usize)
+            .saturating_sub(self.noticed.notices.len())
     }
 
     /// What is known after it, from what was known before.
@@ -88,7 +98,8 @@ impl Look {
             }
         }
         if refusing && !self.refuses {
-            // The mode changes before the event, so where there is no new event this one is still to come.
+            // The mode changes before the event, so where there is no new event this one is still
+            // to come.
             until = Some(if new == 0 { self.events + 1 } else { self.events });
         }
         if !self.noticed.complete && !self.refuses && self.unexplained(before) >= self.fewest {
@@ -137,7 +148,8 @@ impl Lapses {
         Lapses { pool, log, known, manner: None, first, own_events: 0, count: 0 }
     }
 
-    /// Whether what was made at `moment` may lack some of what was written to it, by all looks so far.
+    /// Whether what was made at `moment` may lack some of what was written to it, by all looks so
+    /// far.
     pub fn refused_since(&self, moment: Moment) -> bool {
         self.known.refusing || moment < self.known.refused_until
     }
@@ -156,14 +168,26 @@ impl Lapses {
     }
 
     /// Looks at the pool: its status, and what has to be put on record if that has changed.
-    pub fn look(&mut self, dm: &Dm, name: &DmName) -> crate::dm::Result<(ThinPoolStatus, Option<LapsesRecord>)> {
-        let mut noticed = Noticed { notices: Vec::new(), next: self.known.log_next, complete: self.log.is_some() };
+    pub fn look(
+        &mut self,
+        dm: &Dm,
+        name: &DmName,
+    ) -> crate::dm::Result<(ThinPoolStatus, Option<LapsesRecord>)> {
+        let mut noticed = Noticed {
+            notices: Vec::new(),
+            next: self.known.log_next,
+            complete: self.log.is_some(),
+        };
         let (mut status, mut events) = dm.pool_status_and_events(name, true)?;
         for looks in 1.. {
             if let Some(log) = &mut self.log {
                 let read = log.read(self.pool, noticed.next);
                 noticed.notices.extend(read.notices);
-                noticed = Noticed { next: read.next, complete: noticed.complete && read.complete, ..noticed };
+                noticed = Noticed {
+                    next: read.next,
+                    complete: noticed.complete && read.complete,
+                    ..noticed
+                };
             }
             // What was read belongs to what was seen, unless there was an event meanwhile.
             let again = dm.pool_status_and_events(name, true)?;
@@ -195,8 +219,9 @@ impl Lapses {
     }
 }
 
-/// The pool has been taken apart and assembled since the last look. What happened to it between the two is not known, and
-/// not held against anybody: what was written then and not synced is lost with the machine, and what was synced was answered.
+/// The pool has been taken apart and assembled since the last look. What happened to it between the
+/// two is not known, and not held against anybody: what was written then and not synced is lost
+/// with the machine, and what was synced was answered.
 fn another_assembly(recorded: LapsesRecord, device: String) -> LapsesRecord {
     let seen = Moment { assembly: recorded.seen.assembly + 1, event: 0 };
     let refused_until = if recorded.refusing { seen } else { recorded.refused_until };
@@ -216,8 +241,8 @@ mod tests {
         first: bool,
     }
 
-    /// What one look finds: the number of events, whether writes are refused, and the lines of the log; `None` for a log that
-    /// cannot be read, or was overwritten.
+    /// What one look finds: the number of events, whether writes are refused, and the lines of the
+    /// log; `None` for a log that cannot be read, or was overwritten.
     type Found<'a> = (u32, bool, Option<&'a [PoolNotice]>);
 
     impl Story {
@@ -228,7 +253,8 @@ mod tests {
         fn look_with(&mut self, (events, refuses, lines): Found<'_>, fewest: usize) -> &mut Story {
             let notices = lines.unwrap_or_default().to_vec();
             let noticed = Noticed { next: self.known.log_next, notices, complete: lines.is_some() };
-            self.known = Look { events, refuses, noticed, fewest, first: self.first }.after(&self.known);
+            self.known =
+                Look { events, refuses, noticed, fewest, first: self.first }.after(&self.known);
             self.first = false;
             self
         }
@@ -243,7 +269,8 @@ mod tests {
             self
         }
 
-        /// The numbers of events up to 12 at which a snapshot of this assembly may have been made and is refused now.
+        /// The numbers of events up to 12 at which a snapshot of this assembly may have been made
+        /// and is refused now.
         fn refused(&self) -> Vec<u32> {
             let assembly = self.known.seen.assembly;
             (0..=12).filter(|&event| self.refuses(Moment { assembly, event })).collect()
@@ -266,11 +293,16 @@ mod tests {
 
     #[test]
     fn what_was_there_before_a_lapse_ended_is_refused_and_nothing_else() {
-        let seen = [(2, true, Some(&[LowWater, RefusesWrites][..])), (3, false, Some(&[ServesWrites]))];
+        let seen =
+            [(2, true, Some(&[LowWater, RefusesWrites][..])), (3, false, Some(&[ServesWrites]))];
         assert_eq!(refused(&seen), [0, 1, 2]);
         assert_eq!(refused(&seen[..1]).len(), 13, "while it lasts, everything");
         let more = [(4, false, Some(&[LowWater][..])), (9, false, Some(&[LowWater; 5]))];
-        assert_eq!(refused(&[seen.as_slice(), &more].concat()), [0, 1, 2], "a snapshot keeps its due, too");
+        assert_eq!(
+            refused(&[seen.as_slice(), &more].concat()),
+            [0, 1, 2],
+            "a snapshot keeps its due, too"
+        );
     }
 
     #[test]
@@ -279,7 +311,11 @@ mod tests {
         assert_eq!(refused(&[(4, false, Some(unseen))]), [0, 1, 2]);
         // The last line may not be there yet, and an event without a line is a rename.
         assert_eq!(refused(&[(3, false, Some(&unseen[..2]))]), [0, 1, 2]);
-        assert_eq!(refused(&[(5, false, Some(&unseen[..3]))]), [0, 1, 2, 3, 4], "not known how long it lasted");
+        assert_eq!(
+            refused(&[(5, false, Some(&unseen[..3]))]),
+            [0, 1, 2, 3, 4],
+            "not known how long it lasted"
+        );
         // A line that is late comes without an event of its own.
         assert_eq!(refused(&[(1, false, Some(&[])), (1, false, Some(&[RefusesWrites]))]), [0, 1]);
     }
@@ -288,7 +324,10 @@ mod tests {
     fn events_that_are_no_lapse_refuse_nobody_however_many() {
         assert_eq!(refused(&[(12, false, Some(&[LowWater; 12]))]), NOBODY);
         // A full pool that queues, and is given more room.
-        assert_eq!(refused(&[(12, false, Some(&[LowWater, ServesWrites, ServesWrites].repeat(4)))]), NOBODY);
+        assert_eq!(
+            refused(&[(12, false, Some(&[LowWater, ServesWrites, ServesWrites].repeat(4)))]),
+            NOBODY
+        );
     }
 
     #[test]

@@ -1,13 +1,15 @@
-//! Which thins a pool holds and which blocks they map, which no ioctl tells: read from the pool's metadata while it goes on
-//! working.
+//! Which thins a pool holds and which blocks they map, which no ioctl tells: read from the pool's
+//! metadata while it goes on working.
 //!
-//! Nothing is written for that, as it is for a snapshot of the metadata. dm-thin writes the superblock last in each commit,
-//! and never writes to a block of the commit before until the next is whole (drivers/md/persistent-data/dm-space-map-disk.c
-//! takes blocks that are free in both). So what hangs below a superblock is whole as long as that superblock is the one on disk.
+//! Nothing is written for that, as it is for a snapshot of the metadata. dm-thin writes the
+//! superblock last in each commit, and never writes to a block of the commit before until the next
+//! is whole (drivers/md/persistent-data/dm-space-map-disk.c takes blocks that are free in both). So
+//! what hangs below a superblock is whole as long as that superblock is the one on disk.
 //!
-//! Sources of the format: drivers/md/dm-thin-metadata.c (`thin_disk_superblock`, `disk_device_details`, `pack_block_time`) and
-//! drivers/md/persistent-data/dm-btree-internal.h (`node_header`). All numbers are little-endian, blocks are 4 KiB.
-//! Every offset is checked; what makes no sense is an error that names the block.
+//! Sources of the format: drivers/md/dm-thin-metadata.c (`thin_disk_superblock`,
+//! `disk_device_details`, `pack_block_time`) and drivers/md/persistent-data/dm-btree-internal.h
+//! (`node_header`). All numbers are little-endian, blocks are 4 KiB. Every offset is checked; what
+//! makes no sense is an error that names the block.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -27,7 +29,8 @@ mod superblock {
     pub const TRANSACTION_ID: usize = 48;
     /// The superblock of a metadata snapshot that is held; 0 for none.
     pub const HELD_ROOT: usize = 56;
-    /// In the root of the data's space map (`struct disk_sm_root` of dm-space-map-common.h), as is the next.
+    /// In the root of the data's space map (`struct disk_sm_root` of dm-space-map-common.h), as is
+    /// the next.
     pub const DATA_BLOCKS: usize = 64;
     pub const DATA_BLOCKS_USED: usize = 72;
     pub const DATA_MAPPING_ROOT: usize = 320;
@@ -57,7 +60,8 @@ pub enum MetadataError {
     Changing,
 }
 
-/// How often metadata that changes meanwhile is read anew. dm-thin commits once a second at the most unless it is told to.
+/// How often metadata that changes meanwhile is read anew. dm-thin commits once a second at the
+/// most unless it is told to.
 const TRIES: u32 = 20;
 
 /// Reads something below the superblock on `disk` that no commit comes in between of.
@@ -77,19 +81,23 @@ pub fn of_one_commit<T>(
     Err(MetadataError::Changing)
 }
 
-/// The thins whose details hang below the superblock at `root`, each with the number of data blocks it maps.
+/// The thins whose details hang below the superblock at `root`, each with the number of data blocks
+/// it maps.
 pub fn thins(disk: &dyn Disk, root: u64) -> Result<BTreeMap<ThinId, u64>, MetadataError> {
     let mut found = BTreeMap::new();
-    Trees::new(disk).walk(superblock(disk, root)?.u64(superblock::DEVICE_DETAILS_ROOT)?, &mut |leaf, key, value| {
-        let id = u32::try_from(key).ok().and_then(|id| ThinId::new(id).ok());
-        found.insert(id.ok_or_else(|| leaf.wrong(format!("{key} is no thin id")))?, value);
-        Ok(())
-    })?;
+    Trees::new(disk).walk(
+        superblock(disk, root)?.u64(superblock::DEVICE_DETAILS_ROOT)?,
+        &mut |leaf, key, value| {
+            let id = u32::try_from(key).ok().and_then(|id| ThinId::new(id).ok());
+            found.insert(id.ok_or_else(|| leaf.wrong(format!("{key} is no thin id")))?, value);
+            Ok(())
+        },
+    )?;
     Ok(found)
 }
 
-/// How many of the pool's `total` data blocks are in use that no thin maps, nor a snapshot of the metadata that is held. Reads
-/// every mapping, which is 16 bytes or more for each block in use.
+/// How many of the pool's `total` data blocks are in use that no thin maps, nor a snapshot of the
+/// metadata that is held. Reads every mapping, which is 16 bytes or more for each block in use.
 pub fn unmapped(disk: &dyn Disk, total: u64) -> Result<u64, MetadataError> {
     let superblock = superblock(disk, 0)?;
     let used = superblock.u64(superblock::DATA_BLOCKS_USED)?;
@@ -98,21 +106,27 @@ pub fn unmapped(disk: &dyn Disk, total: u64) -> Result<u64, MetadataError> {
     Ok(used.saturating_sub(mapped(disk, &roots, total)?))
 }
 
-/// How many of the pool's `total` data blocks the thins below the superblocks at `roots` map, each counted once.
+/// How many of the pool's `total` data blocks the thins below the superblocks at `roots` map, each
+/// counted once.
 fn mapped(disk: &dyn Disk, roots: &[u64], total: u64) -> Result<u64, MetadataError> {
     let mut devices = Vec::new();
     let mut trees = Trees::new(disk);
     for root in roots {
-        trees.walk_once(superblock(disk, *root)?.u64(superblock::DATA_MAPPING_ROOT)?, &mut |_, _, tree| {
-            devices.push(tree);
-            Ok(())
-        })?;
+        trees.walk_once(
+            superblock(disk, *root)?.u64(superblock::DATA_MAPPING_ROOT)?,
+            &mut |_, _, tree| {
+                devices.push(tree);
+                Ok(())
+            },
+        )?;
     }
     let mut blocks = Bits { words: vec![0; total.div_ceil(64) as usize], total, count: 0 };
     for tree in devices {
         trees.walk_once(tree, &mut |leaf, _, value| {
             let block = value >> TIME_BITS;
-            blocks.set(block).ok_or_else(|| leaf.wrong(format!("data block {block} is beyond the pool's {total}")))
+            blocks.set(block).ok_or_else(|| {
+                leaf.wrong(format!("data block {block} is beyond the pool's {total}"))
+            })
         })?;
     }
     Ok(blocks.count)
@@ -127,7 +141,8 @@ pub struct Superblock {
     pub data_blocks: u64,
 }
 
-/// The superblock of the metadata that begins at the sector `at` of a disk; `None` where there are only zeros.
+/// The superblock of the metadata that begins at the sector `at` of a disk; `None` where there are
+/// only zeros.
 pub fn find_superblock(disk: &dyn Disk, at: Sectors) -> Result<Option<Superblock>, MetadataError> {
     let mut bytes = vec![0; BLOCK];
     disk.read_at(&mut bytes, at.0 * 512)?;
@@ -143,15 +158,18 @@ pub fn find_superblock(disk: &dyn Disk, at: Sectors) -> Result<Option<Superblock
     }))
 }
 
-/// The data block that holds the first block of the thin `id`, below the superblock at `root`; `None` when it has none, or
-/// when there is no such thin. Reads every mapping of that thin.
+/// The data block that holds the first block of the thin `id`, below the superblock at `root`;
+/// `None` when it has none, or when there is no such thin. Reads every mapping of that thin.
 pub fn first_block(disk: &dyn Disk, root: u64, id: ThinId) -> Result<Option<u64>, MetadataError> {
     let mut tree = None;
     let mut trees = Trees::new(disk);
-    trees.walk(superblock(disk, root)?.u64(superblock::DATA_MAPPING_ROOT)?, &mut |_, thin, mappings| {
-        tree = tree.or((thin == u64::from(id.get())).then_some(mappings));
-        Ok(())
-    })?;
+    trees.walk(
+        superblock(disk, root)?.u64(superblock::DATA_MAPPING_ROOT)?,
+        &mut |_, thin, mappings| {
+            tree = tree.or((thin == u64::from(id.get())).then_some(mappings));
+            Ok(())
+        },
+    )?;
     let Some(tree) = tree else { return Ok(None) };
     let mut first = None;
     trees.walk(tree, &mut |_, block, value| {
@@ -161,16 +179,25 @@ pub fn first_block(disk: &dyn Disk, root: u64, id: ThinId) -> Result<Option<u64>
     Ok(first)
 }
 
-/// The blocks that one thin maps from its block `from` on, in order: its own block and the pool's data block, for each. None where
-/// there is no such thin.
-pub fn mappings(disk: &dyn Disk, root: u64, thin: ThinId, from: u64) -> Result<Vec<(u64, u64)>, MetadataError> {
+/// The blocks that one thin maps from its block `from` on, in order: its own block and the pool's
+/// data block, for each. None where there is no such thin.
+pub fn mappings(
+    disk: &dyn Disk,
+    root: u64,
+    thin: ThinId,
+    from: u64,
+) -> Result<Vec<(u64, u64)>, MetadataError> {
     let id = u64::from(thin.get());
     let mut trees = Trees::new(disk);
     let mut tree = None;
-    trees.walk_from(superblock(disk, root)?.u64(superblock::DATA_MAPPING_ROOT)?, id..id + 1, &mut |_, _, value| {
-        tree = Some(value);
-        Ok(())
-    })?;
+    trees.walk_from(
+        superblock(disk, root)?.u64(superblock::DATA_MAPPING_ROOT)?,
+        id..id + 1,
+        &mut |_, _, value| {
+            tree = Some(value);
+            Ok(())
+        },
+    )?;
     let mut found = Vec::new();
     if let Some(tree) = tree {
         trees.walk_from(tree, from..u64::MAX, &mut |_, block, value| {
@@ -207,17 +234,26 @@ impl<'a> Trees<'a> {
 
     /// Visits every entry of the tree at `root`; a node that was seen before makes no sense.
     fn walk(&mut self, root: u64, leaf: &mut Leaf<'_>) -> Result<(), MetadataError> {
-        let twice = |block| Err(MetadataError::Format { block, what: "stands in the tree twice".into() });
+        let twice =
+            |block| Err(MetadataError::Format { block, what: "stands in the tree twice".into() });
         self.visit(root, &ALL, leaf, twice)
     }
 
-    /// Visits the entries of the tree at `root` with these keys, and reads no more of it than they need.
-    fn walk_from(&mut self, root: u64, keys: Range<u64>, leaf: &mut Leaf<'_>) -> Result<(), MetadataError> {
-        let twice = |block| Err(MetadataError::Format { block, what: "stands in the tree twice".into() });
+    /// Visits the entries of the tree at `root` with these keys, and reads no more of it than they
+    /// need.
+    fn walk_from(
+        &mut self,
+        root: u64,
+        keys: Range<u64>,
+        leaf: &mut Leaf<'_>,
+    ) -> Result<(), MetadataError> {
+        let twice =
+            |block| Err(MetadataError::Format { block, what: "stands in the tree twice".into() });
         self.visit(root, &keys, leaf, twice)
     }
 
-    /// Visits every entry of the tree at `root` but for the nodes that were seen before: snapshots share theirs.
+    /// Visits every entry of the tree at `root` but for the nodes that were seen before: snapshots
+    /// share theirs.
     fn walk_once(&mut self, root: u64, leaf: &mut Leaf<'_>) -> Result<(), MetadataError> {
         self.visit(root, &ALL, leaf, |_| Ok(()))
     }
@@ -241,7 +277,8 @@ impl<'a> Trees<'a> {
     }
 }
 
-/// Reads one node: a leaf's entries with these keys go to `leaf`, an inner node's children that may hold such to `ahead`.
+/// Reads one node: a leaf's entries with these keys go to `leaf`, an inner node's children that may
+/// hold such to `ahead`.
 fn read_node(
     disk: &dyn Disk,
     at: u64,
@@ -311,10 +348,14 @@ struct Block {
 impl Block {
     fn read(disk: &dyn Disk, number: u64) -> Result<Block, MetadataError> {
         let mut bytes = vec![0; BLOCK];
-        let offset =
-            number.checked_mul(BLOCK as u64).filter(|offset| disk.size().is_ok_and(|size| offset / 512 < size.0));
+        let offset = number
+            .checked_mul(BLOCK as u64)
+            .filter(|offset| disk.size().is_ok_and(|size| offset / 512 < size.0));
         let Some(offset) = offset else {
-            return Err(MetadataError::Format { block: number, what: "lies beyond the end of the metadata".into() });
+            return Err(MetadataError::Format {
+                block: number,
+                what: "lies beyond the end of the metadata".into(),
+            });
         };
         disk.read_at(&mut bytes, offset)?;
         Ok(Block { number, bytes })
@@ -323,7 +364,9 @@ impl Block {
     fn must_be_superblock(&self) -> Result<(), MetadataError> {
         match self.u64(superblock::MAGIC)? {
             MAGIC => Ok(()),
-            magic => Err(self.wrong(format!("its magic number is {magic}, a superblock's is {MAGIC}"))),
+            magic => {
+                Err(self.wrong(format!("its magic number is {magic}, a superblock's is {MAGIC}")))
+            }
         }
     }
 

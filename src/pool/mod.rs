@@ -1,9 +1,11 @@
-//! The thin pool this daemon works on: where its blocks come from, that it is the right one, and its thins.
+//! The thin pool this daemon works on: where its blocks come from, that it is the right one, and
+//! its thins.
 //!
-//! Knows device-mapper, block devices and the store; knows nothing of snapshots' keys, parents or file systems.
+//! Knows device-mapper, block devices and the store; knows nothing of snapshots' keys, parents or
+//! file systems.
 //!
-//! Architecture Invariant: a thin id is used for a new thin only after the lease that covers it is on disk, so a crash can
-//! leave unrecorded thins inside open leases and nowhere else.
+//! Architecture Invariant: a thin id is used for a new thin only after the lease that covers it is
+//! on disk, so a crash can leave unrecorded thins inside open leases and nowhere else.
 
 mod active;
 mod areas;
@@ -93,7 +95,8 @@ pub struct Pool {
     /// Whether what looks show goes on record.
     keeps_record: bool,
     assembly: u64,
-    /// Held while the pool is looked at, so that looks are noted in the order in which they were taken.
+    /// Held while the pool is looked at, so that looks are noted in the order in which they were
+    /// taken.
     lapses: Mutex<Lapses>,
     balloon: Balloon,
     seen: Mutex<Seen>,
@@ -115,12 +118,19 @@ struct Seen {
 }
 
 impl Pool {
-    /// Assembles the pool if it is not there yet, makes sure that it is the one the database belongs to, and moves its
-    /// epoch on. Leaves the leases of the last run for [`Pool::unrecorded`].
-    pub fn open(settings: &PoolSettings, dm: Dm, store: Arc<Store>, backer: Arc<Backer>) -> Result<Pool, PoolError> {
+    /// Assembles the pool if it is not there yet, makes sure that it is the one the database
+    /// belongs to, and moves its epoch on. Leaves the leases of the last run for
+    /// [`Pool::unrecorded`].
+    pub fn open(
+        settings: &PoolSettings,
+        dm: Dm,
+        store: Arc<Store>,
+        backer: Arc<Backer>,
+    ) -> Result<Pool, PoolError> {
         let opened = identity::open(settings, &dm, &store, &backer)?;
         let pool = Pool::of(opened, settings, dm, store, backer, true)?;
-        // Before anything else: what a start does fills the kernel's log, which says what happened while no daemon ran.
+        // Before anything else: what a start does fills the kernel's log, which says what happened
+        // while no daemon ran.
         pool.look()?;
         if let Err(error) = pool.restore_blocks() {
             tracing::error!(%error, "the embedded pool's files have lost blocks, or it cannot be told, and there is no room to give them new ones: nothing new is taken until there is");
@@ -129,7 +139,8 @@ impl Pool {
         Ok(pool)
     }
 
-    /// The pool as it is, to look at; `None` when it is not assembled. Changes nothing, whatever state it is in.
+    /// The pool as it is, to look at; `None` when it is not assembled. Changes nothing, whatever
+    /// state it is in.
     pub fn attach(
         settings: &PoolSettings,
         dm: Dm,
@@ -149,7 +160,8 @@ impl Pool {
         keeps_record: bool,
     ) -> Result<Pool, PoolError> {
         let info = dm.info(&opened.device_name);
-        let info = info.map_err(|source| PoolError::Look { device: opened.device_name.clone(), source })?;
+        let info =
+            info.map_err(|source| PoolError::Look { device: opened.device_name.clone(), source })?;
         let events = info.map_or(0, |info| info.event_nr);
         let lapses = Lapses::new(&dm, opened.device, events, store.read(|r| r.lapses())?);
         Ok(Pool {
@@ -191,13 +203,14 @@ impl Pool {
         self.block_size
     }
 
-    /// An id for a new thin, or for a view's device name. What is not recorded by the time the guard is dropped is found
-    /// by the next start.
+    /// An id for a new thin, or for a view's device name. What is not recorded by the time the
+    /// guard is dropped is found by the next start.
     pub fn take_id(&self) -> Result<IdGuard<'_>, PoolError> {
         self.ids.take(&|range| self.taken(range))
     }
 
-    /// The thins that the last run may have made without recording them. None in a shared pool, where they may be somebody else's.
+    /// The thins that the last run may have made without recording them. None in a shared pool,
+    /// where they may be somebody else's.
     pub fn unrecorded(&self) -> Result<Vec<ThinId>, PoolError> {
         self.ids.unrecorded()
     }
@@ -207,9 +220,11 @@ impl Pool {
         self.ids.settle(&|range| self.taken(range))
     }
 
-    /// Makes a new thin, empty, or as a snapshot of `origin`, which must not be written to meanwhile.
+    /// Makes a new thin, empty, or as a snapshot of `origin`, which must not be written to
+    /// meanwhile.
     ///
-    /// An id that turns out to be taken by a thin that isn't ours is set aside for good, and the next one is used.
+    /// An id that turns out to be taken by a thin that isn't ours is set aside for good, and the
+    /// next one is used.
     pub fn create(&self, origin: Option<ThinId>) -> Result<IdGuard<'_>, PoolError> {
         self.create_timed(origin).map(|(id, _)| id)
     }
@@ -223,7 +238,12 @@ impl Pool {
                 Err(dm::Error::ThinExists { .. }) => self.ids.set_aside(id)?,
                 Err(source) => {
                     let pool = self.device_name.clone();
-                    return Err(self.why_refused(PoolError::Create { pool, id: id.get(), origin, source }));
+                    return Err(self.why_refused(PoolError::Create {
+                        pool,
+                        id: id.get(),
+                        origin,
+                        source,
+                    }));
                 }
             }
         }
@@ -231,16 +251,21 @@ impl Pool {
 
     /// Deletes a thin, durably; one that is gone already counts as deleted.
     ///
-    /// Where the kernel cannot commit, it says nothing, and the thin is there again once the pool has been checked: then this
-    /// fails with [`PoolError::NeedsCheck`], and is to be called again.
+    /// Where the kernel cannot commit, it says nothing, and the thin is there again once the pool
+    /// has been checked: then this fails with [`PoolError::NeedsCheck`], and is to be called again.
     pub fn delete(&self, id: ThinId) -> Result<(), PoolError> {
         match self.dm.delete_thin(&self.device_name, id) {
             Ok(()) | Err(dm::Error::NoSuchThin { .. }) => self.must_be_well(&self.status()?),
-            Err(source) => Err(self.why_refused(PoolError::Delete { pool: self.device_name.clone(), id, source })),
+            Err(source) => Err(self.why_refused(PoolError::Delete {
+                pool: self.device_name.clone(),
+                id,
+                source,
+            })),
         }
     }
 
-    /// The pool's state in place of an error of a pool that takes no changes, which tells what to do.
+    /// The pool's state in place of an error of a pool that takes no changes, which tells what to
+    /// do.
     fn why_refused(&self, error: PoolError) -> PoolError {
         match &error {
             PoolError::Create { source: dm::Error::PoolFailed { .. }, .. }
@@ -251,7 +276,8 @@ impl Pool {
         }
     }
 
-    /// Deletes a thin that is not going on record. Where that fails its id stays on lease, and the next start deletes it.
+    /// Deletes a thin that is not going on record. Where that fails its id stays on lease, and the
+    /// next start deletes it.
     pub fn take_back(&self, id: IdGuard<'_>) -> Result<(), PoolError> {
         let deleted = self.delete(id.get());
         if deleted.is_err() {
@@ -265,7 +291,8 @@ impl Pool {
         status.map_err(|source| PoolError::Look { device: self.device_name.clone(), source })
     }
 
-    /// Looks whether the pool takes changes; [`PoolError::Failed`] or [`PoolError::NeedsCheck`] where it does not.
+    /// Looks whether the pool takes changes; [`PoolError::Failed`] or [`PoolError::NeedsCheck`]
+    /// where it does not.
     pub fn takes_changes(&self) -> Result<(), PoolError> {
         self.must_be_well(&self.status()?)
     }
@@ -275,14 +302,16 @@ impl Pool {
         let pool = self.device_name.clone();
         match status.working() {
             None => Err(PoolError::Failed { pool }),
-            Some(status) if must_be_checked(status) => Err(sick(status, pool, &self.backer, &self.names, true)),
+            Some(status) if must_be_checked(status) => {
+                Err(sick(status, pool, &self.backer, &self.names, true))
+            }
             Some(_) => Ok(()),
         }
     }
 
-    /// Looks at how full the pool is, cheaply, and remembers it for [`Pool::check_room`], and whether it has refused writes,
-    /// for [`Pool::has_refused_since`]. What is new about that goes on record, which is one database commit for each look
-    /// that finds new events of the pool's.
+    /// Looks at how full the pool is, cheaply, and remembers it for [`Pool::check_room`], and
+    /// whether it has refused writes, for [`Pool::has_refused_since`]. What is new about that goes
+    /// on record, which is one database commit for each look that finds new events of the pool's.
     pub fn look(&self) -> Result<Room, PoolError> {
         let mut lapses = self.looking();
         let (status, changed) = lapses
@@ -291,7 +320,9 @@ impl Pool {
         if let Some(record) = changed.filter(|_| self.keeps_record) {
             self.store.commit(|c| c.put_lapses(&record))?;
         }
-        let has = status.working().map_or(Sectors(0), |status| Sectors(status.data.total * self.block_size.0));
+        let has = status
+            .working()
+            .map_or(Sectors(0), |status| Sectors(status.data.total * self.block_size.0));
         let held = self.held_back();
         let has = Sectors(has.0.saturating_sub(held.0));
         let below = Below {
@@ -316,9 +347,14 @@ impl Pool {
         self.lapses.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Reloads the pool's table, or whatever else of our own doing may be up to `events` events of the pool's. Nothing of it
-    /// is taken for a lapse, also where the kernel's log cannot be read. Looks at the pool before and after.
-    pub fn note_own_events<T>(&self, events: usize, act: impl FnOnce() -> T) -> Result<T, PoolError> {
+    /// Reloads the pool's table, or whatever else of our own doing may be up to `events` events of
+    /// the pool's. Nothing of it is taken for a lapse, also where the kernel's log cannot be read.
+    /// Looks at the pool before and after.
+    pub fn note_own_events<T>(
+        &self,
+        events: usize,
+        act: impl FnOnce() -> T,
+    ) -> Result<T, PoolError> {
         self.look()?;
         self.looking().expect(events);
         let done = act();
@@ -326,8 +362,8 @@ impl Pool {
         Ok(done)
     }
 
-    /// Whether the pool has refused writes at any time since `moment`, by all looks so far, or may have: what was made then
-    /// may lack some of what was written to it.
+    /// Whether the pool has refused writes at any time since `moment`, by all looks so far, or may
+    /// have: what was made then may lack some of what was written to it.
     pub fn has_refused_since(&self, moment: Moment) -> bool {
         self.looking().refused_since(moment)
     }
@@ -336,20 +372,21 @@ impl Pool {
         self.seen.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// How often, by all looks of this run, the pool has been in a state in which it refuses writes to new blocks: full, not
-    /// backed by its host's file system, read-only or failed.
+    /// How often, by all looks of this run, the pool has been in a state in which it refuses writes
+    /// to new blocks: full, not backed by its host's file system, read-only or failed.
     pub fn lapses(&self) -> u64 {
         let seen = self.seen();
         seen.lapses + seen.host_lapses
     }
 
-    /// How often in this run the embedded pool was seen to have promised blocks that the file system below it does not have. The
-    /// pool has no events for that.
+    /// How often in this run the embedded pool was seen to have promised blocks that the file
+    /// system below it does not have. The pool has no events for that.
     pub fn host_lapses(&self) -> u64 {
         self.seen().host_lapses
     }
 
-    /// Whether there is room for another writable snapshot, by what was last seen; looks again before it says no.
+    /// Whether there is room for another writable snapshot, by what was last seen; looks again
+    /// before it says no.
     pub fn check_room(&self) -> Result<(), PoolError> {
         self.must_be_fit()?;
         let seen = self.seen().room.clone();
@@ -377,12 +414,25 @@ fn must_be_checked(status: &WorkingPool) -> bool {
     status.needs_check || status.mode == PoolMode::ReadOnly
 }
 
-/// What to say of a pool that [`must_be_checked`]. Where its metadata is merely full, the way out is more of it.
-fn sick(status: &WorkingPool, pool: DmName, backer: &Backer, names: &DeviceNames, active: bool) -> PoolError {
+/// What to say of a pool that [`must_be_checked`]. Where its metadata is merely full, the way out
+/// is more of it.
+fn sick(
+    status: &WorkingPool,
+    pool: DmName,
+    backer: &Backer,
+    names: &DeviceNames,
+    active: bool,
+) -> PoolError {
     let metadata = backer.metadata_path(names);
     if status.metadata.free() > 0 {
         return PoolError::NeedsCheck { pool, metadata, active };
     }
     let (total, growth) = (status.metadata.total * room::METADATA_BLOCK, backer.metadata_growth());
-    PoolError::MetadataFull { pool, total, growth, check: status.needs_check.then_some(metadata), active }
+    PoolError::MetadataFull {
+        pool,
+        total,
+        growth,
+        check: status.needs_check.then_some(metadata),
+        active,
+    }
 }

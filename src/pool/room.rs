@@ -28,7 +28,8 @@ pub(super) struct Below {
     pub host: Option<Space>,
     /// What of the data area has no space, which the pool counts as used.
     pub held: Sectors,
-    /// How much longer the data area can get, or what of it can have space again; that counts as free.
+    /// How much longer the data area can get, or what of it can have space again; that counts as
+    /// free.
     pub growable: Sectors,
     /// It could get longer if the file system had more room.
     pub held_back: bool,
@@ -39,12 +40,16 @@ pub(super) struct Below {
 impl Room {
     pub(super) fn new(status: ThinPoolStatus, block_size: Sectors, below: Below) -> Room {
         let (growable, held) = (below.growable.0 * 512, below.held.0 * 512);
-        let space = |usage: Usage, block: u64| Space { free: usage.free() * block, total: usage.total * block };
+        let space = |usage: Usage, block: u64| Space {
+            free: usage.free() * block,
+            total: usage.total * block,
+        };
         let working = status.working();
         Room {
-            data: working
-                .map(|status| space(status.data, block_size.0 * 512))
-                .map(|data| Space { free: data.free + growable, total: data.total.saturating_sub(held) + growable }),
+            data: working.map(|status| space(status.data, block_size.0 * 512)).map(|data| Space {
+                free: data.free + growable,
+                total: data.total.saturating_sub(held) + growable,
+            }),
             metadata: working.map(|status| space(status.metadata, METADATA_BLOCK)),
             host: below.host,
             held_back: below.held_back,
@@ -53,7 +58,8 @@ impl Room {
         }
     }
 
-    /// Whether the embedded pool may hand out a block that has no place in the file system below it.
+    /// Whether the embedded pool may hand out a block that has no place in the file system below
+    /// it.
     pub(super) fn is_unbacked(&self) -> bool {
         !self.backed
     }
@@ -61,16 +67,20 @@ impl Room {
     /// What has less than `percent` of its size free, or nothing at all, and how it is called.
     pub(super) fn short_of(&self, percent: u8) -> Option<(&'static str, Space)> {
         let low = |space: Space| {
-            space.free == 0 || space.free.saturating_mul(100) < space.total.saturating_mul(percent.into())
+            space.free == 0
+                || space.free.saturating_mul(100) < space.total.saturating_mul(percent.into())
         };
         // Why it cannot grow is what there is something to do about.
-        let data = if self.held_back { ("host file system", self.host) } else { ("data", self.data) };
+        let data =
+            if self.held_back { ("host file system", self.host) } else { ("data", self.data) };
         let short = |space: Option<Space>| space.is_some_and(low);
         let all = [
             (short(self.data), data),
             (short(self.metadata), ("metadata", self.metadata)),
             (!self.backed, ("host file system", self.host)),
         ];
-        all.into_iter().find(|(is_short, _)| *is_short).and_then(|(_, (what, space))| Some((what, space?)))
+        all.into_iter()
+            .find(|(is_short, _)| *is_short)
+            .and_then(|(_, (what, space))| Some((what, space?)))
     }
 }

@@ -7,8 +7,9 @@ use crate::units::Sectors;
 
 /// Zeroing stays on, so that nobody reads another's old blocks.
 ///
-/// The embedded pool has space set aside for all its blocks, so discards must not give it back below the pool: the next write to
-/// such a block could meet a full disk. While it can grow, who needs a block waits for that; otherwise a full pool answers at once.
+/// The embedded pool has space set aside for all its blocks, so discards must not give it back
+/// below the pool: the next write to such a block could meet a full disk. While it can grow, who
+/// needs a block waits for that; otherwise a full pool answers at once.
 pub fn of_pool(areas: &Areas, block_size: Sectors, backer: &Backer) -> ThinPoolTable {
     let blocks = areas.data_size.0 / block_size.0;
     let length = Sectors(blocks * block_size.0);
@@ -22,7 +23,11 @@ pub fn of_pool(areas: &Areas, block_size: Sectors, backer: &Backer) -> ThinPoolT
         block_size,
         low_water_blocks: step.map_or(blocks / 20, |step| low_water(step, block_size)),
         features: PoolFeatures {
-            discard: if step.is_some() { DiscardPolicy::NoPassDown } else { DiscardPolicy::PassDown },
+            discard: if step.is_some() {
+                DiscardPolicy::NoPassDown
+            } else {
+                DiscardPolicy::PassDown
+            },
             no_space: if can_grow { NoSpacePolicy::Queue } else { NoSpacePolicy::Error },
             ..PoolFeatures::default()
         },

@@ -1,7 +1,8 @@
-//! Whether the database, the pool and the kernel's devices agree, and every point on which they don't.
+//! Whether the database, the pool and the kernel's devices agree, and every point on which they
+//! don't.
 //!
-//! Looks only; mends nothing. It reads one after the other, so calls under way show as disagreements: what is found twice,
-//! or with no call under way, is real.
+//! Looks only; mends nothing. It reads one after the other, so calls under way show as
+//! disagreements: what is found twice, or with no call under way, is real.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -19,11 +20,12 @@ pub enum Finding {
     Index(String),
     /// A record's thin is not in the pool: what was in it is lost.
     ThinMissing { thin: ThinId, owner: Owner },
-    /// The pool has a thin that no record owns. Inside an open lease it may be a call under way, and the next start deletes
-    /// it; outside it nobody ever will.
+    /// The pool has a thin that no record owns. Inside an open lease it may be a call under way,
+    /// and the next start deletes it; outside it nobody ever will.
     ThinUnrecorded { thin: ThinId, leased: bool },
-    /// A shared pool has a thin in this database's range that no record owns. The next start deletes it if a device of ours
-    /// stands on it, and sets it aside if not, since anybody may have made it.
+    /// A shared pool has a thin in this database's range that no record owns. The next start
+    /// deletes it if a device of ours stands on it, and sets it aside if not, since anybody may
+    /// have made it.
     ThinDoubtful { thin: ThinId },
     /// The pool takes no more changes, or wants thin_check.
     PoolSick { what: &'static str },
@@ -94,10 +96,16 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Every disagreement between the database, the pool and the kernel. `thins` are the ids in the pool, which no ioctl lists
-/// (thin_ls does); without them, what is missing or too many in the pool is not looked for.
-pub fn check(store: &Store, pool: &Pool, thins: Option<&BTreeSet<ThinId>>) -> Result<Vec<Finding>, Error> {
-    let mut found: Vec<Finding> = store.read(|r| r.check_indexes())?.into_iter().map(Finding::Index).collect();
+/// Every disagreement between the database, the pool and the kernel. `thins` are the ids in the
+/// pool, which no ioctl lists (thin_ls does); without them, what is missing or too many in the pool
+/// is not looked for.
+pub fn check(
+    store: &Store,
+    pool: &Pool,
+    thins: Option<&BTreeSet<ThinId>>,
+) -> Result<Vec<Finding>, Error> {
+    let mut found: Vec<Finding> =
+        store.read(|r| r.check_indexes())?.into_iter().map(Finding::Index).collect();
     found.extend(store.check_complete().err().map(|error| Finding::Index(error.to_string())));
     if let Some(thins) = thins {
         found.extend(check_thins(store, pool, thins)?);
@@ -112,14 +120,19 @@ pub fn check(store: &Store, pool: &Pool, thins: Option<&BTreeSet<ThinId>>) -> Re
     Ok(found)
 }
 
-fn check_thins(store: &Store, pool: &Pool, thins: &BTreeSet<ThinId>) -> Result<Vec<Finding>, Error> {
+fn check_thins(
+    store: &Store,
+    pool: &Pool,
+    thins: &BTreeSet<ThinId>,
+) -> Result<Vec<Finding>, Error> {
     let (recorded, leases) = store.read(|r| Ok((r.recorded_thins()?, r.leases()?)))?;
     // In a shared pool most thins are others'.
     let claimed = pool.claimed().map_err(Error::start)?;
     let shared = pool.is_shared();
     // What is in reclaim may be deleted and not ticked off yet; what isn't ours may come and go.
-    let must_be =
-        recorded.iter().filter(|(_, owner)| matches!(owner, Owner::Snapshot(_) | Owner::Template(_) | Owner::Balloon));
+    let must_be = recorded.iter().filter(|(_, owner)| {
+        matches!(owner, Owner::Snapshot(_) | Owner::Template(_) | Owner::Balloon)
+    });
     let missing = must_be
         .filter(|(thin, _)| !thins.contains(thin))
         .map(|(thin, owner)| Finding::ThinMissing { thin: *thin, owner: owner.clone() });
@@ -127,7 +140,9 @@ fn check_thins(store: &Store, pool: &Pool, thins: &BTreeSet<ThinId>) -> Result<V
     let unrecorded = thins
         .iter()
         .filter(|thin| !recorded.contains_key(thin))
-        .filter(|thin| !shared || leased(**thin) || claimed.is_some_and(|range| range.contains(**thin)))
+        .filter(|thin| {
+            !shared || leased(**thin) || claimed.is_some_and(|range| range.contains(**thin))
+        })
         .map(|&thin| match shared {
             true => Finding::ThinDoubtful { thin },
             false => Finding::ThinUnrecorded { thin, leased: leased(thin) },
@@ -153,19 +168,24 @@ fn check_pool(pool: &Pool) -> Result<Option<Finding>, Error> {
 struct Wanted {
     key: String,
     shows: (ThinId, Sectors),
-    /// Its record is an active snapshot's, a view's or a committed one's; `None` for one in reclaim.
+    /// Its record is an active snapshot's, a view's or a committed one's; `None` for one in
+    /// reclaim.
     kind: Option<Kind>,
 }
 
 impl Wanted {
     fn by(key: String, record: &SnapshotRecord) -> (Role, Wanted) {
-        (super::role(record), Wanted { key, shows: (record.thin, record.size), kind: Some(record.kind) })
+        (
+            super::role(record),
+            Wanted { key, shows: (record.thin, record.size), kind: Some(record.kind) },
+        )
     }
 }
 
 /// The devices that records speak of.
 fn wanted(store: &Store) -> Result<BTreeMap<Role, Wanted>, Error> {
-    let (snapshots, reclaims) = store.read(|r| Ok((r.page(None, usize::MAX)?, r.reclaims(None, usize::MAX)?)))?;
+    let (snapshots, reclaims) =
+        store.read(|r| Ok((r.page(None, usize::MAX)?, r.reclaims(None, usize::MAX)?)))?;
     let mut wanted: BTreeMap<Role, Wanted> =
         snapshots.into_iter().map(|(key, record)| Wanted::by(key, &record)).collect();
     for entry in reclaims {
@@ -219,7 +239,9 @@ fn check_device(
         found.push(Finding::Leaving { device: device.clone() });
     }
     match wanted.kind {
-        Some(Kind::Active) if info.read_only => found.push(Finding::ReadOnly { device, key: key() }),
+        Some(Kind::Active) if info.read_only => {
+            found.push(Finding::ReadOnly { device, key: key() })
+        }
         Some(Kind::View) if !info.read_only => found.push(Finding::Writable { device, key: key() }),
         Some(Kind::Committed) => {
             if !info.read_only {

@@ -1,7 +1,9 @@
-//! Commit: an active snapshot becomes a committed one, which never changes again and whose file system is clean.
+//! Commit: an active snapshot becomes a committed one, which never changes again and whose file
+//! system is clean.
 //!
-//! Nobody has it open: its own thin becomes the committed one, made read-only before it is recorded. Somebody has: it is
-//! frozen for the moment it takes to snapshot it, and the copy becomes the committed one.
+//! Nobody has it open: its own thin becomes the committed one, made read-only before it is
+//! recorded. Somebody has: it is frozen for the moment it takes to snapshot it, and the copy
+//! becomes the committed one.
 
 use std::path::Path;
 use std::time::SystemTime;
@@ -27,8 +29,9 @@ struct Content {
 }
 
 impl Snapshotter {
-    /// Refuses a commit of `key` that would put it on `parent`, where it does not stand there already: containerd unpacked
-    /// the layer by itself, since it was told of a capability that is not ours.
+    /// Refuses a commit of `key` that would put it on `parent`, where it does not stand there
+    /// already: containerd unpacked the layer by itself, since it was told of a capability that is
+    /// not ours.
     pub fn must_stand_on(&self, key: &str, parent: &str) -> Result<(), Error> {
         check_key("key", key)?;
         match self.shared.find(key)?.parent.as_deref() {
@@ -37,8 +40,8 @@ impl Snapshotter {
         }
     }
 
-    /// Turns the active snapshot `key` into the committed snapshot `name`. What was written to it is on disk when this
-    /// returns. `labels` replace those it had.
+    /// Turns the active snapshot `key` into the committed snapshot `name`. What was written to it
+    /// is on disk when this returns. `labels` replace those it had.
     pub fn commit(&self, name: &str, key: &str, labels: Labels) -> Result<(), Error> {
         check_key("name", name)?;
         check_key("key", key)?;
@@ -67,7 +70,8 @@ impl Snapshotter {
             return Err(Error::AlreadyExists { key: name.into() });
         }
         shared.ensure_active(key, &record)?;
-        // Asked once more at the end; whatever else would be found wrong before that is so for this reason.
+        // Asked once more at the end; whatever else would be found wrong before that is so for this
+        // reason.
         shared.must_be_whole(key, &record)?;
         match shared.seal(key, &record)? {
             Some(sealed) => self.commit_own(name, key, &record, labels, sealed),
@@ -86,8 +90,8 @@ impl Snapshotter {
         let committed = Shared::committed(name, key, record, labels, &sealed.content);
         let recorded = self.shared.store.commit(|c| c.rename_snapshot(key, name, &committed));
         if let Err(error) = recorded.map_err(Error::from) {
-            // Where it is not known whether the change is on disk, the next start makes the device writable, if the snapshot
-            // is still an active one.
+            // Where it is not known whether the change is on disk, the next start makes the device
+            // writable, if the snapshot is still an active one.
             if self.shared.surely(&error, key, |found| found == Some(record)) {
                 unseal(sealed.disk.as_ref(), key)?;
             }
@@ -99,14 +103,22 @@ impl Snapshotter {
         Ok(())
     }
 
-    /// Commits a snapshot that somebody has mounted: what they write from now on does not reach the committed one.
-    fn commit_copy(&self, name: &str, key: &str, record: &SnapshotRecord, labels: Labels) -> Result<(), Error> {
+    /// Commits a snapshot that somebody has mounted: what they write from now on does not reach the
+    /// committed one.
+    fn commit_copy(
+        &self,
+        name: &str,
+        key: &str,
+        record: &SnapshotRecord,
+        labels: Labels,
+    ) -> Result<(), Error> {
         let shared = &*self.shared;
         tracing::info!(key, "committed while it is open: a frozen copy is taken");
         let copy = shared.pool.copy_frozen(role(record), record.thin).during(key, STEP)?;
         let recorded = shared.copy_content(key, record, copy.get()).and_then(|content| {
             let number = copy.get().get().into();
-            let committed = SnapshotRecord { number, ..Shared::committed(name, key, record, labels, &content) };
+            let committed =
+                SnapshotRecord { number, ..Shared::committed(name, key, record, labels, &content) };
             shared.store.commit(|c| {
                 c.rename_snapshot(key, name, &committed)?;
                 c.put_reclaim(&reclaim_of(key, record))
@@ -163,7 +175,8 @@ impl Shared {
         disk: &dyn Disk,
         state: FsState,
     ) -> Result<Option<Content>, Error> {
-        // Whoever opened it before it was made read-only may still write; whoever comes later cannot.
+        // Whoever opened it before it was made read-only may still write; whoever comes later
+        // cannot.
         if self.others_have_it_open(key, record, 1)? {
             return Ok(None);
         }
@@ -173,14 +186,19 @@ impl Shared {
         Ok(Some(Content { thin: record.thin, mapped, inodes: state.used_inodes }))
     }
 
-    fn others_have_it_open(&self, key: &str, record: &SnapshotRecord, ours: u32) -> Result<bool, Error> {
+    fn others_have_it_open(
+        &self,
+        key: &str,
+        record: &SnapshotRecord,
+        ours: u32,
+    ) -> Result<bool, Error> {
         let info = self.pool.info(role(record)).during(key, STEP)?;
         Ok(info.is_some_and(|info| info.open_count > ours))
     }
 
-    /// The state of the file system on `node`; one that was not unmounted (power went) is made clean first. One that
-    /// has noted errors is refused before anything could make it look clean, and so is one whose journal brings such a
-    /// note.
+    /// The state of the file system on `node`; one that was not unmounted (power went) is made
+    /// clean first. One that has noted errors is refused before anything could make it look clean,
+    /// and so is one whose journal brings such a note.
     fn clean(&self, key: &str, record: &SnapshotRecord, node: &Path) -> Result<FsState, Error> {
         let fs = fs_type(&record.fs)?;
         let state = self.without_errors(key, node, fs)?;
@@ -204,7 +222,12 @@ impl Shared {
     }
 
     /// Makes the copy's file system clean, and takes its device away again.
-    fn copy_content(&self, key: &str, record: &SnapshotRecord, copy: ThinId) -> Result<Content, Error> {
+    fn copy_content(
+        &self,
+        key: &str,
+        record: &SnapshotRecord,
+        copy: ThinId,
+    ) -> Result<Content, Error> {
         let role = Role::Snapshot(copy.get().into());
         let node = self.pool.activate(role, copy, record.size, false).during(key, STEP)?;
         let state = self.clean(key, record, &node)?;
@@ -215,7 +238,13 @@ impl Shared {
         Ok(Content { thin: copy, mapped, inodes: state.used_inodes })
     }
 
-    fn committed(name: &str, key: &str, active: &SnapshotRecord, labels: Labels, content: &Content) -> SnapshotRecord {
+    fn committed(
+        name: &str,
+        key: &str,
+        active: &SnapshotRecord,
+        labels: Labels,
+        content: &Content,
+    ) -> SnapshotRecord {
         let now = SystemTime::now();
         let ownership = if is_remapped(name, key) { Ownership::Shifted } else { Ownership::Stored };
         SnapshotRecord {

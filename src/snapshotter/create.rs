@@ -1,8 +1,9 @@
 //! Prepare and View: a new key on a committed parent, or on nothing.
 //!
-//! Prepare is one pool message and one database commit, then the activation's three ioctls (before the commit where the
-//! file system has to be grown). A crash before the commit leaves an unrecorded thin, which the next start deletes; one
-//! after it leaves a snapshot that Mounts activates.
+//! Prepare is one pool message and one database commit, then the activation's three ioctls (before
+//! the commit where the file system has to be grown). A crash before the commit leaves an
+//! unrecorded thin, which the next start deletes; one after it leaves a snapshot that Mounts
+//! activates.
 
 use std::time::SystemTime;
 
@@ -12,7 +13,9 @@ use super::sizes::{Asked, Basis};
 use super::{marks, templates, Error, Labels, Mount, Shared, Snapshotter};
 use crate::fs::{FsType, Writer};
 use crate::pool::{IdGuard, Role};
-use crate::store::{Kind, Ownership, ParentRef, ReclaimKind, ReclaimRecord, SnapshotRecord, StoreError};
+use crate::store::{
+    Kind, Ownership, ParentRef, ReclaimKind, ReclaimRecord, SnapshotRecord, StoreError,
+};
 use crate::units::{Sectors, ThinId};
 
 /// How often a call is made again because its parent was exchanged meanwhile.
@@ -51,18 +54,33 @@ impl Snapshotter {
         let basis = Basis { size: origin.size, fs: &origin.fs, parent: origin.parent.as_ref() };
         let size = shared.size_of_new(key, &basis, asked)?;
         let draft = new_record(key, Kind::Active, &origin, labels)?;
-        let (thin, made_at) = shared.pool.create_timed(Some(origin.thin)).map_err(|source| match parent {
-            // The parent was removed since it was looked up.
-            Some(parent) if source.is_no_such_thin() => Error::ParentNotFound { parent: parent.into() },
-            _ => Error::Pool { key: key.into(), step: "cannot be prepared", source: Box::new(source) },
-        })?;
-        let record =
-            SnapshotRecord { number: thin.get().get().into(), thin: thin.get(), size, made_at: Some(made_at), ..draft };
-        // A larger one is grown before it is recorded, so that no crash leaves it on record and too small.
+        let (thin, made_at) =
+            shared.pool.create_timed(Some(origin.thin)).map_err(|source| match parent {
+                // The parent was removed since it was looked up.
+                Some(parent) if source.is_no_such_thin() => {
+                    Error::ParentNotFound { parent: parent.into() }
+                }
+                _ => Error::Pool {
+                    key: key.into(),
+                    step: "cannot be prepared",
+                    source: Box::new(source),
+                },
+            })?;
+        let record = SnapshotRecord {
+            number: thin.get().get().into(),
+            thin: thin.get(),
+            size,
+            made_at: Some(made_at),
+            ..draft
+        };
+        // A larger one is grown before it is recorded, so that no crash leaves it on record and too
+        // small.
         let grown = if size > origin.size { shared.grow(key, &record) } else { Ok(()) };
         let recorded = grown.and_then(|()| shared.record_new(key, &record, &origin));
         if let Err(error) = recorded {
-            if !shared.surely(&error, key, |found| found.is_none_or(|found| found.thin != record.thin)) {
+            if !shared
+                .surely(&error, key, |found| found.is_none_or(|found| found.thin != record.thin))
+            {
                 thin.stay_leased();
                 return Err(error);
             }
@@ -73,8 +91,8 @@ impl Snapshotter {
         shared.activate(key, &record).map_err(|error| undone(error, self.forget(key, &record)))
     }
 
-    /// Makes a read-only view of `parent` under `key` and says how to mount it: the parent's own thin, on a device of its
-    /// own. Nothing is made in the pool.
+    /// Makes a read-only view of `parent` under `key` and says how to mount it: the parent's own
+    /// thin, on a device of its own. Nothing is made in the pool.
     pub fn view(&self, key: &str, parent: &str, labels: Labels) -> Result<Vec<Mount>, Error> {
         let (labels, parent) = checked(key, parent, labels)?;
         let _lock = self.locks.lock(&[key]);
@@ -82,9 +100,15 @@ impl Snapshotter {
         retried(|| self.view_once(key, parent, &labels))
     }
 
-    fn view_once(&self, key: &str, parent: Option<&str>, labels: &Labels) -> Result<Vec<Mount>, Error> {
+    fn view_once(
+        &self,
+        key: &str,
+        parent: Option<&str>,
+        labels: &Labels,
+    ) -> Result<Vec<Mount>, Error> {
         let shared = &*self.shared;
-        let origin = parent.map_or_else(|| shared.on_template(), |parent| shared.on_parent(parent))?;
+        let origin =
+            parent.map_or_else(|| shared.on_template(), |parent| shared.on_parent(parent))?;
         let draft = new_record(key, Kind::View, &origin, labels)?;
         let number = shared.pool.take_id().during(key, "cannot be viewed")?;
         let record = SnapshotRecord { number: number.get().get().into(), ..draft };
@@ -93,7 +117,8 @@ impl Snapshotter {
         shared.activate(key, &record).map_err(|error| undone(error, self.forget(key, &record)))
     }
 
-    /// Takes back a snapshot that was recorded and could not be finished, so that its key is free again.
+    /// Takes back a snapshot that was recorded and could not be finished, so that its key is free
+    /// again.
     fn forget(&self, key: &str, record: &SnapshotRecord) -> Result<(), Error> {
         self.shared.store.commit(|c| {
             c.remove_snapshot(key)?;
@@ -131,10 +156,17 @@ impl Shared {
     fn on_template(&self) -> Result<Origin, Error> {
         let template = templates::template(self)?;
         let fs = self.settings.fs.fs_type.to_string();
-        Ok(Origin { thin: template.thin, size: template.size, fs, parent: None, ownership: Ownership::Stored })
+        Ok(Origin {
+            thin: template.thin,
+            size: template.size,
+            fs,
+            parent: None,
+            ownership: Ownership::Stored,
+        })
     }
 
-    /// Grows the file system of a snapshot that is made larger than what it is made from, and leaves it active.
+    /// Grows the file system of a snapshot that is made larger than what it is made from, and
+    /// leaves it active.
     fn grow(&self, key: &str, record: &SnapshotRecord) -> Result<(), Error> {
         let fs: FsType = super::fs_type(&record.fs)?;
         self.activate(key, record)?;
@@ -153,9 +185,15 @@ impl Shared {
         self.pool.take_back(thin).during(key, "left a thin behind")
     }
 
-    /// Whether a failed change is surely not on disk, and `holds` of what is under `key`. A write that failed may have got
-    /// through: then the database is asked, and where it does not answer nothing is sure.
-    pub(super) fn surely(&self, error: &Error, key: &str, holds: impl FnOnce(Option<&SnapshotRecord>) -> bool) -> bool {
+    /// Whether a failed change is surely not on disk, and `holds` of what is under `key`. A write
+    /// that failed may have got through: then the database is asked, and where it does not answer
+    /// nothing is sure.
+    pub(super) fn surely(
+        &self,
+        error: &Error,
+        key: &str,
+        holds: impl FnOnce(Option<&SnapshotRecord>) -> bool,
+    ) -> bool {
         if !matches!(error, Error::Store(_)) {
             return true;
         }
@@ -163,7 +201,8 @@ impl Shared {
     }
 }
 
-/// Makes a call again whose parent was exchanged between its look-up and the change of the database.
+/// Makes a call again whose parent was exchanged between its look-up and the change of the
+/// database.
 fn retried<T>(mut call: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
     for _ in 1..TRIES {
         match call() {
@@ -176,7 +215,11 @@ fn retried<T>(mut call: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
     call()
 }
 
-fn checked<'a>(key: &str, parent: &'a str, labels: Labels) -> Result<(Labels, Option<&'a str>), Error> {
+fn checked<'a>(
+    key: &str,
+    parent: &'a str,
+    labels: Labels,
+) -> Result<(Labels, Option<&'a str>), Error> {
     check_key("key", key)?;
     let parent = Some(parent).filter(|parent| !parent.is_empty());
     marks::refuse_rebase(key, parent, &labels)?;
@@ -184,7 +227,12 @@ fn checked<'a>(key: &str, parent: &'a str, labels: Labels) -> Result<(Labels, Op
 }
 
 /// A record whose number is still to be set, and so is the thin of one that gets its own.
-fn new_record(key: &str, kind: Kind, origin: &Origin, labels: &Labels) -> Result<SnapshotRecord, Error> {
+fn new_record(
+    key: &str,
+    kind: Kind,
+    origin: &Origin,
+    labels: &Labels,
+) -> Result<SnapshotRecord, Error> {
     let now = SystemTime::now();
     let below = origin.parent.as_ref().map(|_| &origin.ownership);
     Ok(SnapshotRecord {
@@ -210,7 +258,13 @@ pub(super) fn reclaim_of(key: &str, record: &SnapshotRecord) -> ReclaimRecord {
         Some(thin) => ReclaimKind::Thin(thin),
         None => ReclaimKind::View { of: record.thin },
     };
-    ReclaimRecord { number: record.number, kind, size: record.size, key: key.into(), since: SystemTime::now() }
+    ReclaimRecord {
+        number: record.number,
+        kind,
+        size: record.size,
+        key: key.into(),
+        since: SystemTime::now(),
+    }
 }
 
 /// The error, with that of its undoing if that failed too.

@@ -1,7 +1,8 @@
-//! Threads that take devices away side by side, and are not waited for when the kernel holds one of them up.
+//! Threads that take devices away side by side, and are not waited for when the kernel holds one of
+//! them up.
 //!
-//! A removal or a discard cannot be interrupted, and one that waits for a disk may wait for good. Then the others go on
-//! without it, on further threads, of which there is a limit.
+//! A removal or a discard cannot be interrupted, and one that waits for a disk may wait for good.
+//! Then the others go on without it, on further threads, of which there is a limit.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,7 +23,8 @@ type Queue<T> = Arc<Mutex<VecDeque<(usize, Job<T>)>>>;
 /// Does jobs.
 #[derive(Debug)]
 pub struct Crew {
-    /// How many jobs are done side by side; with one, they are done by whoever asks, one after the other.
+    /// How many jobs are done side by side; with one, they are done by whoever asks, one after the
+    /// other.
     workers: usize,
     /// Without a result for that long, those at work count as held up.
     patience: Duration,
@@ -34,9 +36,14 @@ impl Crew {
         Crew { workers, patience, alive: Arc::default() }
     }
 
-    /// Results in the jobs' order. `None` for a job that was not begun, because it was time to stop or no thread was left
-    /// for it, and for one that is held up: it goes on, and nobody hears of its result.
-    pub fn run<T: Send + 'static>(&self, jobs: Vec<Job<T>>, stopping: impl Fn() -> bool) -> Vec<Option<T>> {
+    /// Results in the jobs' order. `None` for a job that was not begun, because it was time to stop
+    /// or no thread was left for it, and for one that is held up: it goes on, and nobody hears of
+    /// its result.
+    pub fn run<T: Send + 'static>(
+        &self,
+        jobs: Vec<Job<T>>,
+        stopping: impl Fn() -> bool,
+    ) -> Vec<Option<T>> {
         if self.workers <= 1 || jobs.is_empty() {
             return jobs.into_iter().map(|job| (!stopping()).then(job)).collect();
         }
@@ -44,7 +51,8 @@ impl Crew {
         let mut wanted = results.len();
         let queue: Queue<T> = Arc::new(Mutex::new(jobs.into_iter().enumerate().collect()));
         let (sender, done) = mpsc::channel();
-        let hire = || (0..self.workers.min(queued(&queue))).filter(|_| self.hire(&queue, &sender)).count();
+        let hire =
+            || (0..self.workers.min(queued(&queue))).filter(|_| self.hire(&queue, &sender)).count();
         if hire() == 0 {
             return results;
         }
@@ -155,7 +163,10 @@ mod tests {
         }
         // All of these hang.
         for _ in 0..20 {
-            assert_eq!(crew.run((0..100).map(|n| job(n * 10)).collect(), || false), vec![None; 100]);
+            assert_eq!(
+                crew.run((0..100).map(|n| job(n * 10)).collect(), || false),
+                vec![None; 100]
+            );
             assert!(crew.alive.load(Ordering::SeqCst) <= MOST);
         }
         drop(release);

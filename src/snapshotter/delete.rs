@@ -1,4 +1,5 @@
-//! How one removed thin goes: its blocks are discarded, its device is taken away, and it is deleted.
+//! How one removed thin goes: its blocks are discarded, its device is taken away, and it is
+//! deleted.
 //!
 //! Every step can be cut short and taken again.
 

@@ -50,7 +50,9 @@ pub enum Error {
     ParentNotFound { parent: String },
     #[error("snapshot {key:?} exists already")]
     AlreadyExists { key: String },
-    #[error("parent snapshot {parent:?} is not committed; commit it first, or name a committed one")]
+    #[error(
+        "parent snapshot {parent:?} is not committed; commit it first, or name a committed one"
+    )]
     ParentNotCommitted { parent: String },
     #[error("snapshot {key:?} is {kind}, not active: {what}")]
     NotActive { key: String, kind: &'static str, what: &'static str },
@@ -80,7 +82,8 @@ pub enum Error {
     Template { what: String, source: Arc<Error> },
     #[error("{source}; and undoing it failed as well: {undo}")]
     Undo { source: Box<Error>, undo: Box<Error> },
-    /// About the pool or a device of it, which the message names, and about no snapshot: at a start, a check, a scrape.
+    /// About the pool or a device of it, which the message names, and about no snapshot: at a
+    /// start, a check, a scrape.
     #[error("{0}")]
     Start(#[source] Box<PoolError>),
     #[error("the snapshot database: {0}")]
@@ -111,7 +114,10 @@ impl Error {
         match self {
             Error::TooLarge { .. } => true,
             Error::Fs { source, .. } => {
-                matches!(source.as_ref(), FsError::StrayArgument { .. } | FsError::OptionWithoutValue { .. })
+                matches!(
+                    source.as_ref(),
+                    FsError::StrayArgument { .. } | FsError::OptionWithoutValue { .. }
+                )
             }
             Error::Template { source, .. } => source.is_misconfiguration(),
             Error::Undo { source, .. } => source.is_misconfiguration(),
@@ -194,8 +200,13 @@ mod tests {
             failed.during(subject, "cannot be formatted").unwrap_err()
         };
         assert!(step("a".into()).to_string().starts_with("snapshot \"a\" cannot be formatted: "));
-        assert!(step(Subject::Device("p-snap-1".into())).to_string().starts_with("device p-snap-1 cannot"));
-        let template = Error::Template { what: "ext4 of 10.0 GiB".into(), source: Arc::new(step(Subject::Template)) };
+        assert!(step(Subject::Device("p-snap-1".into()))
+            .to_string()
+            .starts_with("device p-snap-1 cannot"));
+        let template = Error::Template {
+            what: "ext4 of 10.0 GiB".into(),
+            source: Arc::new(step(Subject::Template)),
+        };
         let said = template.to_string();
         assert!(
             said.contains("ext4 of 10.0 GiB")

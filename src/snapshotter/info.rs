@@ -49,8 +49,8 @@ impl Snapshotter {
         Ok(Info::new(key.into(), self.shared.find(key)?))
     }
 
-    /// Up to `most` snapshots in the order of their keys, from the first behind `after`. A list in pages holds no
-    /// database transaction between them.
+    /// Up to `most` snapshots in the order of their keys, from the first behind `after`. A list in
+    /// pages holds no database transaction between them.
     pub fn page(&self, after: Option<&str>, most: usize) -> Result<Vec<Info>, Error> {
         let page = self.shared.store.read(|r| r.page(after, most))?;
         Ok(page.into_iter().map(|(key, record)| Info::new(key, record)).collect())
@@ -80,14 +80,17 @@ impl Snapshotter {
         let record = self.shared.find(key)?;
         match record.kind {
             Kind::View => Ok(Usage::default()),
-            Kind::Committed => {
-                self.shared.beyond_parent(&record, record.mapped.unwrap_or(0), record.inodes.unwrap_or(0))
-            }
+            Kind::Committed => self.shared.beyond_parent(
+                &record,
+                record.mapped.unwrap_or(0),
+                record.inodes.unwrap_or(0),
+            ),
             Kind::Active => self.shared.active_usage(key, &record),
         }
     }
 
-    /// Removes a snapshot. The key is free again when this returns; its blocks are when the reclaimer comes to them.
+    /// Removes a snapshot. The key is free again when this returns; its blocks are when the
+    /// reclaimer comes to them.
     pub fn remove(&self, key: &str) -> Result<(), Error> {
         check_key("key", key)?;
         let _lock = self.locks.lock(&[key]);
@@ -102,9 +105,14 @@ impl Snapshotter {
 }
 
 impl Shared {
-    /// What is left of these figures when the parent's are taken off. The blocks of an empty file system count with the
-    /// layer that was made of it.
-    fn beyond_parent(&self, record: &SnapshotRecord, mapped: u64, inodes: u64) -> Result<Usage, Error> {
+    /// What is left of these figures when the parent's are taken off. The blocks of an empty file
+    /// system count with the layer that was made of it.
+    fn beyond_parent(
+        &self,
+        record: &SnapshotRecord,
+        mapped: u64,
+        inodes: u64,
+    ) -> Result<Usage, Error> {
         let (mapped_below, inodes_below) = match &record.parent {
             Some(parent) => {
                 let parent = self.parent(parent)?;
@@ -112,14 +120,20 @@ impl Shared {
             }
             None => (0, templates::empty_inodes(self, record)?),
         };
-        Ok(Usage { bytes: mapped.saturating_sub(mapped_below), inodes: inodes.saturating_sub(inodes_below) })
+        Ok(Usage {
+            bytes: mapped.saturating_sub(mapped_below),
+            inodes: inodes.saturating_sub(inodes_below),
+        })
     }
 
     fn active_usage(&self, key: &str, record: &SnapshotRecord) -> Result<Usage, Error> {
         self.ensure_active(key, record)?;
         let mapped = self.pool.mapped(role(record)).during(key, "cannot be measured")?;
         let node = self.pool.node(role(record));
-        let state = self.formatter.inspect(&node, super::fs_type(&record.fs)?).during(key, "cannot be measured")?;
+        let state = self
+            .formatter
+            .inspect(&node, super::fs_type(&record.fs)?)
+            .during(key, "cannot be measured")?;
         self.beyond_parent(record, mapped, state.used_inodes)
     }
 }

@@ -9,7 +9,8 @@ pub type Labels = BTreeMap<String, String>;
 
 /// containerd's limit for a label's name and value together, in bytes (its `labels` package).
 const LABEL_MAX: usize = 4096;
-/// Longest key, in bytes: far above what containerd makes, far below what would slow the database down.
+/// Longest key, in bytes: far above what containerd makes, far below what would slow the database
+/// down.
 const KEY_MAX: usize = 16 << 10;
 
 pub fn check_key(what: &'static str, key: &str) -> Result<(), Error> {
@@ -25,12 +26,16 @@ pub fn check_key(what: &'static str, key: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Checks the sizes, and drops labels without a value: to containerd that is how a label is deleted.
+/// Checks the sizes, and drops labels without a value: to containerd that is how a label is
+/// deleted.
 pub fn check_labels(labels: Labels) -> Result<Labels, Error> {
     for (name, value) in &labels {
         let length = name.len() + value.len();
         if name.is_empty() {
-            return Err(Error::invalid("a label without a name", "the name is what it is found by"));
+            return Err(Error::invalid(
+                "a label without a name",
+                "the name is what it is found by",
+            ));
         }
         if length > LABEL_MAX {
             let start: String = name.chars().take(40).collect();

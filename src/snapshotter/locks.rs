@@ -1,4 +1,5 @@
-//! One lock a key: operations on the same key follow each other, those on different keys run side by side.
+//! One lock a key: operations on the same key follow each other, those on different keys run side
+//! by side.
 
 use std::collections::HashSet;
 use std::sync::{Condvar, Mutex, MutexGuard};
@@ -18,10 +19,12 @@ pub struct KeyGuard<'a> {
 }
 
 impl KeyLocks {
-    /// Waits until none of `keys` is held, and takes them all at once; so two callers can never wait for each other.
+    /// Waits until none of `keys` is held, and takes them all at once; so two callers can never
+    /// wait for each other.
     pub fn lock(&self, keys: &[&str]) -> KeyGuard<'_> {
         let taken = |held: &mut HashSet<String>| keys.iter().any(|key| held.contains(*key));
-        let mut held = self.released.wait_while(self.held(), taken).unwrap_or_else(|e| e.into_inner());
+        let mut held =
+            self.released.wait_while(self.held(), taken).unwrap_or_else(|e| e.into_inner());
         let keys: Vec<String> = keys.iter().map(|key| key.to_string()).collect();
         held.extend(keys.iter().cloned());
         KeyGuard { locks: self, keys }

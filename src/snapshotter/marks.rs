@@ -1,7 +1,9 @@
-//! What containerd's labels and keys tell about who asks, and the marks of capabilities that this snapshotter does not have.
+//! What containerd's labels and keys tell about who asks, and the marks of capabilities that this
+//! snapshotter does not have.
 //!
-//! containerd believes what stands under `capabilities` in its configuration of a proxy plugin; nothing asks the plugin. Each
-//! capability changes how containerd calls, and leaves a mark by which that can be told:
+//! containerd believes what stands under `capabilities` in its configuration of a proxy plugin;
+//! nothing asks the plugin. Each capability changes how containerd calls, and leaves a mark by
+//! which that can be told:
 //!
 //! | capability | since | what containerd does | mark | answer |
 //! |---|---|---|---|---|
@@ -9,34 +11,40 @@
 //! | `remap-ids` | 1.7 | hands id mappings over in labels, and expects files to show mapped ids | the labels (there without the capability, too) | idmapped mounts |
 //! | `only-remap-ids` | 2.0 | refuses id mappings by itself, unless `remap-ids` stands beside it | none | |
 //!
-//! (client/snapshotter_opts_unix.go, core/unpack/unpacker.go, core/metadata/snapshot.go.) Without `remap-ids` containerd makes a
-//! snapshot of the image with every file's owner changed, and prepares the container's on that one, with the same labels: the
-//! mapping must not be done twice.
+//! (client/snapshotter_opts_unix.go, core/unpack/unpacker.go, core/metadata/snapshot.go.) Without
+//! `remap-ids` containerd makes a snapshot of the image with every file's owner changed, and
+//! prepares the container's on that one, with the same labels: the mapping must not be done twice.
 //!
-//! The unpacker hands all annotations of an image's layer below `containerd.io/snapshot/` on as labels. Whoever made the image
-//! chose those.
+//! The unpacker hands all annotations of an image's layer below `containerd.io/snapshot/` on as
+//! labels. Whoever made the image chose those.
 
 use super::{Error, Labels};
 use crate::store::Ownership;
 
 /// The chain id that a layer is unpacked for; only the unpacker sets it.
 const UNPACK_REF: &str = "containerd.io/snapshot.ref";
-/// What the client's key of a layer that is being unpacked starts with (`snapshots.UnpackKeyPrefix`).
+/// What the client's key of a layer that is being unpacked starts with
+/// (`snapshots.UnpackKeyPrefix`).
 const UNPACK_KEY: &str = "extract-";
 /// The chain id of the layer below.
 const PARENT_CHAIN_ID: &str = "containerd.io/snapshot/parent-chain-id";
 pub const UID_MAPPING: &str = "containerd.io/snapshot/uidmapping";
 pub const GID_MAPPING: &str = "containerd.io/snapshot/gidmapping";
-/// Key and name of a snapshot whose files containerd changes the owners of: the name with this behind it is the key.
+/// Key and name of a snapshot whose files containerd changes the owners of: the name with this
+/// behind it is the key.
 const REMAP_KEY: &str = "-remap";
 
-/// Whether a layer of an image is unpacked into the snapshot, so that its labels are the image's word and not an operator's.
+/// Whether a layer of an image is unpacked into the snapshot, so that its labels are the image's
+/// word and not an operator's.
 pub fn is_unpack(key: &str, labels: &Labels) -> bool {
     let last = key.rsplit('/').next().unwrap_or(key);
-    labels.contains_key(UNPACK_REF) || last.starts_with(UNPACK_KEY) || client_key(key).starts_with(UNPACK_KEY)
+    labels.contains_key(UNPACK_REF)
+        || last.starts_with(UNPACK_KEY)
+        || client_key(key).starts_with(UNPACK_KEY)
 }
 
-/// The key as containerd's client knows it: its metadata makes `NAMESPACE/NUMBER/KEY` of it (core/metadata, `createKey`).
+/// The key as containerd's client knows it: its metadata makes `NAMESPACE/NUMBER/KEY` of it
+/// (core/metadata, `createKey`).
 fn client_key(key: &str) -> &str {
     let mut parts = key.splitn(3, '/');
     match (parts.next(), parts.next(), parts.next()) {
@@ -58,18 +66,30 @@ pub fn is_remapped(name: &str, key: &str) -> bool {
     client_key(key).strip_suffix(REMAP_KEY).is_some_and(|rest| rest == client_key(name))
 }
 
-/// How the files' owners are to show, by the labels of a new snapshot on a parent with this ownership.
-pub fn ownership(key: &str, labels: &Labels, parent: Option<&Ownership>) -> Result<Ownership, Error> {
+/// How the files' owners are to show, by the labels of a new snapshot on a parent with this
+/// ownership.
+pub fn ownership(
+    key: &str,
+    labels: &Labels,
+    parent: Option<&Ownership>,
+) -> Result<Ownership, Error> {
     let (uids, gids) = match (labels.get(UID_MAPPING), labels.get(GID_MAPPING)) {
         (None, None) => return Ok(Ownership::Stored),
         // Layers are stored with the ids that the image has.
         _ if is_unpack(key, labels) => {
-            tracing::warn!(key, "the image asks for mapped ids in its annotations; they are ignored");
+            tracing::warn!(
+                key,
+                "the image asks for mapped ids in its annotations; they are ignored"
+            );
             return Ok(Ownership::Stored);
         }
         (Some(uids), Some(gids)) => (uids, gids),
         (uids, _) => {
-            let (there, missing) = if uids.is_some() { (UID_MAPPING, GID_MAPPING) } else { (GID_MAPPING, UID_MAPPING) };
+            let (there, missing) = if uids.is_some() {
+                (UID_MAPPING, GID_MAPPING)
+            } else {
+                (GID_MAPPING, UID_MAPPING)
+            };
             let why = format!("ids are mapped with both or not at all; {missing} is missing");
             return Err(Error::invalid(format!("label {there} by itself"), why));
         }
@@ -82,8 +102,8 @@ pub fn ownership(key: &str, labels: &Labels, parent: Option<&Ownership>) -> Resu
     })
 }
 
-/// The form that containerd's mounts want: `CONTAINER-ID:HOST-ID:COUNT`, several separated by commas
-/// (core/mount/mount_idmapped_linux.go).
+/// The form that containerd's mounts want: `CONTAINER-ID:HOST-ID:COUNT`, several separated by
+/// commas (core/mount/mount_idmapped_linux.go).
 fn check_mapping(label: &str, text: &str) -> Result<(), Error> {
     let range = |part: &str| {
         let numbers: Vec<u32> = part.split(':').map_while(|number| number.parse().ok()).collect();
@@ -106,7 +126,8 @@ mod tests {
         pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
     }
 
-    const MAPPED: [(&str, &str); 2] = [(UID_MAPPING, "0:100000:65536"), (GID_MAPPING, "0:200000:1000,1000:0:1")];
+    const MAPPED: [(&str, &str); 2] =
+        [(UID_MAPPING, "0:100000:65536"), (GID_MAPPING, "0:200000:1000,1000:0:1")];
 
     #[test]
     fn an_unpack_is_known_by_its_key_or_its_label_in_every_form_that_containerd_has() {
@@ -123,7 +144,10 @@ mod tests {
         for key in ["default/12/box", "default/12/my-extract-1", "extractor", "default/extract/1"] {
             assert!(!is_unpack(key, &none), "{key}");
         }
-        assert!(is_unpack("default/12/box", &labels(&[("containerd.io/snapshot.ref", "sha256:ab")])));
+        assert!(is_unpack(
+            "default/12/box",
+            &labels(&[("containerd.io/snapshot.ref", "sha256:ab")])
+        ));
     }
 
     #[test]
@@ -140,17 +164,28 @@ mod tests {
     #[test]
     fn ids_are_mapped_once_by_the_mount_or_by_containerd() {
         let mapped = ownership("a", &labels(&MAPPED), Some(&Ownership::Stored)).unwrap();
-        assert_eq!(mapped, Ownership::Mapped { uids: MAPPED[0].1.into(), gids: MAPPED[1].1.into() });
+        assert_eq!(
+            mapped,
+            Ownership::Mapped { uids: MAPPED[0].1.into(), gids: MAPPED[1].1.into() }
+        );
         assert_eq!(ownership("a", &labels(&MAPPED), None).unwrap(), mapped);
-        assert_eq!(ownership("a", &labels(&MAPPED), Some(&Ownership::Shifted)).unwrap(), Ownership::Stored);
-        assert_eq!(ownership("d/1/extract-1 c", &labels(&MAPPED), None).unwrap(), Ownership::Stored);
+        assert_eq!(
+            ownership("a", &labels(&MAPPED), Some(&Ownership::Shifted)).unwrap(),
+            Ownership::Stored
+        );
+        assert_eq!(
+            ownership("d/1/extract-1 c", &labels(&MAPPED), None).unwrap(),
+            Ownership::Stored
+        );
         assert_eq!(ownership("a", &labels(&[]), None).unwrap(), Ownership::Stored);
     }
 
     #[test]
     fn a_mapping_that_containerds_mount_would_not_understand_is_refused_and_named() {
         for bad in ["0", "0:1", "0:1:0", "0:1:2:3", "a:1:2", "0:1:2,", "-1:0:5", "0:0:4294967296"] {
-            let error = ownership("a", &labels(&[(UID_MAPPING, bad), MAPPED[1]]), None).unwrap_err().to_string();
+            let error = ownership("a", &labels(&[(UID_MAPPING, bad), MAPPED[1]]), None)
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(UID_MAPPING) && error.contains(bad), "{error}");
         }
         let error = ownership("a", &labels(&MAPPED[1..]), None).unwrap_err().to_string();
@@ -160,7 +195,10 @@ mod tests {
     #[test]
     fn what_containerd_has_remapped_is_known_by_key_and_name() {
         assert!(is_remapped("default/9/sha256:ab", "default/8/sha256:ab-remap"));
-        assert!(is_remapped("default/9/sha256:ab-1000-1000", "default/8/sha256:ab-1000-1000-remap"));
+        assert!(is_remapped(
+            "default/9/sha256:ab-1000-1000",
+            "default/8/sha256:ab-1000-1000-remap"
+        ));
         assert!(!is_remapped("default/9/sha256:ab", "default/8/sha256:cd-remap"));
         assert!(!is_remapped("default/9/image", "default/8/box"));
     }

@@ -1,10 +1,11 @@
-//! containerd's snapshots, on thins: keys, parents, kinds, and what each call on them does. Synchronous; runs on threads
-//! that may block.
+//! containerd's snapshots, on thins: keys, parents, kinds, and what each call on them does.
+//! Synchronous; runs on threads that may block.
 //!
 //! Knows the pool, the store and the file systems; knows nothing of gRPC.
 //!
-//! Architecture Invariant: no database change is open while the kernel, mkfs or a disk is at work. What changes both does
-//! the kernel's part first, so that one database commit decides, and whatever a crash leaves is unrecorded.
+//! Architecture Invariant: no database change is open while the kernel, mkfs or a disk is at work.
+//! What changes both does the kernel's part first, so that one database commit decides, and
+//! whatever a crash leaves is unrecorded.
 
 mod check;
 mod commit;
@@ -56,7 +57,8 @@ pub struct Settings {
     pub base_image_size: Sectors,
     /// The most that an image's own label may lift the size of its layers to.
     pub max_image_size: Sectors,
-    /// Whether removed thins are discarded before they are deleted, so that the space goes back below the pool.
+    /// Whether removed thins are discarded before they are deleted, so that the space goes back
+    /// below the pool.
     pub discard: bool,
 }
 
@@ -91,7 +93,8 @@ struct Shared {
 }
 
 impl Snapshotter {
-    /// Puts right whatever the last run left behind, makes the template if it can be made, and starts the reclaimer.
+    /// Puts right whatever the last run left behind, makes the template if it can be made, and
+    /// starts the reclaimer.
     pub fn start(
         settings: Settings,
         pool: impl Into<Arc<Pool>>,
@@ -113,7 +116,8 @@ impl Snapshotter {
     ) -> Result<Snapshotter, Error> {
         let pool = pool.into();
         let (host_lapses, maker) = Default::default();
-        let shared = Arc::new(Shared { settings, pool, store, disks, formatter, host_lapses, maker });
+        let shared =
+            Arc::new(Shared { settings, pool, store, disks, formatter, host_lapses, maker });
         let left = recover::recover(&shared)?;
         templates::at_start(&shared)?;
         shared.pool.look().map_err(Error::start)?;
@@ -134,7 +138,8 @@ impl Snapshotter {
         &self.shared.store
     }
 
-    /// What to mount for an active snapshot or a view; activates its device if a reboot took it away.
+    /// What to mount for an active snapshot or a view; activates its device if a reboot took it
+    /// away.
     pub fn mounts(&self, key: &str) -> Result<Vec<Mount>, Error> {
         check_key("key", key)?;
         let _lock = self.locks.lock(&[key]);
@@ -142,8 +147,9 @@ impl Snapshotter {
         self.shared.ensure_active(key, &record)
     }
 
-    /// The same where nothing has to be waited for, because the device is active: one look into the database and one at the
-    /// device. `None` where it is not; then [`Snapshotter::mounts`] answers.
+    /// The same where nothing has to be waited for, because the device is active: one look into the
+    /// database and one at the device. `None` where it is not; then [`Snapshotter::mounts`]
+    /// answers.
     pub fn mounts_at_once(&self, key: &str) -> Result<Option<Vec<Mount>>, Error> {
         check_key("key", key)?;
         let record = self.shared.mountable(key)?;
@@ -151,12 +157,14 @@ impl Snapshotter {
         active.map(|node| mounts(&record, &node)).transpose()
     }
 
-    /// No removal is taken further than the step it is at; what is left is taken up by the next start. Does not wait.
+    /// No removal is taken further than the step it is at; what is left is taken up by the next
+    /// start. Does not wait.
     pub fn stop_reclaiming(&self) {
         self.reclaimer.stop();
     }
 
-    /// Finishes what removals left to do, as far as nobody has it open and the kernel answers, before it returns.
+    /// Finishes what removals left to do, as far as nobody has it open and the kernel answers,
+    /// before it returns.
     pub fn cleanup(&self) -> Result<Swept, Error> {
         self.reclaimer.sweep()
     }
@@ -164,7 +172,9 @@ impl Snapshotter {
 
 impl Shared {
     fn find(&self, key: &str) -> Result<SnapshotRecord, Error> {
-        self.store.read(|r| r.find_snapshot(key))?.ok_or_else(|| Error::NotFound { key: key.into() })
+        self.store
+            .read(|r| r.find_snapshot(key))?
+            .ok_or_else(|| Error::NotFound { key: key.into() })
     }
 
     fn mountable(&self, key: &str) -> Result<SnapshotRecord, Error> {
@@ -205,12 +215,18 @@ impl Shared {
 
 /// How to mount a snapshot whose device is `node`.
 fn mounts(record: &SnapshotRecord, node: &Path) -> Result<Vec<Mount>, Error> {
-    let mut options = MountOptions::of(fs_type(&record.fs)?).read_only(record.kind == Kind::View).list();
-    // containerd since 2.0 makes an idmapped mount of it, and older ones fail on them (core/mount/mount_linux.go).
+    let mut options =
+        MountOptions::of(fs_type(&record.fs)?).read_only(record.kind == Kind::View).list();
+    // containerd since 2.0 makes an idmapped mount of it, and older ones fail on them
+    // (core/mount/mount_linux.go).
     if let Ownership::Mapped { uids, gids } = &record.ownership {
         options.extend([format!("uidmap={uids}"), format!("gidmap={gids}")]);
     }
-    Ok(vec![Mount { fs_type: record.fs.clone(), source: node.to_string_lossy().into_owned(), options }])
+    Ok(vec![Mount {
+        fs_type: record.fs.clone(),
+        source: node.to_string_lossy().into_owned(),
+        options,
+    }])
 }
 
 /// The device of a snapshot; a committed one has it only until it is deactivated.
@@ -222,5 +238,7 @@ fn role(record: &SnapshotRecord) -> Role {
 }
 
 fn fs_type(name: &str) -> Result<FsType, Error> {
-    name.parse().map_err(|e: crate::fs::FsError| Error::invalid(format!("file system {name:?}"), e.to_string()))
+    name.parse().map_err(|e: crate::fs::FsError| {
+        Error::invalid(format!("file system {name:?}"), e.to_string())
+    })
 }

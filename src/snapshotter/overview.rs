@@ -17,7 +17,8 @@ pub struct Overview {
     pub committed: u64,
     /// Removed, and not yet taken away.
     pub reclaiming: u64,
-    /// Of those, and of devices that nothing needs any more, the ones that could not be taken away when last tried.
+    /// Of those, and of devices that nothing needs any more, the ones that could not be taken away
+    /// when last tried.
     pub stuck: Vec<Stuck>,
 }
 
@@ -26,8 +27,8 @@ pub struct Overview {
 pub struct Stuck {
     /// Its device-mapper name.
     pub device: String,
-    /// `busy`: somebody has it open or mounted. `hangs`: the kernel has not answered. `failed`: another reason, which is in
-    /// the log; for the pool's own device, that it takes no changes.
+    /// `busy`: somebody has it open or mounted. `hangs`: the kernel has not answered. `failed`:
+    /// another reason, which is in the log; for the pool's own device, that it takes no changes.
     pub why: &'static str,
     /// Who holds it, as far as /proc tells, or that this is not known.
     pub holders: String,
@@ -71,7 +72,8 @@ impl Snapshotter {
         })
     }
 
-    /// Counts what is on record, and asks /proc who holds what is stuck. Reads every record: for a scrape, not for a call.
+    /// Counts what is on record, and asks /proc who holds what is stuck. Reads every record: for a
+    /// scrape, not for a call.
     pub fn overview(&self) -> Result<Overview, Error> {
         let store = &self.shared.store;
         let mut overview = Overview::default();

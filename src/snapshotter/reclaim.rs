@@ -1,11 +1,13 @@
-//! The reclaimer: takes away, behind the answers, what removed snapshots left in the kernel and in the pool.
+//! The reclaimer: takes away, behind the answers, what removed snapshots left in the kernel and in
+//! the pool.
 //!
-//! What it has to do is on record, so a crash loses none of it. What somebody still has open is tried again later, and
-//! holds nothing else up; nor does a device whose removal the kernel does not answer. Devices wait for the kernel's grace
-//! periods when they go, so several go side by side.
+//! What it has to do is on record, so a crash loses none of it. What somebody still has open is
+//! tried again later, and holds nothing else up; nor does a device whose removal the kernel does
+//! not answer. Devices wait for the kernel's grace periods when they go, so several go side by
+//! side.
 //!
-//! Invariant: a sweep reads the table once, in one view of the database, so a thin in it is there with all the removed views
-//! that show it.
+//! Invariant: a sweep reads the table once, in one view of the database, so a thin in it is there
+//! with all the removed views that show it.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,7 +28,8 @@ const WORKERS: usize = 8;
 const BATCH: usize = 256;
 /// How long a removal may take before the others go on without it, and a stop does.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// How long a stop may take beyond the calls under way: what the kernel does not end by then is left to the next start.
+/// How long a stop may take beyond the calls under way: what the kernel does not end by then is
+/// left to the next start.
 pub const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// How long a cleanup waits for a sweep that makes no progress.
 const CLEANUP_LIMIT: Duration = Duration::from_secs(10);
@@ -37,8 +40,8 @@ pub enum Reclaiming {
     /// By a thread of its own, behind the answers; several devices side by side.
     #[default]
     Behind,
-    /// Only by [`Snapshotter::cleanup`](super::Snapshotter::cleanup), one after the other: whoever asks decides when each
-    /// step is taken.
+    /// Only by [`Snapshotter::cleanup`](super::Snapshotter::cleanup), one after the other: whoever
+    /// asks decides when each step is taken.
     OnCall,
 }
 
@@ -48,7 +51,8 @@ pub struct Swept {
     pub reclaimed: usize,
     /// Still open or mounted somewhere; tried again later.
     pub busy: usize,
-    /// Failed for another reason, or not answered by the kernel yet; what is known of it is in the log, and it is tried again.
+    /// Failed for another reason, or not answered by the kernel yet; what is known of it is in the
+    /// log, and it is tried again.
     pub failed: usize,
 }
 
@@ -120,12 +124,15 @@ impl Reclaimer {
         self.kick();
     }
 
-    /// Takes away what can be taken away now. Where a sweep that is under way gets no further, it is not waited for.
+    /// Takes away what can be taken away now. Where a sweep that is under way gets no further, it
+    /// is not waited for.
     pub fn sweep(&self) -> Result<Swept, Error> {
         match self.work.begin(Some(CLEANUP_LIMIT)) {
             Some(alone) => self.work.sweep(&alone, true),
             None => {
-                tracing::warn!("a sweep gets no further; removals go on behind the answer to this cleanup");
+                tracing::warn!(
+                    "a sweep gets no further; removals go on behind the answer to this cleanup"
+                );
                 Ok(Swept::default())
             }
         }
@@ -144,7 +151,8 @@ impl Reclaimer {
 }
 
 impl Drop for Reclaimer {
-    /// Waits for the steps under way, but not for one that the kernel does not end: each is safe to be cut short anywhere.
+    /// Waits for the steps under way, but not for one that the kernel does not end: each is safe to
+    /// be cut short anywhere.
     fn drop(&mut self) {
         self.stop();
         if !self.behind {
@@ -153,7 +161,9 @@ impl Drop for Reclaimer {
         let wake = locked(&self.work.wake);
         let waited = self.work.woken.wait_timeout_while(wake, STOP_LIMIT, |wake| !wake.ended);
         if waited.is_ok_and(|(wake, _)| !wake.ended) {
-            tracing::warn!("the reclaimer is not waited for; what it was at is taken up by the next start");
+            tracing::warn!(
+                "the reclaimer is not waited for; what it was at is taken up by the next start"
+            );
         }
     }
 }
@@ -202,7 +212,8 @@ impl Work {
         self.woken.notify_all();
     }
 
-    /// Waits for a kick, or until something that is left is to be tried again; false when it is time to stop.
+    /// Waits for a kick, or until something that is left is to be tried again; false when it is
+    /// time to stop.
     fn wait(&self, left: bool) -> bool {
         let idle = |wake: &mut Wake| !wake.kicked && !self.stopping();
         let wake = locked(&self.wake);
@@ -220,15 +231,21 @@ impl Work {
         self.stop.load(Ordering::SeqCst)
     }
 
-    /// Waits until no other sweep is under way; `None` when it is time to stop, or one that is makes no progress for `limit`.
+    /// Waits until no other sweep is under way; `None` when it is time to stop, or one that is
+    /// makes no progress for `limit`.
     fn begin(&self, limit: Option<Duration>) -> Option<Alone<'_>> {
         let mut wake = locked(&self.wake);
         while wake.sweeping {
-            let stands_still = |limit: Duration| wake.progress.is_none_or(|at| at.elapsed() >= limit);
+            let stands_still =
+                |limit: Duration| wake.progress.is_none_or(|at| at.elapsed() >= limit);
             if self.stopping() || limit.is_some_and(stands_still) {
                 return None;
             }
-            wake = self.woken.wait_timeout(wake, Duration::from_millis(100)).unwrap_or_else(|e| e.into_inner()).0;
+            wake = self
+                .woken
+                .wait_timeout(wake, Duration::from_millis(100))
+                .unwrap_or_else(|e| e.into_inner())
+                .0;
         }
         (wake.sweeping, wake.progress) = (true, Some(Instant::now()));
         Some(Alone(self))
@@ -241,7 +258,8 @@ impl Work {
         action: impl Fn(&Work, I) -> T + Clone + Send + 'static,
     ) -> Vec<Option<T>> {
         let job = |(role, item): &(Role, I)| -> Job<T> {
-            let (work, action, role, item) = (Arc::clone(self), action.clone(), *role, item.clone());
+            let (work, action, role, item) =
+                (Arc::clone(self), action.clone(), *role, item.clone());
             Box::new(move || {
                 let _under_way = UnderWay::begin(&work, role);
                 let result = action(&work, item);
@@ -275,7 +293,12 @@ impl Work {
     }
 
     /// Those of `entries` that it is time to try.
-    fn due<I>(&self, entries: Vec<I>, role: impl Fn(&I) -> Role, tally: &mut Tally<'_>) -> Vec<(Role, I)> {
+    fn due<I>(
+        &self,
+        entries: Vec<I>,
+        role: impl Fn(&I) -> Role,
+        tally: &mut Tally<'_>,
+    ) -> Vec<(Role, I)> {
         let under_way = locked(&self.under_way).clone();
         let named = entries.into_iter().map(|entry| (role(&entry), entry));
         named.filter(|(role, _)| tally.is_due(*role, &under_way)).collect()
@@ -301,7 +324,8 @@ impl Work {
         let due = self.due(views.clone(), |entry| Role::View(entry.number), tally);
         let mut gone = BTreeSet::new();
         for batch in due.chunks(BATCH) {
-            let results = self.each(batch, |work, entry| work.shared.pool.deactivate(Role::View(entry.number)));
+            let results = self
+                .each(batch, |work, entry| work.shared.pool.deactivate(Role::View(entry.number)));
             let mut done = Vec::new();
             for ((role, entry), result) in batch.iter().zip(results) {
                 if !self.was_stopped(&result) && tally.take(*role, result) {
@@ -314,7 +338,12 @@ impl Work {
         Ok(views.into_iter().filter(|view| !gone.contains(&view.number)).collect())
     }
 
-    fn sweep_thins(self: &Arc<Self>, thins: Vec<ReclaimRecord>, all: bool, tally: &mut Tally<'_>) -> Result<(), Error> {
+    fn sweep_thins(
+        self: &Arc<Self>,
+        thins: Vec<ReclaimRecord>,
+        all: bool,
+        tally: &mut Tally<'_>,
+    ) -> Result<(), Error> {
         let due = self.due(thins, |entry| Role::Snapshot(entry.number), tally);
         let mut left = due.as_slice();
         while !left.is_empty() && !self.stopping() {
@@ -330,7 +359,9 @@ impl Work {
             for ((role, entry), result) in batch.iter().zip(results) {
                 if matches!(result, Some(Ok(Outcome::Left))) {
                     tally.swept.failed += 1;
-                } else if !self.was_stopped(&result) && tally.take(*role, result.map(|result| result.map(drop))) {
+                } else if !self.was_stopped(&result)
+                    && tally.take(*role, result.map(|result| result.map(drop)))
+                {
                     done.push(entry.number);
                 }
             }
@@ -345,7 +376,8 @@ impl Work {
         result.is_none() && self.stopping()
     }
 
-    /// Looks whether thins can be deleted at all; one that could not a moment ago is not looked at, unless `now`.
+    /// Looks whether thins can be deleted at all; one that could not a moment ago is not looked at,
+    /// unless `now`.
     fn pool_takes_changes(&self, now: bool) -> bool {
         if !now && self.troubles.pool_rests() {
             return false;
@@ -357,9 +389,13 @@ impl Work {
         !self.troubles.pool_rests()
     }
 
-    /// The thins that removed views still show to somebody (`views` are those that are left), and those of `thins` that a view on
-    /// record shows.
-    fn shown(&self, views: &[ReclaimRecord], thins: &[ReclaimRecord]) -> Result<BTreeSet<ThinId>, Error> {
+    /// The thins that removed views still show to somebody (`views` are those that are left), and
+    /// those of `thins` that a view on record shows.
+    fn shown(
+        &self,
+        views: &[ReclaimRecord],
+        thins: &[ReclaimRecord],
+    ) -> Result<BTreeSet<ThinId>, Error> {
         let of_views = views.iter().filter_map(|entry| match entry.kind {
             ReclaimKind::View { of } => Some(of),
             ReclaimKind::Thin(_) => None,
@@ -380,7 +416,9 @@ impl Work {
         if done.is_empty() {
             return Ok(());
         }
-        self.shared.store.commit(|c| done.iter().try_for_each(|number| c.remove_reclaim(*number).map(drop)))?;
+        self.shared
+            .store
+            .commit(|c| done.iter().try_for_each(|number| c.remove_reclaim(*number).map(drop)))?;
         Ok(())
     }
 

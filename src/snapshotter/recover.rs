@@ -1,8 +1,9 @@
-//! Puts right, at start, whatever the last run left: devices half made, suspended or in the way, and thins that were made
-//! and never recorded.
+//! Puts right, at start, whatever the last run left: devices half made, suspended or in the way,
+//! and thins that were made and never recorded.
 //!
-//! Architecture Invariant: nothing is deleted here but thins inside the last run's leases that no record owns, and that only in
-//! a pool of our own; no device is touched whose uuid is not of this pool.
+//! Architecture Invariant: nothing is deleted here but thins inside the last run's leases that no
+//! record owns, and that only in a pool of our own; no device is touched whose uuid is not of this
+//! pool.
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
@@ -25,10 +26,11 @@ enum Fate {
 
 /// Returns the devices that are to go as soon as nobody has them open.
 pub fn recover(shared: &Shared) -> Result<BTreeSet<Role>, Error> {
-    // Before anything is changed: whether database and pool belong together is not known of a shared pool until then.
+    // Before anything is changed: whether database and pool belong together is not known of a
+    // shared pool until then.
     shared.pool.join(&shared.disks).map_err(Error::start)?;
-    // First: the last run may have ended between a device and its node, and a node that is left over leads to whatever device
-    // has its number now.
+    // First: the last run may have ended between a device and its node, and a node that is left
+    // over leads to whatever device has its number now.
     shared.pool.sweep_nodes().map_err(Error::start)?;
     let mut idle = BTreeSet::new();
     for role in shared.pool.devices().map_err(Error::start)? {
@@ -89,19 +91,24 @@ fn keep(shared: &Shared, role: Role, info: &DeviceInfo) -> Result<(), Error> {
 fn fate(shared: &Shared, role: Role) -> Result<Fate, Error> {
     let owner = match role {
         Role::Balloon if shared.store.read(|r| r.balloon())?.is_some() => return Ok(Fate::Keep),
-        Role::Snapshot(number) | Role::View(number) => shared.store.read(|r| r.number_owner(number))?,
+        Role::Snapshot(number) | Role::View(number) => {
+            shared.store.read(|r| r.number_owner(number))?
+        }
         _ => None,
     };
     let key = match owner {
         Some(Owner::Snapshot(key)) => key,
         Some(Owner::Reclaim(_)) => return Ok(Fate::Keep),
-        Some(Owner::Template(_) | Owner::Balloon | Owner::Foreign) | None => return Ok(Fate::Remove),
+        Some(Owner::Template(_) | Owner::Balloon | Owner::Foreign) | None => {
+            return Ok(Fate::Remove)
+        }
     };
     Ok(Fate::Kept(Box::new(shared.find(&key)?)))
 }
 
-/// Whether a device of ours shows what its record says. One that does not is taken away, and made anew when it is needed; somebody who
-/// has it open has another thin than they believe, so then the start is refused.
+/// Whether a device of ours shows what its record says. One that does not is taken away, and made
+/// anew when it is needed; somebody who has it open has another thin than they believe, so then the
+/// start is refused.
 fn shows_its_thin(shared: &Shared, role: Role, record: &SnapshotRecord) -> Result<bool, Error> {
     let shown = shared.pool.shown(role).map_err(Error::start)?;
     if shown == Some((record.thin, record.size)) {
@@ -112,25 +119,42 @@ fn shows_its_thin(shared: &Shared, role: Role, record: &SnapshotRecord) -> Resul
     match shared.pool.deactivate(role) {
         Ok(()) => Ok(false),
         Err(busy) if busy.is_busy() => {
-            let found = shown.map_or("no thin of this pool".into(), |(thin, size)| format!("{size} of thin {thin}"));
-            let wanted = format!("{} of thin {} in pool {}", record.size, record.thin, shared.pool.device_name());
+            let found = shown.map_or("no thin of this pool".into(), |(thin, size)| {
+                format!("{size} of thin {thin}")
+            });
+            let wanted = format!(
+                "{} of thin {} in pool {}",
+                record.size,
+                record.thin,
+                shared.pool.device_name()
+            );
             Err(Error::start(PoolError::StandsElsewhere { device, found, wanted }))
         }
         Err(error) => Err(Error::start(error)),
     }
 }
 
-/// A commit that was cut short leaves an active snapshot's device read-only; one that was not deactivated is made so.
+/// A commit that was cut short leaves an active snapshot's device read-only; one that was not
+/// deactivated is made so.
 fn set_read_only(shared: &Shared, role: Role, read_only: bool) -> Result<(), Error> {
     let device = || Subject::Device(shared.pool.names().name(role).to_string());
-    let disk = shared.disks.open(&shared.pool.node(role), Access::Read).during(device(), "cannot be opened")?;
+    let disk = shared
+        .disks
+        .open(&shared.pool.node(role), Access::Read)
+        .during(device(), "cannot be opened")?;
     if disk.is_read_only().during(device(), "cannot be looked at")? != read_only {
-        disk.set_read_only(read_only).during(device(), "cannot change between writable and read-only")?;
+        disk.set_read_only(read_only)
+            .during(device(), "cannot change between writable and read-only")?;
     }
     Ok(())
 }
 
-fn remove(shared: &Shared, role: Role, info: &DeviceInfo, idle: &mut BTreeSet<Role>) -> Result<(), Error> {
+fn remove(
+    shared: &Shared,
+    role: Role,
+    info: &DeviceInfo,
+    idle: &mut BTreeSet<Role>,
+) -> Result<(), Error> {
     match shared.pool.deactivate(role) {
         Ok(()) => Ok(()),
         Err(error) if error.is_busy() => {
@@ -151,8 +175,13 @@ fn remove(shared: &Shared, role: Role, info: &DeviceInfo, idle: &mut BTreeSet<Ro
 
 fn remember_view(shared: &Shared, role: Role, number: u64) -> Result<(), Error> {
     let Some((of, size)) = shared.pool.shown(role).map_err(Error::start)? else { return Ok(()) };
-    let entry =
-        ReclaimRecord { number, kind: ReclaimKind::View { of }, size, key: String::new(), since: SystemTime::now() };
+    let entry = ReclaimRecord {
+        number,
+        kind: ReclaimKind::View { of },
+        size,
+        key: String::new(),
+        since: SystemTime::now(),
+    };
     Ok(shared.store.commit(|c| c.put_reclaim(&entry))?)
 }
 
@@ -163,8 +192,13 @@ fn delete_unrecorded(shared: &Shared) -> Result<(), Error> {
             Err(error) if error.is_busy() => {
                 let kind = ReclaimKind::Thin(id);
                 let size = shared.settings.base_image_size;
-                let entry =
-                    ReclaimRecord { number: id.get().into(), kind, size, key: String::new(), since: SystemTime::now() };
+                let entry = ReclaimRecord {
+                    number: id.get().into(),
+                    kind,
+                    size,
+                    key: String::new(),
+                    since: SystemTime::now(),
+                };
                 shared.store.commit(|c| c.put_reclaim(&entry))?;
             }
             Err(error) => return Err(Error::start(error)),

@@ -1,4 +1,5 @@
-//! How large a new snapshot gets: who may ask for how much, and what the pool and the file system can bear.
+//! How large a new snapshot gets: who may ask for how much, and what the pool and the file system
+//! can bear.
 
 use super::marks::is_unpack;
 use super::{fs_type, Error, Labels, Shared, Subject};
@@ -9,7 +10,8 @@ use crate::units::Sectors;
 /// The size of a writable snapshot: bytes, or a number with a unit.
 pub const MAX_SIZE: &str = "containerd.io/snapshot/max-size";
 
-/// An empty file system may take one part in this many of the pool: 160 MiB of 10 GiB, enough for an ext4 of 5 TiB.
+/// An empty file system may take one part in this many of the pool: 160 MiB of 10 GiB, enough for
+/// an ext4 of 5 TiB.
 const SHARE: u64 = 64;
 /// What it may always take, however small the pool is.
 const ALWAYS: u64 = 4 << 20;
@@ -28,7 +30,8 @@ impl Asked {
     /// Reads [`MAX_SIZE`].
     ///
     /// # Errors
-    /// [`Error::Invalid`] for what is no size. From an image it is ignored, since it must not keep anybody from pulling it.
+    /// [`Error::Invalid`] for what is no size. From an image it is ignored, since it must not keep
+    /// anybody from pulling it.
     pub fn of(key: &str, labels: &Labels) -> Result<Asked, Error> {
         let Some(text) = labels.get(MAX_SIZE) else { return Ok(Asked::Nothing) };
         match Sectors::parse_device(text) {
@@ -57,9 +60,14 @@ impl Shared {
     /// The size of a new writable snapshot. Nothing has been made yet.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] where the pool or the file system cannot bear it; only for what a caller or the configuration asks
-    /// for. What an image asks for is held to what it may have.
-    pub(super) fn size_of_new(&self, key: &str, basis: &Basis<'_>, asked: Asked) -> Result<Sectors, Error> {
+    /// [`Error::TooLarge`] where the pool or the file system cannot bear it; only for what a caller
+    /// or the configuration asks for. What an image asks for is held to what it may have.
+    pub(super) fn size_of_new(
+        &self,
+        key: &str,
+        basis: &Basis<'_>,
+        asked: Asked,
+    ) -> Result<Sectors, Error> {
         let least = basis.size.max(self.settings.base_image_size);
         let (asked, of_image) = match asked {
             Asked::Nothing => (least, false),
@@ -97,7 +105,8 @@ impl Shared {
         Err(self.too_large("base_image_size".into(), fs, size, (size, most), total))
     }
 
-    /// Refuses to make a template where it would fill the pool: not only would it fail, everybody else's writes would as well.
+    /// Refuses to make a template where it would fill the pool: not only would it fail, everybody
+    /// else's writes would as well.
     pub(super) fn must_have_room(&self, fs: FsType, size: Sectors) -> Result<(), Error> {
         let needed = cost::bytes(fs, size, size) / cost::UNIT * self.pool.block_size().0 * 512;
         let room = self.pool.look().map_err(|source| Error::Pool {
@@ -116,12 +125,16 @@ impl Shared {
 
     fn pool_total(&self, key: &str) -> Result<u64, Error> {
         let step = "cannot be measured against its pool";
-        let room =
-            self.pool.look().map_err(|source| Error::Pool { key: key.into(), step, source: Box::new(source) })?;
+        let room = self.pool.look().map_err(|source| Error::Pool {
+            key: key.into(),
+            step,
+            source: Box::new(source),
+        })?;
         Ok(room.data.map_or(0, |data| data.total))
     }
 
-    /// What the file system at the bottom of a chain was made with: the size of the lowest layer, at the most.
+    /// What the file system at the bottom of a chain was made with: the size of the lowest layer,
+    /// at the most.
     fn made_size(&self, basis: &Basis<'_>) -> Result<Sectors, Error> {
         let mut made = basis.size;
         let mut parent = basis.parent.map(|parent| parent.key.clone());
@@ -133,7 +146,14 @@ impl Shared {
         Ok(made)
     }
 
-    fn too_large(&self, what: String, fs: FsType, made: Sectors, sizes: (Sectors, Sectors), total: u64) -> Error {
+    fn too_large(
+        &self,
+        what: String,
+        fs: FsType,
+        made: Sectors,
+        sizes: (Sectors, Sectors),
+        total: u64,
+    ) -> Error {
         let (asked, most) = sizes;
         let why = if asked > cost::largest(fs, made) {
             format!(
@@ -143,7 +163,8 @@ impl Shared {
             )
         } else {
             let takes = Sectors(cost::bytes(fs, made, asked) / 512).to_text();
-            let (share, total) = (Sectors(share(total) / 512).to_text(), Sectors(total / 512).to_text());
+            let (share, total) =
+                (Sectors(share(total) / 512).to_text(), Sectors(total / 512).to_text());
             format!(
                 "an empty {fs} of that size takes up to {takes} of pool {}, which has {total}; {share} is the most",
                 self.pool.device_name()
@@ -179,7 +200,10 @@ mod tests {
 
     #[test]
     fn what_an_image_says_is_the_images_word_and_never_an_error() {
-        assert_eq!(asked("d/1/extract-1 sha256:ab", "20GiB").unwrap(), Asked::Image(Sectors(20 << 21)));
+        assert_eq!(
+            asked("d/1/extract-1 sha256:ab", "20GiB").unwrap(),
+            Asked::Image(Sectors(20 << 21))
+        );
         assert_eq!(asked("d/1/extract-1 sha256:ab", "abc").unwrap(), Asked::Nothing);
     }
 }

@@ -1,8 +1,9 @@
-//! Templates: mkfs runs once for each file system type, options and size; base layers are snapshots of what it made.
+//! Templates: mkfs runs once for each file system type, options and size; base layers are snapshots
+//! of what it made.
 //!
-//! A template is made on an unrecorded thin and recorded when it is whole and on disk, so a crash leaves nothing half made.
-//! Where it cannot be made (no room, no mkfs), the daemon serves all the same: all that stands on a parent needs none. It is
-//! made by the next that does.
+//! A template is made on an unrecorded thin and recorded when it is whole and on disk, so a crash
+//! leaves nothing half made. Where it cannot be made (no room, no mkfs), the daemon serves all the
+//! same: all that stands on a parent needs none. It is made by the next that does.
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -14,7 +15,8 @@ use crate::block::Access;
 use crate::pool::{IdGuard, Role};
 use crate::store::{SnapshotRecord, TemplateKey, TemplateRecord};
 
-/// Lets one at a time make a template, and remembers how the last try failed, for those who waited for it.
+/// Lets one at a time make a template, and remembers how the last try failed, for those who waited
+/// for it.
 #[derive(Debug, Default)]
 pub struct Maker(Mutex<Option<Failure>>);
 
@@ -51,7 +53,8 @@ pub fn template(shared: &Shared) -> Result<TemplateRecord, Error> {
 /// Makes sure of the template, so that what is wrong shows at the start.
 ///
 /// # Errors
-/// For settings with which there never can be one, and where the database has failed. Everything else is logged.
+/// For settings with which there never can be one, and where the database has failed. Everything
+/// else is logged.
 pub fn at_start(shared: &Shared) -> Result<(), Error> {
     match template(shared) {
         Ok(_) => Ok(()),
@@ -64,19 +67,24 @@ pub fn at_start(shared: &Shared) -> Result<(), Error> {
     }
 }
 
-/// Inodes that the empty file system of a layer without a parent has in use: what was recorded of its template, or of one of
-/// the same type where the settings have changed since. Makes none.
+/// Inodes that the empty file system of a layer without a parent has in use: what was recorded of
+/// its template, or of one of the same type where the settings have changed since. Makes none.
 pub fn empty_inodes(shared: &Shared, record: &SnapshotRecord) -> Result<u64, Error> {
     let now = key(shared);
     let templates = shared.store.read(|r| r.templates())?;
     let alike = templates.iter().filter(|(key, _)| key.fs == record.fs);
-    let best = alike.max_by_key(|(key, template)| (*key == now, key.size == record.size, template.created_at));
+    let best = alike
+        .max_by_key(|(key, template)| (*key == now, key.size == record.size, template.created_at));
     Ok(best.and_then(|(_, template)| template.inodes).unwrap_or(0))
 }
 
 fn key(shared: &Shared) -> TemplateKey {
     let settings = &shared.settings;
-    TemplateKey { fs: settings.fs.fs_type.to_string(), options: settings.fs.digest(), size: settings.base_image_size }
+    TemplateKey {
+        fs: settings.fs.fs_type.to_string(),
+        options: settings.fs.digest(),
+        size: settings.base_image_size,
+    }
 }
 
 fn make(shared: &Shared, key: &TemplateKey, what: &str) -> Result<TemplateRecord, Error> {
@@ -100,22 +108,39 @@ fn format(shared: &Shared) -> Result<(IdGuard<'_>, TemplateRecord), Error> {
     let size = shared.settings.base_image_size;
     let thin = shared.pool.create(None).during(IT, "has no thin")?;
     let role = Role::Template(thin.get());
-    let made = shared.pool.activate(role, thin.get(), size, false).during(IT, "has no device").and_then(|node| {
-        shared.formatter.format(&node, &shared.settings.fs, size).during(IT, "cannot be formatted")?;
-        shared.disks.open(&node, Access::Read).and_then(|disk| disk.flush()).during(IT, "cannot be flushed")?;
-        let state = shared.formatter.inspect(&node, shared.settings.fs.fs_type).during(IT, "cannot be measured")?;
-        Ok((shared.pool.mapped(role).during(IT, "cannot be measured")?, state.used_inodes))
-    });
+    let made =
+        shared.pool.activate(role, thin.get(), size, false).during(IT, "has no device").and_then(
+            |node| {
+                shared
+                    .formatter
+                    .format(&node, &shared.settings.fs, size)
+                    .during(IT, "cannot be formatted")?;
+                shared
+                    .disks
+                    .open(&node, Access::Read)
+                    .and_then(|disk| disk.flush())
+                    .during(IT, "cannot be flushed")?;
+                let state = shared
+                    .formatter
+                    .inspect(&node, shared.settings.fs.fs_type)
+                    .during(IT, "cannot be measured")?;
+                Ok((shared.pool.mapped(role).during(IT, "cannot be measured")?, state.used_inodes))
+            },
+        );
     // mkfs says no more than "Input/output error" of a full pool; undoing makes room again.
-    let made = made.map_err(|error| match shared.must_have_room(shared.settings.fs.fs_type, size) {
-        Err(full @ Error::NoRoom { .. }) => full,
-        _ => error,
-    });
+    let made =
+        made.map_err(|error| match shared.must_have_room(shared.settings.fs.fs_type, size) {
+            Err(full @ Error::NoRoom { .. }) => full,
+            _ => error,
+        });
     let gone = shared.pool.deactivate(role).during(IT, "keeps its device");
     let (mapped, inodes) = match (made, gone) {
         (Ok(measured), Ok(())) => measured,
         (Err(error), _) | (_, Err(error)) => {
-            return Err(undone(error, shared.pool.take_back(thin).during(IT, "left its thin behind")));
+            return Err(undone(
+                error,
+                shared.pool.take_back(thin).during(IT, "left its thin behind"),
+            ));
         }
     };
     let record = TemplateRecord {

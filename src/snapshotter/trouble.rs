@@ -84,7 +84,8 @@ impl Troubles {
     /// When something is to be tried again, if anything is.
     pub fn next(&self) -> Option<Duration> {
         let known = self.known();
-        let again = known.values().filter(|trouble| trouble.why != Why::Hangs).map(|trouble| trouble.again);
+        let again =
+            known.values().filter(|trouble| trouble.why != Why::Hangs).map(|trouble| trouble.again);
         let again = again.chain(self.refusal().map(|(_, again)| again)).min()?;
         Some(again.saturating_duration_since(Instant::now()))
     }
@@ -104,10 +105,12 @@ impl Troubles {
         }
         if let Some((since, _)) = *self.refusal() {
             let device = pool.device_name().to_string();
-            let one = Stuck { device, why: "failed", holders: String::new(), since: since.elapsed() };
+            let one =
+                Stuck { device, why: "failed", holders: String::new(), since: since.elapsed() };
             stuck.push((one, None));
         }
-        let watched: Vec<Watched> = stuck.iter().filter_map(|(_, watched)| watched.clone()).collect();
+        let watched: Vec<Watched> =
+            stuck.iter().filter_map(|(_, watched)| watched.clone()).collect();
         let told = self.holders(&watched);
         let named = |(one, watched): (Stuck, Option<Watched>)| Stuck {
             holders: watched.map(|watched| told(&watched)).unwrap_or_default(),
@@ -121,8 +124,12 @@ impl Troubles {
         let found = self.lookout.ask(watched, LOOK_LIMIT);
         let busy = self.lookout.busy();
         move |watched| match (found.get(&watched.device), busy) {
-            (Some(holders), _) => holders.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-            (None, Some(busy)) => format!("not known: /proc has not been read through in {} s", busy.as_secs()),
+            (Some(holders), _) => {
+                holders.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+            }
+            (None, Some(busy)) => {
+                format!("not known: /proc has not been read through in {} s", busy.as_secs())
+            }
             (None, None) => "not known yet".into(),
         }
     }
@@ -167,13 +174,19 @@ impl Tally<'_> {
                 self.swept.reclaimed += 1;
                 return true;
             }
-            Some(Err(error)) => (if error.is_busy() { Why::Busy } else { Why::Failed }, error.to_string()),
-            None => (Why::Hangs, format!("device {}: the kernel has not answered", self.pool.names().name(role))),
+            Some(Err(error)) => {
+                (if error.is_busy() { Why::Busy } else { Why::Failed }, error.to_string())
+            }
+            None => (
+                Why::Hangs,
+                format!("device {}: the kernel has not answered", self.pool.names().name(role)),
+            ),
         };
         *(if why == Why::Busy { &mut self.swept.busy } else { &mut self.swept.failed }) += 1;
         let before = self.troubles.known().remove(&role);
         let is_news = before.as_ref().is_none_or(|trouble| trouble.why != why);
-        let (since, known) = before.map_or((Instant::now(), None), |trouble| (trouble.since, trouble.watched));
+        let (since, known) =
+            before.map_or((Instant::now(), None), |trouble| (trouble.since, trouble.watched));
         // The kernel is asked for the number once, and not at every scrape.
         let watched = match (known, why) {
             (None, Why::Busy) => self
@@ -205,9 +218,16 @@ impl Tally<'_> {
             let name = self.pool.names().name(role);
             match why {
                 Why::Busy => {
-                    let by =
-                        watched.iter().find(|watched| watched.name == name.as_str()).map(&told).unwrap_or_default();
-                    tracing::info!(error, by, "still in use; it is tried again after {first} s, later every {last} s");
+                    let by = watched
+                        .iter()
+                        .find(|watched| watched.name == name.as_str())
+                        .map(&told)
+                        .unwrap_or_default();
+                    tracing::info!(
+                        error,
+                        by,
+                        "still in use; it is tried again after {first} s, later every {last} s"
+                    );
                 }
                 Why::Failed => {
                     tracing::error!(
@@ -215,7 +235,9 @@ impl Tally<'_> {
                         "cannot be reclaimed; it is tried again after {first} s, later every {last} s"
                     );
                 }
-                Why::Hangs => tracing::error!(error, "cannot be reclaimed yet; the others go on without it"),
+                Why::Hangs => {
+                    tracing::error!(error, "cannot be reclaimed yet; the others go on without it")
+                }
             }
         }
         self.swept

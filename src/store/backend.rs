@@ -1,5 +1,5 @@
-//! What lies under redb, watched: how often it is told to sync, each of which is a wait for the disk, and whether a sync has
-//! failed. Room is set aside as it grows.
+//! What lies under redb, watched: how often it is told to sync, each of which is a wait for the
+//! disk, and whether a sync has failed. Room is set aside as it grows.
 
 use std::io;
 use std::io::ErrorKind::{Other, StorageFull};
@@ -49,8 +49,9 @@ impl<B: StorageBackend> Watched<B> {
         Watched { inner, watch, file: None }
     }
 
-    /// The same for what is in a file, all of whose blocks get their place before they are needed, and as many behind its end: so
-    /// a database can be written to, and grow once, on a full disk. Whatever gives room again has to be written down first.
+    /// The same for what is in a file, all of whose blocks get their place before they are needed,
+    /// and as many behind its end: so a database can be written to, and grow once, on a full disk.
+    /// Whatever gives room again has to be written down first.
     pub(super) fn in_file(inner: B, watch: Arc<Watch>, file: &Path) -> Self {
         let watched = Watched { inner, watch, file: Some(file.into()) };
         let aside = watched.inner.len().and_then(|length| watched.set_aside(length));
@@ -63,8 +64,11 @@ impl<B: StorageBackend> Watched<B> {
     fn set_aside(&self, length: u64) -> io::Result<()> {
         let Some(file) = self.file.as_ref().filter(|_| length > 0) else { return Ok(()) };
         let ahead = length.min(RESERVE_MOST);
-        let aside = block::set_aside(file, length + ahead).or_else(|_| block::set_aside(file, length));
-        aside.map_err(|error| io::Error::new(if error.is_no_space() { StorageFull } else { Other }, error))
+        let aside =
+            block::set_aside(file, length + ahead).or_else(|_| block::set_aside(file, length));
+        aside.map_err(|error| {
+            io::Error::new(if error.is_no_space() { StorageFull } else { Other }, error)
+        })
     }
 }
 
@@ -109,7 +113,11 @@ impl<B: StorageBackend> StorageBackend for Watched<B> {
         self.inner.try_lock_range(start, end)
     }
 
-    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+    fn try_lock_shared_range(
+        &self,
+        start: Bound<u64>,
+        end: Bound<u64>,
+    ) -> Result<bool, BackendError> {
         self.inner.try_lock_shared_range(start, end)
     }
 

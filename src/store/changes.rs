@@ -2,15 +2,17 @@
 //!
 //! A change collects what it does in an overlay of its own and never touches the database. Checked
 //! here, so that no caller can break it:
-//! - a parent exists, is committed, and is the one that was looked up; a snapshot with children stays, and stays committed;
-//! - a view is made on its parent's thin and a snapshot with children keeps its thin, so that no thin is given up which a view on record shows;
+//! - a parent exists, is committed, and is the one that was looked up; a snapshot with children
+//!   stays, and stays committed;
+//! - a view is made on its parent's thin and a snapshot with children keeps its thin, so that no
+//!   thin is given up which a view on record shows;
 //! - a thin id and a device number belong to one record at the most (a view's thin is not its own);
 //! - the indexes (children, owners) say what the records say, because nothing else writes either.
 //!
 //! An operation that is refused has changed nothing: all of it is checked before any of it is done.
 //!
-//! The thin or the number of one record can pass to another within a change: first remove or replace
-//! the old record, then add the new one.
+//! The thin or the number of one record can pass to another within a change: first remove or
+//! replace the old record, then add the new one.
 
 use std::ops::Deref;
 
@@ -23,15 +25,16 @@ use super::overlay::Overlay;
 use super::owners::{Owned, Owns};
 use super::reader::{not_found, Reader};
 use super::records::{
-    BalloonRecord, ClaimRecord, IdRange, Kind, LapsesRecord, Owner, ParentRef, PoolRecord, ReclaimRecord,
-    SnapshotRecord, TemplateKey, TemplateRecord,
+    BalloonRecord, ClaimRecord, IdRange, Kind, LapsesRecord, Owner, ParentRef, PoolRecord,
+    ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord,
 };
 use super::tables::{self, meta, Table};
 
 /// The first number that is no thin id any more.
 const THIN_IDS: u32 = 1 << 24;
 
-/// The records, changeable. Everything that [`Reader`] reads can be read here too, changes included.
+/// The records, changeable. Everything that [`Reader`] reads can be read here too, changes
+/// included.
 pub struct Changes<'a> {
     reader: Reader<'a>,
 }
@@ -58,8 +61,9 @@ impl<'a> Changes<'a> {
     /// Adds a snapshot on `parent`, which is the one that was looked up when its content was taken.
     ///
     /// # Errors
-    /// [`StoreError::AlreadyExists`]; for its parent [`StoreError::NoParent`], [`StoreError::NotCommitted`] or, where another
-    /// snapshot has its key by now, [`StoreError::ParentChanged`]; [`StoreError::ViewOfOther`]; [`StoreError::ThinOwned`] and
+    /// [`StoreError::AlreadyExists`]; for its parent [`StoreError::NoParent`],
+    /// [`StoreError::NotCommitted`] or, where another snapshot has its key by now,
+    /// [`StoreError::ParentChanged`]; [`StoreError::ViewOfOther`]; [`StoreError::ThinOwned`] and
     /// [`StoreError::NumberOwned`] where another record has them; [`StoreError::EmptyKey`].
     pub fn insert_snapshot(
         &mut self,
@@ -68,32 +72,41 @@ impl<'a> Changes<'a> {
         parent: Option<&ParentRef>,
     ) -> Result<(), StoreError> {
         self.check_key_free(key)?;
-        let changed = |parent: &str| StoreError::ParentChanged { key: key.to_owned(), parent: parent.to_owned() };
+        let changed = |parent: &str| StoreError::ParentChanged {
+            key: key.to_owned(),
+            parent: parent.to_owned(),
+        };
         if record.parent.as_deref() != parent.map(|parent| parent.key.as_str()) {
             return Err(changed(record.parent.as_deref().unwrap_or_default()));
         }
         if let Some(parent) = parent {
-            let now =
-                self.find_snapshot(&parent.key)?.ok_or_else(|| StoreError::NoParent { key: parent.key.clone() })?;
+            let now = self
+                .find_snapshot(&parent.key)?
+                .ok_or_else(|| StoreError::NoParent { key: parent.key.clone() })?;
             if now.kind != Kind::Committed {
                 return Err(StoreError::NotCommitted { key: parent.key.clone(), kind: now.kind });
             }
             if !parent.is(&now) {
                 return Err(changed(&parent.key));
             }
-            // A view has no thin of its own. Its parent's stays as long as it, since a snapshot with children does.
+            // A view has no thin of its own. Its parent's stays as long as it, since a snapshot
+            // with children does.
             if record.kind == Kind::View && record.thin != now.thin {
-                return Err(StoreError::ViewOfOther { key: key.to_owned(), thin: record.thin.get() });
+                return Err(StoreError::ViewOfOther {
+                    key: key.to_owned(),
+                    thin: record.thin.get(),
+                });
             }
         }
         self.add(key, record)
     }
 
-    /// Puts `record` under `name` in place of the snapshot `key`: a commit. It stands on the parent that it had.
+    /// Puts `record` under `name` in place of the snapshot `key`: a commit. It stands on the parent
+    /// that it had.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::HasChildren`]; [`StoreError::ParentFixed`]; and those of
-    /// [`Changes::insert_snapshot`] for the name, the thin and the number.
+    /// [`StoreError::NotFound`]; [`StoreError::HasChildren`]; [`StoreError::ParentFixed`]; and
+    /// those of [`Changes::insert_snapshot`] for the name, the thin and the number.
     pub fn rename_snapshot(
         &mut self,
         key: &str,
@@ -142,9 +155,13 @@ impl<'a> Changes<'a> {
     ///
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::ParentFixed`]; [`StoreError::HasChildren`] where a
-    /// committed snapshot with children was to become something else; and, for thin and number, those
-    /// of [`Changes::insert_snapshot`].
-    pub fn replace_snapshot(&mut self, key: &str, record: &SnapshotRecord) -> Result<(), StoreError> {
+    /// committed snapshot with children was to become something else; and, for thin and number,
+    /// those of [`Changes::insert_snapshot`].
+    pub fn replace_snapshot(
+        &mut self,
+        key: &str,
+        record: &SnapshotRecord,
+    ) -> Result<(), StoreError> {
         let old = self.snapshot(key)?;
         if old.parent != record.parent {
             return Err(StoreError::ParentFixed { key: key.to_owned() });
@@ -155,7 +172,8 @@ impl<'a> Changes<'a> {
         self.write_snapshot(key, Some(&old), record)
     }
 
-    /// Removes a snapshot and returns what it was. Its number, and the thin it owned, are free afterwards.
+    /// Removes a snapshot and returns what it was. Its number, and the thin it owned, are free
+    /// afterwards.
     ///
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::HasChildren`].
@@ -175,7 +193,11 @@ impl<'a> Changes<'a> {
     ///
     /// # Errors
     /// [`StoreError::ThinOwned`], [`StoreError::NumberOwned`].
-    pub fn put_template(&mut self, key: &TemplateKey, record: &TemplateRecord) -> Result<(), StoreError> {
+    pub fn put_template(
+        &mut self,
+        key: &TemplateKey,
+        record: &TemplateRecord,
+    ) -> Result<(), StoreError> {
         let old = self.template(key)?;
         let claim = self.claim(&Owner::Template(key.clone()), record)?;
         let value = encode(Table::Templates, record)?;
@@ -368,5 +390,6 @@ fn taken(what: Owned, owner: Owner, wanted_by: &Owner) -> StoreError {
 }
 
 fn encode<T: Serialize>(table: Table, value: &T) -> Result<Vec<u8>, StoreError> {
-    serde_json::to_vec(value).map_err(|error| StoreError::Encode { table: table.name(), reason: error.to_string() })
+    serde_json::to_vec(value)
+        .map_err(|error| StoreError::Encode { table: table.name(), reason: error.to_string() })
 }

@@ -21,7 +21,8 @@ impl Reader<'_> {
     }
 
     fn check_parents(&self, snapshots: &[(String, SnapshotRecord)]) -> Vec<String> {
-        let kinds: BTreeMap<&str, Kind> = snapshots.iter().map(|(key, record)| (key.as_str(), record.kind)).collect();
+        let kinds: BTreeMap<&str, Kind> =
+            snapshots.iter().map(|(key, record)| (key.as_str(), record.kind)).collect();
         let wrong = |(key, record): &(String, SnapshotRecord)| {
             let parent = record.parent.as_deref()?;
             match kinds.get(parent) {
@@ -33,14 +34,22 @@ impl Reader<'_> {
         snapshots.iter().filter_map(wrong).collect()
     }
 
-    fn check_children(&self, snapshots: &[(String, SnapshotRecord)]) -> Result<Vec<String>, StoreError> {
-        let expected: BTreeSet<Vec<u8>> =
-            snapshots.iter().filter_map(|(key, record)| Some(tables::child(record.parent.as_deref()?, key))).collect();
+    fn check_children(
+        &self,
+        snapshots: &[(String, SnapshotRecord)],
+    ) -> Result<Vec<String>, StoreError> {
+        let expected: BTreeSet<Vec<u8>> = snapshots
+            .iter()
+            .filter_map(|(key, record)| Some(tables::child(record.parent.as_deref()?, key)))
+            .collect();
         let found = self.keys(Table::Children)?;
         Ok(differences("children", &expected, &found))
     }
 
-    fn check_owners(&self, snapshots: &[(String, SnapshotRecord)]) -> Result<Vec<String>, StoreError> {
+    fn check_owners(
+        &self,
+        snapshots: &[(String, SnapshotRecord)],
+    ) -> Result<Vec<String>, StoreError> {
         let mut expected = BTreeMap::new();
         let mut wrong = Vec::new();
         let mut own = |owner: Owner, what: Vec<Owned>| {
@@ -84,8 +93,15 @@ impl Reader<'_> {
     }
 }
 
-fn differences(index: &str, expected: &BTreeSet<Vec<u8>>, found: &BTreeSet<Vec<u8>>) -> Vec<String> {
-    let missing = expected.difference(found).map(|key| format!("index {index} lacks {}", key.escape_ascii()));
-    let surplus = found.difference(expected).map(|key| format!("index {index} has {} for nothing", key.escape_ascii()));
+fn differences(
+    index: &str,
+    expected: &BTreeSet<Vec<u8>>,
+    found: &BTreeSet<Vec<u8>>,
+) -> Vec<String> {
+    let missing =
+        expected.difference(found).map(|key| format!("index {index} lacks {}", key.escape_ascii()));
+    let surplus = found
+        .difference(expected)
+        .map(|key| format!("index {index} has {} for nothing", key.escape_ascii()));
     missing.chain(surplus).collect()
 }

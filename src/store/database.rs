@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::backends::{FileBackend, InMemoryBackend};
-use redb::{Builder, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
+use redb::{
+    Builder, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+};
 
 use super::backend::{Watch, Watched};
 use super::error::StoreError;
@@ -37,9 +39,10 @@ type Opener = Box<dyn Fn(Arc<Watch>) -> Result<redb::Database, StoreError> + Sen
 /// An open database.
 ///
 /// Once a read or a write has failed, redb refuses everything until the file is opened again. That
-/// happens here with the next use, so that a disk that was full for a while does not need a restart.
-/// A failed sync is different: the kernel may have dropped what was to be written and still show it,
-/// so nothing that is read afterwards can be relied upon, and the database stays refused.
+/// happens here with the next use, so that a disk that was full for a while does not need a
+/// restart. A failed sync is different: the kernel may have dropped what was to be written and
+/// still show it, so nothing that is read afterwards can be relied upon, and the database stays
+/// refused.
 pub(super) struct Database {
     /// None after it could not be opened again.
     redb: RwLock<Option<redb::Database>>,
@@ -68,8 +71,8 @@ impl Database {
         Self::with_opener(Box::new(opener), path, tally)
     }
 
-    /// Opens a copy in memory of a file that nobody has open. redb opens a file that was not closed cleanly, and checks the
-    /// sums of any, only for writing.
+    /// Opens a copy in memory of a file that nobody has open. redb opens a file that was not closed
+    /// cleanly, and checks the sums of any, only for writing.
     pub(super) fn open_copy(path: &Path) -> Result<Self, StoreError> {
         let bytes = file::read_unused(path)?;
         let backend = move || {
@@ -89,13 +92,18 @@ impl Database {
     ) -> Result<Self, StoreError> {
         let name = path.to_owned();
         let opener = move |watch| {
-            let backend = backend().map_err(|error| StoreError::from_redb("opening", &name, error.into()))?;
+            let backend =
+                backend().map_err(|error| StoreError::from_redb("opening", &name, error.into()))?;
             open_checked(Watched::new(backend, watch), &name)
         };
         Self::with_opener(Box::new(opener), path, tally)
     }
 
-    fn with_opener(opener: Opener, path: &Path, tally: Option<Box<dyn Tally>>) -> Result<Self, StoreError> {
+    fn with_opener(
+        opener: Opener,
+        path: &Path,
+        tally: Option<Box<dyn Tally>>,
+    ) -> Result<Self, StoreError> {
         let watch = Arc::new(Watch::default());
         let redb = opener(Arc::clone(&watch))?;
         let mut database = Database {
@@ -119,7 +127,8 @@ impl Database {
         let count = self.with_redb("reading", count)?;
         let found = count.map_or(0, |count| count.number);
         let tally = self.tally.as_deref();
-        let known = tally.map_or(Ok(0), |tally| tally::acknowledged(tally, count.map(|count| count.database)));
+        let known = tally
+            .map_or(Ok(0), |tally| tally::acknowledged(tally, count.map(|count| count.database)));
         let known = known.unwrap_or_else(|error| {
             tracing::warn!(%error, "whether the database lacks an acknowledged commit cannot be told");
             0
@@ -182,7 +191,8 @@ impl Database {
         applied.map(|count| self.note(count))
     }
 
-    /// Counts a commit that is on the disk. A tally that cannot be written says less than it could, and nothing false.
+    /// Counts a commit that is on the disk. A tally that cannot be written says less than it could,
+    /// and nothing false.
     fn note(&self, count: Count) {
         self.acknowledged.store(count.number, Ordering::SeqCst);
         let noted = self.tally.as_deref().map_or(Ok(()), |tally| tally::note(tally, count));
@@ -222,7 +232,8 @@ impl Database {
             // Closed first: it holds the file's lock.
             *redb = None;
             let opened = (self.opener)(Arc::clone(&self.watch))?;
-            let found = count(&opened).map_err(|error| StoreError::from_redb("reading", &self.path, error))?;
+            let found = count(&opened)
+                .map_err(|error| StoreError::from_redb("reading", &self.path, error))?;
             let found = found.map_or(0, |count| count.number);
             if found < self.acknowledged.load(Ordering::SeqCst) && self.behind.is_none() {
                 return Err(self.behind(found));
@@ -243,7 +254,9 @@ impl Database {
         })?;
         match found {
             SCHEMA => Ok(()),
-            _ => Err(StoreError::NewerSchema { path: self.path.to_path_buf(), found, known: SCHEMA }),
+            _ => {
+                Err(StoreError::NewerSchema { path: self.path.to_path_buf(), found, known: SCHEMA })
+            }
         }
     }
 }
@@ -269,7 +282,8 @@ fn schema(redb: &redb::Database) -> Result<Option<Vec<u8>>, redb::Error> {
 fn count(redb: &redb::Database) -> Result<Option<Count>, redb::Error> {
     let table = redb.begin_read()?.open_table(definition(Table::Meta))?;
     let bytes = table.get(meta::COMMITS)?.map(|value| value.value().to_vec());
-    let wrong = || redb::Error::Corrupted("the number of the last commit makes no sense".to_owned());
+    let wrong =
+        || redb::Error::Corrupted("the number of the last commit makes no sense".to_owned());
     bytes.map(|bytes| Count::from_bytes(&bytes).ok_or_else(wrong)).transpose()
 }
 
@@ -287,7 +301,9 @@ fn make_tables(redb: &redb::Database) -> Result<(), redb::Error> {
     for table in Table::ALL {
         transaction.open_table(definition(table))?;
     }
-    transaction.open_table(definition(Table::Meta))?.insert(meta::SCHEMA, SCHEMA.to_string().as_bytes())?;
+    transaction
+        .open_table(definition(Table::Meta))?
+        .insert(meta::SCHEMA, SCHEMA.to_string().as_bytes())?;
     count_on(&transaction)?;
     Ok(transaction.commit()?)
 }
@@ -296,11 +312,17 @@ fn make_tables(redb: &redb::Database) -> Result<(), redb::Error> {
 /// in the middle of some operation. redb can panic on damage that it does not expect.
 fn open_checked(backend: impl StorageBackend, path: &Path) -> Result<redb::Database, StoreError> {
     let open = AssertUnwindSafe(|| {
-        Builder::new().set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true).create_with_backend(backend)
+        Builder::new()
+            .set_cache_size(CACHE_BYTES)
+            .set_check_integrity_on_open(true)
+            .create_with_backend(backend)
     });
     match catch_unwind(open) {
         Ok(opened) => opened.map_err(|error| StoreError::from_redb("opening", path, error.into())),
-        Err(_) => Err(StoreError::Corrupted { path: path.to_owned(), reason: "it does not hold together".to_owned() }),
+        Err(_) => Err(StoreError::Corrupted {
+            path: path.to_owned(),
+            reason: "it does not hold together".to_owned(),
+        }),
     }
 }
 

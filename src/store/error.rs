@@ -1,7 +1,7 @@
 //! Every way the store can refuse a change or fail at its work.
 //!
-//! Refusals (`NotFound`, `AlreadyExists`, `HasChildren`, …) say that a change makes no sense for the
-//! records as they are; the store is none the worse for them. Failures name the file.
+//! Refusals (`NotFound`, `AlreadyExists`, `HasChildren`, …) say that a change makes no sense for
+//! the records as they are; the store is none the worse for them. Failures name the file.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -203,7 +203,9 @@ impl StoreError {
         match error {
             redb::Error::DatabaseAlreadyOpen => StoreError::InUse { path },
             redb::Error::Corrupted(reason) => StoreError::Corrupted { path, reason },
-            redb::Error::UpgradeRequired(_) => StoreError::Corrupted { path, reason: error.to_string() },
+            redb::Error::UpgradeRequired(_) => {
+                StoreError::Corrupted { path, reason: error.to_string() }
+            }
             redb::Error::Io(io) => match io.kind() {
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::DiskFull { path },
                 ErrorKind::InvalidData | ErrorKind::UnexpectedEof => {

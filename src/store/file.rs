@@ -1,7 +1,7 @@
 //! The file under its name: made whole or not at all, and readable by its owner alone.
 //!
-//! A new database is made beside its final name and linked to it once it is complete, so that a crash
-//! never leaves half a database under the name that counts.
+//! A new database is made beside its final name and linked to it once it is complete, so that a
+//! crash never leaves half a database under the name that counts.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek};
@@ -27,10 +27,13 @@ pub(super) fn read_unused(path: &Path) -> Result<Vec<u8>, StoreError> {
         _ => StoreError::from_redb("reading", path, redb::Error::Io(error)),
     };
     let mut file = File::open(path).map_err(failed)?;
-    // redb's own lock, which tells of whoever writes; what else it finds wrong is found again in the copy, and mended there.
-    let backend = file.try_clone().map_err(redb::Error::Io).and_then(|file| Ok(FileBackend::new(file)?));
+    // redb's own lock, which tells of whoever writes; what else it finds wrong is found again in
+    // the copy, and mended there.
+    let backend =
+        file.try_clone().map_err(redb::Error::Io).and_then(|file| Ok(FileBackend::new(file)?));
     let backend = backend.map_err(|error| StoreError::from_redb("reading", path, error))?;
-    let opened = catch_unwind(AssertUnwindSafe(|| Builder::new().open_read_only_with_backend(backend)));
+    let opened =
+        catch_unwind(AssertUnwindSafe(|| Builder::new().open_read_only_with_backend(backend)));
     if let Ok(Err(redb::DatabaseError::DatabaseAlreadyOpen)) = opened {
         return Err(StoreError::InUse { path: path.to_owned() });
     }
@@ -38,15 +41,18 @@ pub(super) fn read_unused(path: &Path) -> Result<Vec<u8>, StoreError> {
     file.rewind().map_err(failed)?;
     file.read_to_end(&mut bytes).map_err(failed)?;
     if bytes.is_empty() {
-        return Err(StoreError::Corrupted { path: path.to_owned(), reason: "it is empty".to_owned() });
+        return Err(StoreError::Corrupted {
+            path: path.to_owned(),
+            reason: "it is empty".to_owned(),
+        });
     }
     Ok(bytes)
 }
 
 /// Makes a complete, empty database under `path`, unless something is there already.
 ///
-/// What a crash left of an earlier attempt is overwritten; a database that somebody else has put there
-/// meanwhile stays.
+/// What a crash left of an earlier attempt is overwritten; a database that somebody else has put
+/// there meanwhile stays.
 pub(super) fn create_missing(path: &Path) -> Result<(), StoreError> {
     let failed = |error| StoreError::from_redb("creating", path, redb::Error::Io(error));
     if path.try_exists().map_err(failed)? {
@@ -63,7 +69,8 @@ pub(super) fn create_missing(path: &Path) -> Result<(), StoreError> {
 
 /// Makes an empty file, or empties one that nobody uses.
 fn empty(path: &Path) -> io::Result<()> {
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    let file =
+        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
     file.try_lock()?;
     file.set_len(0)
 }

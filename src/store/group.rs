@@ -5,8 +5,8 @@
 //! others wait for that. A lone caller finds so at once: nothing is ever delayed in the hope of
 //! company. While a group is on its way to disk, newcomers wait and form the next one.
 //!
-//! A change collects into an overlay of its own. Only one that returned `Ok` is laid over the group,
-//! which cannot fail, so nothing of a refused or panicked change can be in a commit.
+//! A change collects into an overlay of its own. Only one that returned `Ok` is laid over the
+//! group, which cannot fail, so nothing of a refused or panicked change can be in a commit.
 
 use std::io;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
@@ -60,7 +60,11 @@ struct Group {
 
 impl Group {
     fn open(database: &Database) -> Result<Self, StoreError> {
-        Ok(Group { disk: database.snapshot()?, changes: Overlay::default(), outcome: Outcome::default() })
+        Ok(Group {
+            disk: database.snapshot()?,
+            changes: Overlay::default(),
+            outcome: Outcome::default(),
+        })
     }
 
     /// Runs a change and takes it in if it was neither refused nor panicked.
@@ -105,9 +109,9 @@ impl Store {
         Ok(Self::on(Database::open(path, Some(Box::new(TallyFile::of(path))))?))
     }
 
-    /// Opens a copy, in memory, of a database file that nobody has open. The file is read and nothing else: not made, not
-    /// repaired after a crash, not brought up to a newer schema, all of which happens to the copy. What is committed to the
-    /// copy is lost.
+    /// Opens a copy, in memory, of a database file that nobody has open. The file is read and
+    /// nothing else: not made, not repaired after a crash, not brought up to a newer schema, all of
+    /// which happens to the copy. What is committed to the copy is lost.
     ///
     /// # Errors
     /// [`StoreError::Missing`] where there is no file, and those of [`Store::open`].
@@ -155,7 +159,8 @@ impl Store {
         self.database.path()
     }
 
-    /// Refuses a database that has lost commits that were acknowledged. It can be read, and refuses every commit.
+    /// Refuses a database that has lost commits that were acknowledged. It can be read, and refuses
+    /// every commit.
     ///
     /// # Errors
     /// [`StoreError::Behind`].
@@ -163,9 +168,12 @@ impl Store {
         self.database.check_complete()
     }
 
-    /// Reads a consistent view of what is on disk. Commits meanwhile neither wait for it nor show in
-    /// it; what they free stays allocated, so a long walk is better cut into pages.
-    pub fn read<T>(&self, f: impl FnOnce(&Reader<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    /// Reads a consistent view of what is on disk. Commits meanwhile neither wait for it nor show
+    /// in it; what they free stays allocated, so a long walk is better cut into pages.
+    pub fn read<T>(
+        &self,
+        f: impl FnOnce(&Reader<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let disk = self.database.snapshot()?;
         let nothing = Overlay::default();
         f(&Reader::new(&disk, &nothing))
@@ -173,14 +181,14 @@ impl Store {
 
     /// Makes a change durable, together with those of other callers who came at the same time.
     ///
-    /// `Ok` means that it is on disk. A refusal, that is an `Err` of the change itself, leaves nothing
-    /// of the change behind. The change must not wait for anything, nor commit within itself: the
-    /// other callers' changes wait for it.
+    /// `Ok` means that it is on disk. A refusal, that is an `Err` of the change itself, leaves
+    /// nothing of the change behind. The change must not wait for anything, nor commit within
+    /// itself: the other callers' changes wait for it.
     ///
     /// # Errors
-    /// The change's own; or, for every change of the group, that writing the group failed. It is then
-    /// not known whether the group is on disk; opening the file again tells, and it is there whole or
-    /// not at all.
+    /// The change's own; or, for every change of the group, that writing the group failed. It is
+    /// then not known whether the group is on disk; opening the file again tells, and it is there
+    /// whole or not at all.
     pub fn commit<T, E: From<StoreError>>(
         &self,
         change: impl FnOnce(&mut Changes<'_>) -> Result<T, E> + Send,
@@ -254,8 +262,9 @@ impl Store {
     /// Writes a group and tells its members, whatever happens on the way.
     fn lead(&self, changes: Overlay, outcome: &Outcome) -> Result<(), StoreError> {
         let written = catch_unwind(AssertUnwindSafe(|| self.database.apply(&changes)));
-        let written =
-            written.unwrap_or_else(|_| Err(StoreError::CommitPanicked { path: self.database.path().to_owned() }));
+        let written = written.unwrap_or_else(|_| {
+            Err(StoreError::CommitPanicked { path: self.database.path().to_owned() })
+        });
         if written.is_ok() {
             self.commits.fetch_add(1, Ordering::Relaxed);
         }

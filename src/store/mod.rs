@@ -16,9 +16,10 @@
 //! | `tally` | how many commits were acknowledged, kept apart |
 //! | `database` | redb itself: opening, schema version, applying an overlay |
 //!
-//! The store knows nothing about the kernel, about pools or about gRPC. redb is known to `database`,
-//! `backend`, `file` and `error`, and by the name of its storage trait to `group`. A change sees records
-//! and makes records; it must not wait for anything, since the other callers' changes wait for it.
+//! The store knows nothing about the kernel, about pools or about gRPC. redb is known to
+//! `database`, `backend`, `file` and `error`, and by the name of its storage trait to `group`. A
+//! change sees records and makes records; it must not wait for anything, since the other callers'
+//! changes wait for it.
 
 mod backend;
 mod changes;
@@ -42,7 +43,8 @@ pub use error::StoreError;
 pub use group::Store;
 pub use reader::Reader;
 pub use records::{
-    BalloonRecord, ClaimRecord, ExternalPool, IdRange, Kind, LapsesRecord, Moment, Owner, Ownership, ParentRef,
-    PoolRecord, ReclaimKind, ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord,
+    BalloonRecord, ClaimRecord, ExternalPool, IdRange, Kind, LapsesRecord, Moment, Owner,
+    Ownership, ParentRef, PoolRecord, ReclaimKind, ReclaimRecord, SnapshotRecord, TemplateKey,
+    TemplateRecord,
 };
 pub use tally::Tally;

@@ -15,8 +15,8 @@ use super::error::StoreError;
 use super::overlay::{Fate, Overlay};
 use super::owners::Owned;
 use super::records::{
-    BalloonRecord, ClaimRecord, IdRange, Kind, LapsesRecord, Owner, PoolRecord, ReclaimRecord, SnapshotRecord,
-    TemplateKey, TemplateRecord,
+    BalloonRecord, ClaimRecord, IdRange, Kind, LapsesRecord, Owner, PoolRecord, ReclaimRecord,
+    SnapshotRecord, TemplateKey, TemplateRecord,
 };
 use super::tables::{self, meta, Table};
 
@@ -52,7 +52,11 @@ impl<'a> Reader<'a> {
     ///
     /// Whoever walks through all of them asks for a page at a time, each in a read of its own: that
     /// holds neither a transaction nor all the records.
-    pub fn page(&self, after: Option<&str>, count: usize) -> Result<Vec<(String, SnapshotRecord)>, StoreError> {
+    pub fn page(
+        &self,
+        after: Option<&str>,
+        count: usize,
+    ) -> Result<Vec<(String, SnapshotRecord)>, StoreError> {
         let from = match after {
             Some(key) => Bound::Excluded(key.as_bytes()),
             None => Bound::Unbounded,
@@ -102,7 +106,8 @@ impl<'a> Reader<'a> {
             .into_iter()
             .map(|(key, value)| {
                 let record = decode(Table::Templates, &key, &value)?;
-                let key = tables::template_from(&key).ok_or_else(|| bad_key(Table::Templates, &key))?;
+                let key =
+                    tables::template_from(&key).ok_or_else(|| bad_key(Table::Templates, &key))?;
                 Ok((key, record))
             })
             .collect()
@@ -115,7 +120,11 @@ impl<'a> Reader<'a> {
 
     /// Up to `count` reclaim entries in the order of their device numbers, from the first one after
     /// `after`.
-    pub fn reclaims(&self, after: Option<u64>, count: usize) -> Result<Vec<ReclaimRecord>, StoreError> {
+    pub fn reclaims(
+        &self,
+        after: Option<u64>,
+        count: usize,
+    ) -> Result<Vec<ReclaimRecord>, StoreError> {
         let after = after.map(tables::number);
         let from = match &after {
             Some(number) => Bound::Excluded(number.as_slice()),
@@ -127,12 +136,15 @@ impl<'a> Reader<'a> {
             .collect()
     }
 
-    /// Whether a view on record shows the thin that a reclaim entry is to delete. No change can bring that about any more
-    /// (`changes`), but a database of an earlier release may hold it.
+    /// Whether a view on record shows the thin that a reclaim entry is to delete. No change can
+    /// bring that about any more (`changes`), but a database of an earlier release may hold it.
     pub fn is_viewed(&self, entry: &ReclaimRecord) -> Result<bool, StoreError> {
         let Some(thin) = entry.thin() else { return Ok(false) };
         for child in self.children_of(&entry.key)? {
-            if self.find_snapshot(&child)?.is_some_and(|child| child.kind == Kind::View && child.thin == thin) {
+            if self
+                .find_snapshot(&child)?
+                .is_some_and(|child| child.kind == Kind::View && child.thin == thin)
+            {
                 return Ok(true);
             }
         }
@@ -149,7 +161,8 @@ impl<'a> Reader<'a> {
         Ok(self.record(Table::Meta, meta::LAPSES)?.unwrap_or_default())
     }
 
-    /// What this database has claimed of an external pool's ids; none on a pool of its own, and before the first start.
+    /// What this database has claimed of an external pool's ids; none on a pool of its own, and
+    /// before the first start.
     pub fn id_claim(&self) -> Result<Option<ClaimRecord>, StoreError> {
         self.record(Table::Meta, meta::CLAIM)
     }
@@ -198,7 +211,11 @@ impl<'a> Reader<'a> {
         self.record(Table::Owners, &tables::owned(what))
     }
 
-    pub(super) fn record<T: DeserializeOwned>(&self, table: Table, key: &[u8]) -> Result<Option<T>, StoreError> {
+    pub(super) fn record<T: DeserializeOwned>(
+        &self,
+        table: Table,
+        key: &[u8],
+    ) -> Result<Option<T>, StoreError> {
         match self.bytes(table, key)? {
             Some(value) => decode(table, key, &value).map(Some),
             None => Ok(None),
@@ -214,7 +231,12 @@ impl<'a> Reader<'a> {
     }
 
     /// Up to `count` entries whose keys start with `prefix`.
-    pub(super) fn prefix(&self, table: Table, prefix: &[u8], count: usize) -> Result<Vec<Entry>, StoreError> {
+    pub(super) fn prefix(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        count: usize,
+    ) -> Result<Vec<Entry>, StoreError> {
         let end = successor(prefix);
         let to = match &end {
             Some(end) => Bound::Excluded(end.as_slice()),
@@ -224,7 +246,12 @@ impl<'a> Reader<'a> {
     }
 
     /// Up to `count` entries of a range: what is on disk, as the overlays change it.
-    fn scan(&self, table: Table, range: (Bound<&[u8]>, Bound<&[u8]>), count: usize) -> Result<Vec<Entry>, StoreError> {
+    fn scan(
+        &self,
+        table: Table,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        count: usize,
+    ) -> Result<Vec<Entry>, StoreError> {
         let mut changed: BTreeMap<&[u8], &Fate> = self.group.range(table, range).collect();
         changed.extend(self.own.range(table, range));
         let mut changed = changed.into_iter().peekable();
@@ -269,7 +296,11 @@ fn decode<T: DeserializeOwned>(table: Table, key: &[u8], value: &[u8]) -> Result
 }
 
 fn bad_key(table: Table, key: &[u8]) -> StoreError {
-    StoreError::Decode { table: table.name(), key: printable(key), reason: "not a key of this table".to_owned() }
+    StoreError::Decode {
+        table: table.name(),
+        key: printable(key),
+        reason: "not a key of this table".to_owned(),
+    }
 }
 
 fn text(table: Table, key: Vec<u8>) -> Result<String, StoreError> {

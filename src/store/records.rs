@@ -44,8 +44,8 @@ impl fmt::Display for Kind {
 /// A snapshot; its key is beside it, not in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotRecord {
-    /// The device's number: it is named `<pool>-snap-<number>`, that of a view `<pool>-view-<number>`.
-    /// No other record has the same.
+    /// The device's number: it is named `<pool>-snap-<number>`, that of a view
+    /// `<pool>-view-<number>`. No other record has the same.
     pub number: u64,
     /// What the snapshot is.
     pub kind: Kind,
@@ -72,7 +72,8 @@ pub struct SnapshotRecord {
     /// Inodes in use when it was committed, its parent's included.
     #[serde(default)]
     pub inodes: Option<u64>,
-    /// The moment in the pool's life when it was made, of an active snapshot; none of one that an earlier version made.
+    /// The moment in the pool's life when it was made, of an active snapshot; none of one that an
+    /// earlier version made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_at: Option<Moment>,
     /// How the owners of its files are stored, and how they show.
@@ -94,12 +95,13 @@ pub enum Ownership {
         /// For groups.
         gids: String,
     },
-    /// containerd has changed each file's owner to a mapped one, so that no mount of a child may map it again.
+    /// containerd has changed each file's owner to a mapped one, so that no mount of a child may
+    /// map it again.
     Shifted,
 }
 
-/// A parent as it was when it was looked up. A snapshot is added on this one or not at all: its key may meanwhile be that of
-/// another snapshot, with another thin.
+/// A parent as it was when it was looked up. A snapshot is added on this one or not at all: its key
+/// may meanwhile be that of another snapshot, with another thin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParentRef {
     /// Its key.
@@ -112,7 +114,12 @@ pub struct ParentRef {
 impl ParentRef {
     /// The snapshot that was found under `key`.
     pub fn new(key: &str, found: &SnapshotRecord) -> Self {
-        ParentRef { key: key.to_owned(), number: found.number, thin: found.thin, created_at: found.created_at }
+        ParentRef {
+            key: key.to_owned(),
+            number: found.number,
+            thin: found.thin,
+            created_at: found.created_at,
+        }
     }
 
     /// Whether `now` is still the same snapshot.
@@ -232,8 +239,8 @@ pub struct PoolRecord {
 /// A moment in the life of the pool, by its events. The default is before everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct Moment {
-    /// Which assembly of the pool it is, counted by this database: a reboot ends one, and so does whoever takes the pool
-    /// apart.
+    /// Which assembly of the pool it is, counted by this database: a reboot ends one, and so does
+    /// whoever takes the pool apart.
     pub assembly: u64,
     /// How many events the pool had had in that assembly.
     pub event: u32,
@@ -250,12 +257,13 @@ pub struct LapsesRecord {
     pub log_next: u64,
     /// The pool refused writes then.
     pub refusing: bool,
-    /// When it last ceased to refuse writes, or may have: what was made before may lack some of what was written to it.
+    /// When it last ceased to refuse writes, or may have: what was made before may lack some of
+    /// what was written to it.
     pub refused_until: Moment,
 }
 
-/// The thin that holds the blocks whose space was given back to the file system below the pool: as long as it holds them, the pool
-/// cannot hand them out.
+/// The thin that holds the blocks whose space was given back to the file system below the pool: as
+/// long as it holds them, the pool cannot hand them out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BalloonRecord {
     /// The thin it owns.
@@ -272,8 +280,9 @@ pub struct ExternalPool {
     pub uuid: Option<String>,
 }
 
-/// The part of an external pool's ids that this database has claimed. The same is written into a thin of the pool, the
-/// marker, so that the database and the pool can be compared, and others see it.
+/// The part of an external pool's ids that this database has claimed. The same is written into a
+/// thin of the pool, the marker, so that the database and the pool can be compared, and others see
+/// it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClaimRecord {
     /// The thin that the claim is written into.

@@ -12,8 +12,8 @@ use super::records::TemplateKey;
 /// A table of the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Table {
-    /// Single values: the schema version, the pool, its lapses, the leases of thin ids, the claim in an external pool,
-    /// the balloon.
+    /// Single values: the schema version, the pool, its lapses, the leases of thin ids, the claim
+    /// in an external pool, the balloon.
     Meta,
     /// Snapshots by key.
     Snapshots,

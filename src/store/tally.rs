@@ -1,11 +1,12 @@
 //! How many commits have been acknowledged, kept apart from the database.
 //!
-//! redb keeps its last two commits, and opens on the one before where the newest is damaged: after a power cut that is a commit
-//! that nobody was told of, but a bit that has flipped since makes it one that somebody relies on. The two look alike from
-//! inside. So each commit carries its number, and once it is on the disk the number is written here, without a sync of its own:
-//! it outlives a killed daemon at once, and a power cut as soon as the kernel has written it back (30 s at the most by default).
-//! It is never ahead of what the database has on the disk, so a database that is behind it has lost what was acknowledged, or is
-//! a copy from another time.
+//! redb keeps its last two commits, and opens on the one before where the newest is damaged: after
+//! a power cut that is a commit that nobody was told of, but a bit that has flipped since makes it
+//! one that somebody relies on. The two look alike from inside. So each commit carries its number,
+//! and once it is on the disk the number is written here, without a sync of its own: it outlives a
+//! killed daemon at once, and a power cut as soon as the kernel has written it back (30 s at the
+//! most by default). It is never ahead of what the database has on the disk, so a database that is
+//! behind it has lost what was acknowledged, or is a copy from another time.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -40,7 +41,10 @@ impl Count {
 
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (database, number) = bytes.split_first_chunk::<16>()?;
-        Some(Count { database: u128::from_le_bytes(*database), number: u64::from_le_bytes(number.try_into().ok()?) })
+        Some(Count {
+            database: u128::from_le_bytes(*database),
+            number: u64::from_le_bytes(number.try_into().ok()?),
+        })
     }
 }
 
@@ -62,7 +66,8 @@ pub trait Tally: Send + Sync + 'static {
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 }
 
-/// Two places, written in turn, so that a write cut short leaves the other; in different sectors of any disk.
+/// Two places, written in turn, so that a write cut short leaves the other; in different sectors of
+/// any disk.
 const PLACE: u64 = 4096;
 const TITLE: &[u8; 16] = b"acknowledged: \n\0";
 const LENGTH: usize = 16 + 24 + 8;
@@ -82,11 +87,13 @@ fn decode(place: &[u8]) -> Option<Count> {
 
 /// FNV-1a, 64 bits.
 fn digest(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
-/// The last number that was acknowledged of this database. One that says of no number which database it is has lost all
-/// commits that were counted: then any number counts.
+/// The last number that was acknowledged of this database. One that says of no number which
+/// database it is has lost all commits that were counted: then any number counts.
 pub(super) fn acknowledged(tally: &dyn Tally, database: Option<u128>) -> io::Result<u64> {
     let bytes = tally.read()?;
     let counts = [0, PLACE as usize].into_iter().filter_map(|at| decode(bytes.get(at..)?));
@@ -148,7 +155,14 @@ impl Tally for TallyFile {
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if file.is_none() {
-            *file = Some(OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&self.path)?);
+            *file = Some(
+                OpenOptions::new()
+                    .write(true)
+                    .create(true)
+                    .truncate(false)
+                    .mode(0o600)
+                    .open(&self.path)?,
+            );
         }
         file.as_ref().map_or(Ok(()), |file| file.write_all_at(bytes, offset))
     }

@@ -1,8 +1,9 @@
-//! Measures a snapshotter over containerd's snapshots API: drives one or more sockets with the same calls and prints the
-//! medians side by side. `tests/bench/run` starts what is measured.
+//! Measures a snapshotter over containerd's snapshots API: drives one or more sockets with the same
+//! calls and prints the medians side by side. `tests/bench/run` starts what is measured.
 //!
-//! It speaks for any containerd client: the daemon's own socket and containerd's take the same requests, apart from the
-//! snapshotter's name in them and containerd's namespace header. Labels keep containerd's garbage collector away.
+//! It speaks for any containerd client: the daemon's own socket and containerd's take the same
+//! requests, apart from the snapshotter's name in them and containerd's namespace header. Labels
+//! keep containerd's garbage collector away.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -13,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use containerd_snapshots::api::snapshots::v1::snapshots_client::SnapshotsClient;
 use containerd_snapshots::api::snapshots::v1::{
-    CleanupRequest, CommitSnapshotRequest, MountsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest,
-    StatSnapshotRequest, ViewSnapshotRequest,
+    CleanupRequest, CommitSnapshotRequest, MountsRequest, PrepareSnapshotRequest,
+    RemoveSnapshotRequest, StatSnapshotRequest, ViewSnapshotRequest,
 };
 use containerd_snapshots::api::types::Mount;
 use containerd_snapshots::tonic::codegen::InterceptedService;
@@ -38,26 +39,31 @@ async fn main() -> Result<(), AnyError> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["table", rounds, targets @ ..] if !targets.is_empty() => table(rounds.parse()?, targets).await,
+        ["table", rounds, targets @ ..] if !targets.is_empty() => {
+            table(rounds.parse()?, targets).await
+        }
         ["fill", count, target] => fill(count.parse()?, target).await,
         _ => Err(USAGE.into()),
     }
 }
 
-/// Every target's rounds take turns, so that whatever else keeps the machine busy is everybody's burden.
+/// Every target's rounds take turns, so that whatever else keeps the machine busy is everybody's
+/// burden.
 async fn table(rounds: usize, targets: &[&str]) -> Result<(), AnyError> {
     let mut columns = Vec::new();
     for target in targets {
         let (title, place) = target.split_once('=').ok_or(USAGE)?;
         let mut bench = Bench::connect(place).await?;
-        // The first round counts for nobody: it brings the template, and much else that is done once.
+        // The first round counts for nobody: it brings the template, and much else that is done
+        // once.
         bench.layer("base", "").await?;
         bench.round().await.map_err(|e| format!("{title}: {e}"))?;
         columns.push((title, bench, Rows::new()));
     }
     for _ in 0..rounds {
         for (title, bench, rows) in &mut columns {
-            for (row, (name, took)) in bench.round().await.map_err(|e| format!("{title}: {e}"))?.into_iter().enumerate()
+            for (row, (name, took)) in
+                bench.round().await.map_err(|e| format!("{title}: {e}"))?.into_iter().enumerate()
             {
                 match rows.get_mut(row) {
                     Some((_, times)) => times.push(took),
@@ -134,9 +140,11 @@ impl Bench {
     async fn connect(place: &str) -> Result<Bench, AnyError> {
         let (snapshotter, socket) = place.split_once('@').ok_or(USAGE)?;
         let path = PathBuf::from(socket);
-        let connector = tower::service_fn(move |_: Uri| tokio::net::UnixStream::connect(path.clone()));
+        let connector =
+            tower::service_fn(move |_: Uri| tokio::net::UnixStream::connect(path.clone()));
         // The address is of no importance, but there has to be one.
-        let channel = Endpoint::from_static("http://localhost").connect_with_connector(connector).await?;
+        let channel =
+            Endpoint::from_static("http://localhost").connect_with_connector(connector).await?;
         let client = SnapshotsClient::with_interceptor(channel, Namespace);
         Ok(Bench { client, snapshotter: snapshotter.into(), rounds: 0 })
     }
@@ -146,7 +154,8 @@ impl Bench {
         let base = "base";
         self.rounds += 1;
         let key = |what: &str| format!("{what}-{}", self.rounds);
-        let (root, root_layer, child, view) = (key("root"), key("root-layer"), key("child"), key("view"));
+        let (root, root_layer, child, view) =
+            (key("root"), key("root-layer"), key("child"), key("view"));
         let (layer, unpacked) = (key("layer"), key("unpacked"));
         let mut took = Vec::new();
 
@@ -159,7 +168,8 @@ impl Bench {
         took.push(("Remove, active", timed(self.remove(&child)).await?.1));
         took.push(("Remove, view", timed(self.remove(&view)).await?.1));
         took.push(("Remove, committed", timed(self.remove(&root_layer)).await?.1));
-        // What Remove has put off, three snapshots' worth; a snapshotter that puts nothing off has nothing to do.
+        // What Remove has put off, three snapshots' worth; a snapshotter that puts nothing off has
+        // nothing to do.
         took.push(("Cleanup after these", timed(self.cleanup()).await?.1));
 
         let (commit, whole) = timed(self.layer(&layer, base)).await?;
@@ -172,7 +182,8 @@ impl Bench {
         Ok(took)
     }
 
-    /// What unpacking does for each layer: prepare, mount, write, unmount, commit. Gives the time of the commit.
+    /// What unpacking does for each layer: prepare, mount, write, unmount, commit. Gives the time
+    /// of the commit.
     async fn layer(&mut self, name: &str, parent: &str) -> Result<Duration, AnyError> {
         let active = format!("{name}-active");
         let mounts = self.prepare(&active, parent).await?;
@@ -211,16 +222,25 @@ impl Bench {
     }
 
     async fn mounts(&mut self, key: &str) -> Result<(), Status> {
-        self.client.mounts(MountsRequest { snapshotter: self.snapshotter.clone(), key: key.into() }).await.map(drop)
+        self.client
+            .mounts(MountsRequest { snapshotter: self.snapshotter.clone(), key: key.into() })
+            .await
+            .map(drop)
     }
 
     async fn stat(&mut self, key: &str) -> Result<(), Status> {
-        self.client.stat(StatSnapshotRequest { snapshotter: self.snapshotter.clone(), key: key.into() }).await.map(drop)
+        self.client
+            .stat(StatSnapshotRequest { snapshotter: self.snapshotter.clone(), key: key.into() })
+            .await
+            .map(drop)
     }
 
     async fn remove(&mut self, key: &str) -> Result<(), Status> {
         self.client
-            .remove(RemoveSnapshotRequest { snapshotter: self.snapshotter.clone(), key: key.into() })
+            .remove(RemoveSnapshotRequest {
+                snapshotter: self.snapshotter.clone(),
+                key: key.into(),
+            })
             .await
             .map(drop)
     }
@@ -238,20 +258,24 @@ fn labels() -> HashMap<String, String> {
     HashMap::from([("containerd.io/gc.root".into(), "bench".into())])
 }
 
-async fn timed<T, E>(call: impl std::future::Future<Output = Result<T, E>>) -> Result<(T, Duration), E> {
+async fn timed<T, E>(
+    call: impl std::future::Future<Output = Result<T, E>>,
+) -> Result<(T, Duration), E> {
     let started = Instant::now();
     let answer = call.await?;
     Ok((answer, started.elapsed()))
 }
 
-/// Mounts the snapshot, writes one file of [`LAYER_BYTES`], unmounts it: no sync, since Commit is what makes it durable.
+/// Mounts the snapshot, writes one file of [`LAYER_BYTES`], unmounts it: no sync, since Commit is
+/// what makes it durable.
 fn write_layer(mounts: &[Mount]) -> Result<(), AnyError> {
     let [mount] = mounts else {
         return Err(format!("{} mounts where one is needed", mounts.len()).into());
     };
     let target = std::env::temp_dir().join(format!("bench-{}", std::process::id()));
     fs::create_dir_all(&target)?;
-    let data: Vec<&str> = mount.options.iter().map(String::as_str).filter(|option| *option != "rw").collect();
+    let data: Vec<&str> =
+        mount.options.iter().map(String::as_str).filter(|option| *option != "rw").collect();
     let data = data.join(",");
     nix::mount::mount(
         Some(Path::new(&mount.source)),
@@ -260,7 +284,8 @@ fn write_layer(mounts: &[Mount]) -> Result<(), AnyError> {
         MsFlags::empty(),
         Some(data.as_str()),
     )?;
-    let written = fs::File::create(target.join("file")).and_then(|mut file| file.write_all(&[7; LAYER_BYTES]));
+    let written = fs::File::create(target.join("file"))
+        .and_then(|mut file| file.write_all(&[7; LAYER_BYTES]));
     nix::mount::umount2(&target, MntFlags::empty())?;
     Ok(written?)
 }

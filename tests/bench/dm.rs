@@ -1,7 +1,8 @@
-//! What each verb costs beside the bare ioctls it stands for, and beside `dmsetup`: medians, in microseconds.
+//! What each verb costs beside the bare ioctls it stands for, and beside `dmsetup`: medians, in
+//! microseconds.
 //!
-//! `tests/bench/run` starts it in a guest; it needs root and dm-thin. ROUNDS sets how often each is measured (default 300;
-//! dmsetup a tenth).
+//! `tests/bench/run` starts it in a guest; it needs root and dm-thin. ROUNDS sets how often each is
+//! measured (default 300; dmsetup a tenth).
 
 #[path = "../dm_common/mod.rs"]
 mod dm_common;
@@ -50,7 +51,9 @@ impl Bare {
         self.put(48, name.as_bytes());
         let request = nix::request_code_readwrite!(0xfd, command, HEADER);
         // SAFETY: the kernel accesses `size` bytes at the pointer, which are all in the buffer.
-        let result = unsafe { libc::ioctl(self.control.as_raw_fd(), request as _, self.buffer.as_mut_ptr()) };
+        let result = unsafe {
+            libc::ioctl(self.control.as_raw_fd(), request as _, self.buffer.as_mut_ptr())
+        };
         assert_eq!(result, 0, "ioctl {command}: {}", std::io::Error::last_os_error());
     }
 
@@ -96,8 +99,12 @@ fn median(samples: &mut [Duration]) -> Duration {
 }
 
 fn dmsetup(args: &[&str]) {
-    let status =
-        Command::new("dmsetup").args(args).env("DM_DISABLE_UDEV", "1").stdout(Stdio::null()).status().expect("dmsetup");
+    let status = Command::new("dmsetup")
+        .args(args)
+        .env("DM_DISABLE_UDEV", "1")
+        .stdout(Stdio::null())
+        .status()
+        .expect("dmsetup");
     assert!(status.success(), "dmsetup {args:?}");
 }
 

@@ -1,7 +1,9 @@
-// Runs containerd's own snapshotter contract suite against the daemon, over its socket, as containerd's proxy plugin would.
+// Runs containerd's own snapshotter contract suite against the daemon, over its socket, as
+// containerd's proxy plugin would.
 //
-// Every subtest gets a daemon of its own, started with no set-up on an empty state directory; afterwards the daemon must have
-// stopped cleanly, and its devices must come apart (nothing busy, nothing suspended), with metadata that thin_check approves of.
+// Every subtest gets a daemon of its own, started with no set-up on an empty state directory;
+// afterwards the daemon must have stopped cleanly, and its devices must come apart (nothing busy,
+// nothing suspended), with metadata that thin_check approves of.
 package contract
 
 import (
@@ -135,7 +137,8 @@ func checkUsage(ctx context.Context, t *testing.T, sn snapshots.Snapshotter) {
 	assert.Check(t, usage.Size >= 0, "view: %d bytes", usage.Size)
 }
 
-// A commit takes what has been written so far, synced or not, and nothing that is written afterwards.
+// A commit takes what has been written so far, synced or not, and nothing that is written
+// afterwards.
 func checkCommitWhileMounted(ctx context.Context, t *testing.T, sn snapshots.Snapshotter) {
 	target, flat := t.TempDir(), t.TempDir()
 	first := fstest.Apply(
@@ -164,7 +167,8 @@ func checkCommitWhileMounted(ctx context.Context, t *testing.T, sn snapshots.Sna
 	expectView(ctx, t, sn, commitLayer(ctx, t, sn, "child", "committed", second), flat)
 }
 
-// Two mounts of one layer at the same time: file systems that compare UUIDs (xfs) refuse that unless they are told not to.
+// Two mounts of one layer at the same time: file systems that compare UUIDs (xfs) refuse that
+// unless they are told not to.
 func checkTwoViews(ctx context.Context, t *testing.T, sn snapshots.Snapshotter) {
 	content := fstest.Apply(fstest.CreateFile("/f", []byte("f\n"), 0644))
 	base, flat := commitLayer(ctx, t, sn, "base", "", content), t.TempDir()
@@ -180,7 +184,8 @@ func checkTwoViews(ctx context.Context, t *testing.T, sn snapshots.Snapshotter) 
 	expectView(ctx, t, sn, base, flat)
 }
 
-// What Remove has answered for may be reclaimed later; Cleanup ends with nothing of it left in the kernel.
+// What Remove has answered for may be reclaimed later; Cleanup ends with nothing of it left in the
+// kernel.
 func checkCleanup(ctx context.Context, t *testing.T, sn snapshots.Snapshotter) {
 	cleaner, ok := sn.(snapshots.Cleaner)
 	assert.Assert(t, ok)
@@ -201,7 +206,8 @@ func checkCleanup(ctx context.Context, t *testing.T, sn snapshots.Snapshotter) {
 	}
 }
 
-// containerd's garbage collector, if one were at work, would otherwise remove what no lease or image refers to.
+// containerd's garbage collector, if one were at work, would otherwise remove what no lease or
+// image refers to.
 var opt = snapshots.WithLabels(map[string]string{"containerd.io/gc.root": time.Now().UTC().Format(time.RFC3339)})
 
 // commitLayer prepares a snapshot, mounts it, lets the layer change it, unmounts and commits it.

@@ -1,4 +1,5 @@
-// One daemon for one test: started on an empty state directory, stopped, and taken apart to the last loop device.
+// One daemon for one test: started on an empty state directory, stopped, and taken apart to the
+// last loop device.
 package contract
 
 import (
@@ -84,7 +85,8 @@ func startDaemon(fsType string) (*daemon, error) {
 	return d, nil
 }
 
-// tearDown drains and stops the daemon, then takes its pool apart. Whatever does not go as it should is an error.
+// tearDown drains and stops the daemon, then takes its pool apart. Whatever does not go as it
+// should is an error.
 func (d *daemon) tearDown() error {
 	var problems *multierror.Error
 	ctx, cancel := context.WithTimeout(namespaces.WithNamespace(context.Background(), "testsuite"), drainLimit)
@@ -109,7 +111,8 @@ func (d *daemon) tearDown() error {
 	return nil
 }
 
-// takeApart removes what the daemon leaves behind on purpose: active devices, the pool, its loop devices, the state directory.
+// takeApart removes what the daemon leaves behind on purpose: active devices, the pool, its loop
+// devices, the state directory.
 func (d *daemon) takeApart() error {
 	var problems *multierror.Error
 	failed := func(err error) {
@@ -138,7 +141,8 @@ func (d *daemon) takeApart() error {
 	return problems.ErrorOrNil()
 }
 
-// devices tells the pool, its layers and the areas below it apart, and complains about suspended ones and about open layers.
+// devices tells the pool, its layers and the areas below it apart, and complains about suspended
+// ones and about open layers.
 func devices() (pool string, layers, areas []string, err error) {
 	var problems *multierror.Error
 	out, err := dmsetup("info", "-C", "--noheadings", "--separator", " ", "-o", "name,suspended,open,uuid")
@@ -168,7 +172,8 @@ func devices() (pool string, layers, areas []string, err error) {
 	return pool, layers, areas, problems.ErrorOrNil()
 }
 
-// removePool leaves the metadata's device to thin_check, which wants neither a live pool nor a plain file on tmpfs.
+// removePool leaves the metadata's device to thin_check, which wants neither a live pool nor a
+// plain file on tmpfs.
 func removePool(pool string) error {
 	table, err := dmsetup("table", pool)
 	if err != nil {
@@ -196,7 +201,8 @@ func removePool(pool string) error {
 	return nil
 }
 
-// detachLoops frees the loop devices on files of this daemon's state directory. One that frees itself meanwhile is as well.
+// detachLoops frees the loop devices on files of this daemon's state directory. One that frees
+// itself meanwhile is as well.
 func (d *daemon) detachLoops() error {
 	var problems *multierror.Error
 	attached := func() (names []string) {

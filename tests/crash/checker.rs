@@ -19,8 +19,14 @@ use super::world::World;
 /// A world with a committed layer `c`, a container `b` on it and a view `v`.
 fn sound() -> (Base, World, Model) {
     let base = Base::new(true);
-    let program =
-        [prepare("a", ""), write("a", 4, 1, true), commit("c", "a"), prepare("b", "c"), view("v", "c"), Op::Cleanup];
+    let program = [
+        prepare("a", ""),
+        write("a", 4, 1, true),
+        commit("c", "a"),
+        prepare("b", "c"),
+        view("v", "c"),
+        Op::Cleanup,
+    ];
     let ran = run(&base, &program, &FaultPlan::counting(), Steps::Durable).unwrap();
     judge::findings(&ran.world, "in a sound world", |_| false).unwrap();
     (base, ran.world, ran.model)
@@ -48,7 +54,10 @@ fn show(world: &World, role: Role, thin: ThinId, size: Sectors) -> DmName {
     let pool = world.dm().info(&World::pool_name()).unwrap().unwrap().device;
     let table = [Target::thin(pool, thin, size)];
     let name = names.name(role);
-    world.dm().activate(&name, Some(&names.uuid(role)), &table, ActivateOptions::default()).unwrap();
+    world
+        .dm()
+        .activate(&name, Some(&names.uuid(role)), &table, ActivateOptions::default())
+        .unwrap();
     name
 }
 
@@ -109,7 +118,10 @@ fn a_device_without_table_and_one_of_somebody_else_are_found() {
     world.dm().create(&names.name(half), Some(&names.uuid(half))).unwrap();
     world.dm().create(&names.name(other), None).unwrap();
     let (half, other) = (names.name(half).to_string(), names.name(other).to_string());
-    assert_eq!(found(&world), [Finding::HalfMade { device: half }, Finding::NotOurs { device: other }]);
+    assert_eq!(
+        found(&world),
+        [Finding::HalfMade { device: half }, Finding::NotOurs { device: other }]
+    );
 }
 
 #[test]
@@ -131,7 +143,10 @@ fn a_device_that_shows_something_else_or_less_of_it_is_found() {
         world.dm().remove(&device(&world, Role::Snapshot(b.number))).unwrap();
         let name = show(&world, Role::Snapshot(b.number), thin, size).to_string();
         let shows = Some((thin, size));
-        assert_eq!(found(&world), [Finding::ShowsOther { device: name, shows, recorded: (b.thin, b.size) }]);
+        assert_eq!(
+            found(&world),
+            [Finding::ShowsOther { device: name, shows, recorded: (b.thin, b.size) }]
+        );
     }
 }
 
@@ -169,7 +184,12 @@ fn spoil(world: &World, thin: ThinId, write: impl FnOnce(&FakeHandle)) {
     let name = DmName::new("behind").unwrap();
     world
         .dm()
-        .activate(&name, None, &[Target::thin(pool, thin, Sectors(BLOCK.0 * BLOCKS))], ActivateOptions::default())
+        .activate(
+            &name,
+            None,
+            &[Target::thin(pool, thin, Sectors(BLOCK.0 * BLOCKS))],
+            ActivateOptions::default(),
+        )
         .unwrap();
     write(&world.machine.kernel.open(&name).unwrap());
     world.dm().remove(&name).unwrap();
@@ -180,7 +200,9 @@ fn a_committed_layer_that_has_changed_is_found_by_the_judge() {
     for block in [2, 4, 9, BLOCKS - 1] {
         let (_, world, mut model) = sound();
         judge::contents(&world, &mut model, Loss::Unflushed).unwrap();
-        spoil(&world, record(&world, "c").thin, |handle| handle.write_block(block, BLOCK, 0xbad).unwrap());
+        spoil(&world, record(&world, "c").thin, |handle| {
+            handle.write_block(block, BLOCK, 0xbad).unwrap()
+        });
         let error = judge::contents(&world, &mut model, Loss::Unflushed).unwrap_err();
         assert!(error.starts_with(&format!("I4: c: block {block} ")), "{error}");
     }

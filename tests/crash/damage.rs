@@ -1,6 +1,6 @@
-//! The database's disk forgets: a bit flips, a sector is lost or goes back to what it held before. Whatever the daemon then
-//! makes of it, nothing is deleted that somebody was promised: it refuses to start and changes nothing, or everything
-//! acknowledged is there.
+//! The database's disk forgets: a bit flips, a sector is lost or goes back to what it held before.
+//! Whatever the daemon then makes of it, nothing is deleted that somebody was promised: it refuses
+//! to start and changes nothing, or everything acknowledged is there.
 
 use devmapper_snapshotter::dm::fake::Unflushed;
 use devmapper_snapshotter::dm::FaultPlan;
@@ -23,7 +23,8 @@ struct Ends {
 
 type Damage = (String, Box<dyn Fn(&mut Vec<u8>)>);
 
-/// Damages all over the used part of an image, others for each `seed`. `before` is an earlier image.
+/// Damages all over the used part of an image, others for each `seed`. `before` is an earlier
+/// image.
 fn damages(bytes: &[u8], before: &[u8], seed: usize) -> Vec<Damage> {
     let used = (bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0) + 1).max(4096);
     let mut damages: Vec<Damage> = Vec::new();
@@ -33,7 +34,8 @@ fn damages(bytes: &[u8], before: &[u8], seed: usize) -> Vec<Damage> {
         damages.push((format!("bit at {at}"), Box::new(move |bytes| bytes[at] ^= 1 << (at % 8))));
     }
     for at in (seed % 4 * 512..used).step_by(2048) {
-        damages.push((format!("sector at {at}"), Box::new(move |bytes| bytes[at..at + 512].fill(0))));
+        damages
+            .push((format!("sector at {at}"), Box::new(move |bytes| bytes[at..at + 512].fill(0))));
     }
     for at in (0..used.min(before.len())).step_by(4096) {
         let old = before[at..(at + 4096).min(before.len())].to_vec();
@@ -46,7 +48,14 @@ fn damages(bytes: &[u8], before: &[u8], seed: usize) -> Vec<Damage> {
 }
 
 /// Damages what `image` gives, again and again, and starts a daemon on it.
-fn explore(base: &Base, ran: &Ran, image: impl Fn() -> Image, before: &[u8], seed: usize, ends: &mut Ends) {
+fn explore(
+    base: &Base,
+    ran: &Ran,
+    image: impl Fn() -> Image,
+    before: &[u8],
+    seed: usize,
+    ends: &mut Ends,
+) {
     for (what, damage) in damages(&image().bytes, before, seed) {
         explored("damage");
         let mut damaged = image();
@@ -61,7 +70,10 @@ fn explore(base: &Base, ran: &Ran, image: impl Fn() -> Image, before: &[u8], see
             }
             Err(error) => {
                 let behind = error.contains("are lost") && error.contains("nothing deleted");
-                assert!(behind || error.contains("damaged") || error.contains("understood"), "{what}: {error}");
+                assert!(
+                    behind || error.contains("damaged") || error.contains("understood"),
+                    "{what}: {error}"
+                );
                 ends.behind += u32::from(behind);
                 ends.refused += 1;
                 // A pool that was not assembled shows none.
@@ -81,7 +93,11 @@ fn a_damaged_database_is_refused_or_whole_and_no_thin_is_deleted_by_it() {
     for (seed, (story, program)) in classics().into_iter().enumerate() {
         let base = Base::new(true);
         let (last, calls) = program.split_last().unwrap();
-        let before = run(&base, calls, &FaultPlan::counting(), Steps::Durable).unwrap().world.storage.cached();
+        let before = run(&base, calls, &FaultPlan::counting(), Steps::Durable)
+            .unwrap()
+            .world
+            .storage
+            .cached();
         let mut ran = run(&base, &program, &FaultPlan::counting(), Steps::Durable).unwrap();
         println!("{story}, {last:?} last");
         if seed % 2 == 0 {
@@ -93,5 +109,8 @@ fn a_damaged_database_is_refused_or_whole_and_no_thin_is_deleted_by_it() {
     let Ends { started, refused, behind } = ends;
     print_explored("damage", &[]);
     println!("{started} started, {refused} refused, {behind} of them behind");
-    assert!(started > 100 && refused > 50 && behind > 20, "{started} started, {refused} refused, {behind} behind");
+    assert!(
+        started > 100 && refused > 50 && behind > 20,
+        "{started} started, {refused} refused, {behind} behind"
+    );
 }

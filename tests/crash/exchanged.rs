@@ -21,7 +21,8 @@ fn with_parent() -> (Base, World) {
     (base, ran.world)
 }
 
-/// Removes `p` and makes another one, with other content; what the old one left is taken away at once.
+/// Removes `p` and makes another one, with other content; what the old one left is taken away at
+/// once.
 fn exchange(world: &World) -> Result<(), Error> {
     let snapshotter = world.snapshotter();
     snapshotter.remove("p")?;
@@ -56,7 +57,10 @@ fn a_prepare_whose_parent_is_exchanged_after_its_look_up_stands_on_the_new_one()
     assert_ne!(thin_of(&world, "p"), old);
     assert_eq!(mounts.unwrap().len(), 1);
     // The first one was written to, the second was not.
-    let attached = world.machine.attach(world.snapshotter().mounts("b").unwrap()[0].source.as_ref(), false).unwrap();
+    let attached = world
+        .machine
+        .attach(world.snapshotter().mounts("b").unwrap()[0].source.as_ref(), false)
+        .unwrap();
     let mut block = [0; 8];
     attached.handle.read_at(&mut block, 4 * super::machine::BLOCK.0 * 512).unwrap();
     assert_eq!(block, [0; 8], "it shows the content of the parent that is gone");

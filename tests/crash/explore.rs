@@ -1,4 +1,5 @@
-//! Runs a program again and again, each time with an end at another step, starts what is left, and lets the judge look.
+//! Runs a program again and again, each time with an end at another step, starts what is left, and
+//! lets the judge look.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -113,7 +114,12 @@ pub struct Ran {
 }
 
 /// Runs a program until it is over, or until `plan` ends everything.
-pub fn run(base: &Base, program: &[Op], plan: &Arc<FaultPlan>, steps: Steps) -> Result<Ran, String> {
+pub fn run(
+    base: &Base,
+    program: &[Op],
+    plan: &Arc<FaultPlan>,
+    steps: Steps,
+) -> Result<Ran, String> {
     let mut ran = Ran { world: base.started(plan, steps), model: judge::nothing(), pending: None };
     for op in program {
         let mut after = ran.model.clone();
@@ -124,8 +130,11 @@ pub fn run(base: &Base, program: &[Op], plan: &Arc<FaultPlan>, steps: Steps) -> 
                 ran.pending = Some(op.clone());
                 return Ok(ran);
             }
-            (Err(Failure::Snapshotter(error)), Err(refusal)) if Refusal::of(&error) == Some(refusal) => {}
-            (Err(failure), expected) => return Err(format!("{op:?} failed: {failure}; expected {expected:?}")),
+            (Err(Failure::Snapshotter(error)), Err(refusal))
+                if Refusal::of(&error) == Some(refusal) => {}
+            (Err(failure), expected) => {
+                return Err(format!("{op:?} failed: {failure}; expected {expected:?}"))
+            }
             (Ok(()), Err(refusal)) => return Err(format!("{op:?} succeeds, expected {refusal:?}")),
         }
     }
@@ -149,14 +158,20 @@ impl Remains {
     pub fn of(world: &World, seed: u64) -> Remains {
         use {Survivors::*, Unflushed::*};
         Remains(if world.storage.has_unsynced() {
-            vec![(Lost, Nothing), (Kept, Everything), (Lost, Torn(2 * seed)), (Kept, Torn(2 * seed + 1))]
+            vec![
+                (Lost, Nothing),
+                (Kept, Everything),
+                (Lost, Torn(2 * seed)),
+                (Kept, Torn(2 * seed + 1)),
+            ]
         } else {
             vec![(Lost, Nothing), (Kept, Nothing)]
         })
     }
 }
 
-/// All that comes after an end: the next start, the judge, the call that was not answered, and the removal of everything.
+/// All that comes after an end: the next start, the judge, the call that was not answered, and the
+/// removal of everything.
 pub fn recovered(
     base: &Base,
     image: Image,
@@ -186,7 +201,9 @@ pub fn explore(base: &Base, program: &[Op], end: End) -> Result<u64, String> {
                 continue;
             }
             over = false;
-            let point = || format!("{end:?} at step {step} ({fault:?} {})", plan.tripped().unwrap_or_default());
+            let point = || {
+                format!("{end:?} at step {step} ({fault:?} {})", plan.tripped().unwrap_or_default())
+            };
             ended(base, ran, end, step).map_err(|what| format!("{}: {what}", point()))?;
         }
         if over {
@@ -197,7 +214,8 @@ pub fn explore(base: &Base, program: &[Op], end: End) -> Result<u64, String> {
     unreachable!("programs end")
 }
 
-/// Goes on from a program that was ended: once for a killed daemon, once for each thing a power cut may leave.
+/// Goes on from a program that was ended: once for a killed daemon, once for each thing a power cut
+/// may leave.
 fn ended(base: &Base, mut ran: Ran, end: End, step: u64) -> Result<(), String> {
     let possible = ran.possible();
     let pending = ran.pending.as_ref();
@@ -247,7 +265,8 @@ fn remains(mut world: World, end: End, choice: usize, seed: u64) -> (Loss, Image
     (Loss::Unflushed, world.power_cut(unflushed, survivors))
 }
 
-/// The start deletes each id of the last lease, and few of them are there: one in some stands for the rest.
+/// The start deletes each id of the last lease, and few of them are there: one in some stands for
+/// the rest.
 fn stride(plan: &FaultPlan) -> usize {
     if plan.tripped().is_some_and(|what| what.contains("(delete")) {
         29
@@ -256,9 +275,13 @@ fn stride(plan: &FaultPlan) -> usize {
     }
 }
 
-/// Starts what `end` leaves, again and again, and ends that start at each of its steps. `end` is told the step; says whether
-/// it came to an end.
-fn starts_ended(base: &Base, second: End, end: impl Fn(u64) -> Result<Option<Left>, String>) -> Result<bool, String> {
+/// Starts what `end` leaves, again and again, and ends that start at each of its steps. `end` is
+/// told the step; says whether it came to an end.
+fn starts_ended(
+    base: &Base,
+    second: End,
+    end: impl Fn(u64) -> Result<Option<Left>, String>,
+) -> Result<bool, String> {
     let mut step = 0;
     loop {
         let mut next = 1;
@@ -268,22 +291,36 @@ fn starts_ended(base: &Base, second: End, end: impl Fn(u64) -> Result<Option<Lef
             let mut world = World::on(left.image, base.setup, &plan, second.steps());
             let started = world.start();
             if !plan.halted() {
-                return started.map(|()| true).map_err(|error| format!("I7: {}: {error}", left.how));
+                return started
+                    .map(|()| true)
+                    .map_err(|error| format!("I7: {}: {error}", left.how));
             }
             explored("ends during recovery");
             next = stride(&plan);
             let (loss, image) = remains(world, second, choice, step);
             let loss = if left.loss == Loss::Unflushed { left.loss } else { loss };
-            recovered(base, image, loss, &left.possible, left.pending.as_ref()).map_err(|what| {
-                format!("{}, then {second:?} at step {step} ({fault:?} {:?}): {what}", left.how, plan.tripped())
-            })?;
+            recovered(base, image, loss, &left.possible, left.pending.as_ref()).map_err(
+                |what| {
+                    format!(
+                        "{}, then {second:?} at step {step} ({fault:?} {:?}): {what}",
+                        left.how,
+                        plan.tripped()
+                    )
+                },
+            )?;
         }
         step += next as u64;
     }
 }
 
-/// Ends a program at every `every`-th step, and the start that follows at each of its steps, in all four ways.
-pub fn explore_recovery(base: &Base, program: &[Op], first: End, every: usize) -> Result<(), String> {
+/// Ends a program at every `every`-th step, and the start that follows at each of its steps, in all
+/// four ways.
+pub fn explore_recovery(
+    base: &Base,
+    program: &[Op],
+    first: End,
+    every: usize,
+) -> Result<(), String> {
     for step in (base.first_step(first)..).step_by(every) {
         for second in [End::Killed, End::PowerCut] {
             let end = |again| {
@@ -300,14 +337,18 @@ pub fn explore_recovery(base: &Base, program: &[Op], first: End, every: usize) -
     unreachable!("programs end")
 }
 
-/// Ends the start of a daemon that has nothing to keep but its template at each step, and the start that follows at each of
-/// its steps as well, by turns in either way.
+/// Ends the start of a daemon that has nothing to keep but its template at each step, and the start
+/// that follows at each of its steps as well, by turns in either way.
 pub fn explore_starts(base: &Base, first: End) -> Result<(), String> {
     let mut step = 0;
     loop {
         let mut next = 1;
         for (choice, fault) in [Fault::CrashBefore, Fault::CrashAfter].into_iter().enumerate() {
-            let second = if (step as usize + choice).is_multiple_of(2) { End::Killed } else { End::PowerCut };
+            let second = if (step as usize + choice).is_multiple_of(2) {
+                End::Killed
+            } else {
+                End::PowerCut
+            };
             let strides = Cell::new(1);
             let end = |again| {
                 let plan = FaultPlan::at(step, fault);
@@ -317,7 +358,8 @@ pub fn explore_starts(base: &Base, first: End) -> Result<(), String> {
                     return started.map(|()| None);
                 }
                 strides.set(stride(&plan));
-                let how = format!("{first:?} at step {step} of a start ({fault:?} {:?})", plan.tripped());
+                let how =
+                    format!("{first:?} at step {step} of a start ({fault:?} {:?})", plan.tripped());
                 let ran = Ran { world, model: judge::nothing(), pending: None };
                 Ok(Some(Left::of(ran, first, choice, again, how)))
             };
@@ -341,8 +383,9 @@ pub fn explore_first_start(base: &Base, end: End) -> Result<(), String> {
                 return started;
             }
             let ran = Ran { world, model: judge::nothing(), pending: None };
-            ended(base, ran, end, step)
-                .map_err(|what| format!("{end:?} at step {step} ({fault:?} {:?}): {what}", plan.tripped()))?;
+            ended(base, ran, end, step).map_err(|what| {
+                format!("{end:?} at step {step} ({fault:?} {:?}): {what}", plan.tripped())
+            })?;
         }
     }
     unreachable!("starts end")

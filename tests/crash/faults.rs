@@ -1,5 +1,5 @@
-//! A single step fails, with each errno, at each step of each call: the call ends in an error that says so, nothing is
-//! the worse for it, and the call succeeds when it is tried again.
+//! A single step fails, with each errno, at each step of each call: the call ends in an error that
+//! says so, nothing is the worse for it, and the call succeeds when it is tried again.
 
 use std::sync::Arc;
 
@@ -13,11 +13,18 @@ use super::model::{Model, Op, Refusal};
 use super::programs::classics;
 use super::world::{Failure, World};
 
-const ERRNOS: [Errno; 7] =
-    [Errno::EIO, Errno::EBUSY, Errno::ENOSPC, Errno::ENXIO, Errno::EINTR, Errno::ENODATA, Errno::EEXIST];
+const ERRNOS: [Errno; 7] = [
+    Errno::EIO,
+    Errno::EBUSY,
+    Errno::ENOSPC,
+    Errno::ENXIO,
+    Errno::EINTR,
+    Errno::ENODATA,
+    Errno::EEXIST,
+];
 
-/// What no kernel says of something that is there: taking its word for it, a device or a thin is left behind until the
-/// next start, or for good.
+/// What no kernel says of something that is there: taking its word for it, a device or a thin is
+/// left behind until the next start, or for good.
 fn is_a_lie(what: &str, errno: Errno) -> bool {
     let gone = errno == Errno::ENXIO && (what.starts_with("remove") || what.starts_with("info"));
     let deleted = errno == Errno::ENODATA && (what.contains("(delete") || what.starts_with("load"));
@@ -46,7 +53,9 @@ fn spoil(base: &Base, program: &[Op], step: u64, errno: Errno) -> Result<bool, S
         called?;
         let Some(what) = now else { continue };
         explored("failed steps");
-        spoilt.after_fault().map_err(|error| format!("{errno} at step {step} ({what}) in {op:?}: {error}"))?;
+        spoilt
+            .after_fault()
+            .map_err(|error| format!("{errno} at step {step} ({what}) in {op:?}: {error}"))?;
     }
     if spoilt.plan.tripped().is_none() {
         return Ok(false);
@@ -69,23 +78,31 @@ impl Spoilt {
         let expected = after.apply(op);
         match (self.world.run(op), expected) {
             (Ok(()), Ok(())) => self.model = after,
-            (Err(Failure::Snapshotter(error)), Err(refusal)) if Refusal::of(&error) == Some(refusal) => {}
+            (Err(Failure::Snapshotter(error)), Err(refusal))
+                if Refusal::of(&error) == Some(refusal) => {}
             (Err(failure), expected) => self.failed(op, failure, expected)?,
             (Ok(()), Err(refusal)) => return Err(format!("{op:?} succeeds, expected {refusal:?}")),
         }
         Ok(())
     }
 
-    fn failed(&mut self, op: &Op, failure: Failure, expected: Result<(), Refusal>) -> Result<(), String> {
+    fn failed(
+        &mut self,
+        op: &Op,
+        failure: Failure,
+        expected: Result<(), Refusal>,
+    ) -> Result<(), String> {
         let Some(what) = self.plan.tripped() else {
             return Err(format!("{op:?} failed: {failure}, expected {expected:?}"));
         };
         if let Failure::Snapshotter(error) = &failure {
             says_so(error, &what).map_err(|why| format!("{what} in {op:?}: {why}: {error}"))?;
         }
-        // What is on disk after a write of the database that failed is not known; otherwise nothing has happened.
+        // What is on disk after a write of the database that failed is not known; otherwise nothing
+        // has happened.
         let unknown = what.starts_with("database");
-        let possible = if unknown { self.model.after_unanswered(op) } else { vec![self.model.clone()] };
+        let possible =
+            if unknown { self.model.after_unanswered(op) } else { vec![self.model.clone()] };
         if !self.answers() {
             self.restart()?;
         }
@@ -94,7 +111,8 @@ impl Spoilt {
             .clone();
         judge::forget_users(&mut self.world, &self.model);
         // The failure may have hit the call, and the call must succeed now.
-        judge::ask_again(&mut self.world, &mut self.model, op).map_err(|error| format!("{what}: {error}"))
+        judge::ask_again(&mut self.world, &mut self.model, op)
+            .map_err(|error| format!("{what}: {error}"))
     }
 
     /// Whether the database still takes calls; after a failed sync it waits for a restart.
@@ -112,14 +130,18 @@ impl Spoilt {
             self.restart()?;
         }
         let transient = |finding: &Finding| {
-            matches!(finding, Finding::ThinUnrecorded { leased: true, .. } | Finding::Unwanted { .. })
+            matches!(
+                finding,
+                Finding::ThinUnrecorded { leased: true, .. } | Finding::Unwanted { .. }
+            )
         };
         judge::findings(&self.world, "after a failure", transient)?;
         judge::contents(&self.world, &mut self.model, Loss::Nothing)
     }
 }
 
-/// A failure must not look like one of the refusals that callers act upon; lack of room must look like it.
+/// A failure must not look like one of the refusals that callers act upon; lack of room must look
+/// like it.
 fn says_so(error: &Error, what: &str) -> Result<(), &'static str> {
     if Refusal::of(error).is_some() {
         return Err("a failure looks like a refusal");
@@ -143,7 +165,8 @@ fn any_step_that_fails_ends_in_an_error_and_the_call_can_be_repeated() {
             let errnos = if all { &ERRNOS[..] } else { &ERRNOS[turn..=turn] };
             let mut over = true;
             for errno in errnos {
-                over &= !spoil(&base, &program, step, *errno).unwrap_or_else(|what| panic!("{story}: {what}"));
+                over &= !spoil(&base, &program, step, *errno)
+                    .unwrap_or_else(|what| panic!("{story}: {what}"));
             }
             if over {
                 break;

@@ -1,4 +1,5 @@
-//! A file system as simple as can be: a superblock with a clean flag, two blocks that mkfs writes, and the rest for tags.
+//! A file system as simple as can be: a superblock with a clean flag, two blocks that mkfs writes,
+//! and the rest for tags.
 
 use std::path::Path;
 
@@ -30,15 +31,22 @@ pub struct Superblock {
 impl Superblock {
     fn bytes(self) -> [u8; 512] {
         let mut bytes = [0; 512];
-        for (place, value) in [MAGIC, u64::from(self.clean), self.inodes, self.size.0].into_iter().enumerate() {
+        for (place, value) in
+            [MAGIC, u64::from(self.clean), self.inodes, self.size.0].into_iter().enumerate()
+        {
             bytes[8 * place..8 * place + 8].copy_from_slice(&value.to_le_bytes());
         }
         bytes
     }
 
     fn parse(bytes: &[u8; 512]) -> Option<Superblock> {
-        let field = |place: usize| u64::from_le_bytes(bytes[8 * place..8 * place + 8].try_into().unwrap());
-        (field(0) == MAGIC).then(|| Superblock { clean: field(1) == 1, inodes: field(2), size: Sectors(field(3)) })
+        let field =
+            |place: usize| u64::from_le_bytes(bytes[8 * place..8 * place + 8].try_into().unwrap());
+        (field(0) == MAGIC).then(|| Superblock {
+            clean: field(1) == 1,
+            inodes: field(2),
+            size: Sectors(field(3)),
+        })
     }
 
     pub fn read(handle: &FakeHandle) -> Result<Option<Superblock>, IoError> {
@@ -70,11 +78,20 @@ impl Machine {
     fn superblock(disk: &dyn Disk, fs_type: FsType) -> Result<Superblock, FsError> {
         let mut bytes = [0; 512];
         disk.read_at(&mut bytes, 0)?;
-        let wrong = || FsError::Superblock { device: disk.path().into(), fs_type, problem: "no magic".into() };
+        let wrong = || FsError::Superblock {
+            device: disk.path().into(),
+            fs_type,
+            problem: "no magic".into(),
+        };
         Superblock::parse(&bytes).ok_or_else(wrong)
     }
 
-    fn change(&self, device: &Path, access: Access, change: impl Fn(&mut Superblock)) -> Result<(), FsError> {
+    fn change(
+        &self,
+        device: &Path,
+        access: Access,
+        change: impl Fn(&mut Superblock),
+    ) -> Result<(), FsError> {
         let disk = self.open(device, access)?;
         let mut superblock = Machine::superblock(disk.as_ref(), FsType::Ext4)?;
         change(&mut superblock);
@@ -89,7 +106,11 @@ impl Formatter for Machine {
         let disk = self.open(device, Access::WriteExclusive)?;
         if Machine::superblock(disk.as_ref(), spec.fs_type).is_ok() {
             let problem = "there is a file system already".into();
-            return Err(FsError::Superblock { device: device.into(), fs_type: spec.fs_type, problem });
+            return Err(FsError::Superblock {
+                device: device.into(),
+                fs_type: spec.fs_type,
+                problem,
+            });
         }
         disk.write_at(&Superblock { clean: true, inodes: 10, size }.bytes(), 0)?;
         for block in 1..FIRST {

@@ -1,5 +1,5 @@
-//! A kernel that does not answer one removal, a pool that takes no changes, and a long list of removals: what that costs the others, in
-//! requests.
+//! A kernel that does not answer one removal, a pool that takes no changes, and a long list of
+//! removals: what that costs the others, in requests.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex};
@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use devmapper_snapshotter::dm::fake::FakeKernel;
 use devmapper_snapshotter::dm::{
-    Dm, Errno, Error, EventSource, FaultPlan, Kernel, PoolLog, Reply, Request, Settings as DmSettings, Verb,
+    Dm, Errno, Error, EventSource, FaultPlan, Kernel, PoolLog, Reply, Request,
+    Settings as DmSettings, Verb,
 };
 use devmapper_snapshotter::fs::{FsSpec, FsType};
 use devmapper_snapshotter::names::DevicePrefix;
@@ -74,8 +75,12 @@ fn bench(reclaiming: Reclaiming) -> Bench {
     };
     let pool = Pool::open(&settings, dm, store.clone(), Arc::new(machine.backer())).unwrap();
     let base_image_size = Sectors(BLOCK.0 * BLOCKS);
-    let settings =
-        Settings { fs: FsSpec::plain(FsType::Ext4), base_image_size, max_image_size: base_image_size, discard: false };
+    let settings = Settings {
+        fs: FsSpec::plain(FsType::Ext4),
+        base_image_size,
+        max_image_size: base_image_size,
+        discard: false,
+    };
     let start = Snapshotter::start_reclaiming;
     let snapshotter = start(reclaiming, settings, pool, store, machine.clone(), machine).unwrap();
     Bench { snapshotter, kernel }
@@ -85,7 +90,8 @@ impl Bench {
     /// Prepares so many, and says what their devices are called.
     fn prepare(&self, count: usize) -> Vec<String> {
         let device = |n: usize| {
-            let mounts = self.snapshotter.prepare(&format!("a-{n}"), "", Default::default()).unwrap();
+            let mounts =
+                self.snapshotter.prepare(&format!("a-{n}"), "", Default::default()).unwrap();
             mounts[0].source.rsplit('/').next().unwrap().to_owned()
         };
         (0..count).map(device).collect()
@@ -159,7 +165,11 @@ fn a_pool_that_takes_no_changes_is_asked_once_and_not_by_every_removal() {
     let b = bench(Reclaiming::OnCall);
     b.prepare(300);
     b.remove(300);
-    let plan = FaultPlan::at_nth(0, "pool commit", devmapper_snapshotter::dm::Fault::ErrorBefore(Errno::EIO));
+    let plan = FaultPlan::at_nth(
+        0,
+        "pool commit",
+        devmapper_snapshotter::dm::Fault::ErrorBefore(Errno::EIO),
+    );
     b.kernel.kernel.set_plan(plan);
     let (asked, swept) = b.cleanup();
     assert_eq!((swept.reclaimed, swept.failed), (0, 300));

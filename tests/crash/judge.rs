@@ -1,4 +1,5 @@
-//! The judge: whether a world is as its callers may expect it. Invariants I1 to I7, one after the other.
+//! The judge: whether a world is as its callers may expect it. Invariants I1 to I7, one after the
+//! other.
 
 use std::collections::BTreeMap;
 
@@ -45,10 +46,12 @@ impl Empty {
     }
 }
 
-/// Looks at a world whose daemon has just been started after an end. `possible` are the models that may be true; the one
-/// that is comes back.
+/// Looks at a world whose daemon has just been started after an end. `possible` are the models that
+/// may be true; the one that is comes back.
 pub fn after_start(world: &mut World, possible: &[Model], loss: Loss) -> Result<Model, String> {
-    findings(world, "right after the start", |finding| matches!(finding, Finding::Unwanted { .. }))?;
+    findings(world, "right after the start", |finding| {
+        matches!(finding, Finding::Unwanted { .. })
+    })?;
     let swept = world.snapshotter().cleanup().map_err(|e| format!("I7: cleanup: {e}"))?;
     that(swept.failed == 0, || format!("I7: cleanup failed for {} entries", swept.failed))?;
     let open = |finding: &Finding| matches!(finding, Finding::Unwanted { open: 1.., .. });
@@ -62,13 +65,22 @@ pub fn after_start(world: &mut World, possible: &[Model], loss: Loss) -> Result<
 
 /// No disagreement between database, pool and kernel, but what `may_be`.
 pub fn findings(world: &World, when: &str, may_be: impl Fn(&Finding) -> bool) -> Verdict {
-    let findings = world.snapshotter().check(Some(&world.thins())).map_err(|e| format!("the checker {when}: {e}"))?;
-    let found: Vec<String> = findings.iter().filter(|f| !may_be(f)).map(ToString::to_string).collect();
+    let findings = world
+        .snapshotter()
+        .check(Some(&world.thins()))
+        .map_err(|e| format!("the checker {when}: {e}"))?;
+    let found: Vec<String> =
+        findings.iter().filter(|f| !may_be(f)).map(ToString::to_string).collect();
     that(found.is_empty(), || format!("I3, I5 {when}: {}", found.join("; ")))
 }
 
 fn records(world: &World) -> BTreeMap<String, SnapshotRecord> {
-    world.store().read(|r| r.page(None, usize::MAX)).expect("the database can be read").into_iter().collect()
+    world
+        .store()
+        .read(|r| r.page(None, usize::MAX))
+        .expect("the database can be read")
+        .into_iter()
+        .collect()
 }
 
 /// I1, I2: what is on record is what one of the models says.
@@ -80,9 +92,16 @@ pub fn state<'a>(world: &World, possible: &'a [Model]) -> Result<&'a Model, Stri
     };
     possible.iter().find(like).ok_or_else(|| {
         let describe = |record: &SnapshotRecord| {
-            format!("{} on {:?} of {} with {:?}", record.kind, record.parent, record.size, record.labels.get("label"))
+            format!(
+                "{} on {:?} of {} with {:?}",
+                record.kind,
+                record.parent,
+                record.size,
+                record.labels.get("label")
+            )
         };
-        let found: Vec<_> = found.iter().map(|(key, record)| format!("{key}: {}", describe(record))).collect();
+        let found: Vec<_> =
+            found.iter().map(|(key, record)| format!("{key}: {}", describe(record))).collect();
         let possible: Vec<_> = possible.iter().map(|model| &model.snapshots).collect();
         format!("I1, I2: found [{}], possible were {possible:?}", found.join(", "))
     })
@@ -97,24 +116,34 @@ fn same(snapshot: &Snapshot, record: &SnapshotRecord) -> bool {
 
 /// Users whose snapshot turns out to be committed or removed.
 pub fn forget_users(world: &mut World, model: &Model) {
-    let gone: Vec<String> = world.users.attached.keys().filter(|key| !model.attached.contains(*key)).cloned().collect();
+    let gone: Vec<String> =
+        world.users.attached.keys().filter(|key| !model.attached.contains(*key)).cloned().collect();
     gone.iter().for_each(|key| world.users.orphan(key));
 }
 
-/// I4: every snapshot holds what it may hold, and its file system is whole; a committed one's is clean. From then on it
-/// holds what was found.
+/// I4: every snapshot holds what it may hold, and its file system is whole; a committed one's is
+/// clean. From then on it holds what was found.
 pub fn contents(world: &World, model: &mut Model, loss: Loss) -> Verdict {
     let dm = world.dm();
-    let pool = dm.info(&World::pool_name()).ok().flatten().ok_or("I5: the pool is not there")?.device;
+    let pool =
+        dm.info(&World::pool_name()).ok().flatten().ok_or("I5: the pool is not there")?.device;
     for (key, record) in records(world) {
-        let snapshot = model.snapshots.get_mut(&key).ok_or_else(|| format!("I1: {key} is on record"))?;
-        content(world, pool, &record, snapshot, loss).map_err(|what| format!("I4: {key}: {what}"))?;
+        let snapshot =
+            model.snapshots.get_mut(&key).ok_or_else(|| format!("I1: {key} is on record"))?;
+        content(world, pool, &record, snapshot, loss)
+            .map_err(|what| format!("I4: {key}: {what}"))?;
     }
     Ok(())
 }
 
 /// Looks at a thin through a device of the judge's own.
-fn content(world: &World, pool: DeviceNumber, record: &SnapshotRecord, snapshot: &mut Snapshot, loss: Loss) -> Verdict {
+fn content(
+    world: &World,
+    pool: DeviceNumber,
+    record: &SnapshotRecord,
+    snapshot: &mut Snapshot,
+    loss: Loss,
+) -> Verdict {
     let dm = world.dm();
     let name = DmName::new("judge").unwrap();
     let table = [Target::thin(pool, record.thin, record.size)];
@@ -125,13 +154,24 @@ fn content(world: &World, pool: DeviceNumber, record: &SnapshotRecord, snapshot:
     judged
 }
 
-fn blocks(world: &World, name: &DmName, record: &SnapshotRecord, snapshot: &mut Snapshot, loss: Loss) -> Verdict {
+fn blocks(
+    world: &World,
+    name: &DmName,
+    record: &SnapshotRecord,
+    snapshot: &mut Snapshot,
+    loss: Loss,
+) -> Verdict {
     let handle = world.machine.kernel.open(name).map_err(|e| e.to_string())?;
-    let superblock = Superblock::read(&handle).map_err(|e| e.to_string())?.ok_or("no file system")?;
-    that(superblock.size == record.size, || format!("its file system has {}, it {}", superblock.size, record.size))?;
+    let superblock =
+        Superblock::read(&handle).map_err(|e| e.to_string())?.ok_or("no file system")?;
+    that(superblock.size == record.size, || {
+        format!("its file system has {}, it {}", superblock.size, record.size)
+    })?;
     if snapshot.kind == Kind::Committed {
         that(superblock.clean, || "its file system is not clean".into())?;
-        that(record.inodes == Some(superblock.inodes), || format!("{:?} inodes recorded", record.inodes))?;
+        that(record.inodes == Some(superblock.inodes), || {
+            format!("{:?} inodes recorded", record.inodes)
+        })?;
     }
     let exact = loss == Loss::Nothing || snapshot.kind != Kind::Active;
     for block in 1..snapshot.size {
@@ -142,7 +182,9 @@ fn blocks(world: &World, name: &DmName, record: &SnapshotRecord, snapshot: &mut 
             Some(block) if exact => block.holds(found),
             Some(block) => block.may_hold(found),
         };
-        that(fine, || format!("block {block} holds {found}, expected {:?}", snapshot.content.get(&block)))?;
+        that(fine, || {
+            format!("block {block} holds {found}, expected {:?}", snapshot.content.get(&block))
+        })?;
         if let Some(block) = snapshot.content.get_mut(&block) {
             block.found(found);
         }
@@ -150,7 +192,8 @@ fn blocks(world: &World, name: &DmName, record: &SnapshotRecord, snapshot: &mut 
     Ok(())
 }
 
-/// I5 as users feel it: those who still have a device open go on; those whose snapshot is gone harm nobody.
+/// I5 as users feel it: those who still have a device open go on; those whose snapshot is gone harm
+/// nobody.
 fn users_go_on(world: &World, model: &Model) -> Verdict {
     for orphan in &world.users.orphans {
         // It may be sealed, and need not work any more.
@@ -159,8 +202,14 @@ fn users_go_on(world: &World, model: &Model) -> Verdict {
     for (key, attached) in &world.users.attached {
         if model.snapshots[key].kind == Kind::Active {
             let block = FIRST + 9;
-            let old = attached.handle.read_block(block, BLOCK).map_err(|e| format!("I5: the user of {key}: {e}"))?;
-            attached.handle.write_block(block, BLOCK, old).map_err(|e| format!("I5: the user of {key}: {e}"))?;
+            let old = attached
+                .handle
+                .read_block(block, BLOCK)
+                .map_err(|e| format!("I5: the user of {key}: {e}"))?;
+            attached
+                .handle
+                .write_block(block, BLOCK, old)
+                .map_err(|e| format!("I5: the user of {key}: {e}"))?;
         }
     }
     Ok(())
@@ -169,7 +218,8 @@ fn users_go_on(world: &World, model: &Model) -> Verdict {
 /// I2: what was not answered can be asked for again, with success.
 pub fn ask_again(world: &mut World, model: &mut Model, op: &Op) -> Verdict {
     if let Op::Prepare { key, .. } | Op::View { key, .. } = op {
-        if model.snapshots.contains_key(key) && !model.snapshots.values().any(|s| s.parent == *key) {
+        if model.snapshots.contains_key(key) && !model.snapshots.values().any(|s| s.parent == *key)
+        {
             try_op(world, model, &Op::Remove { key: key.clone() })?;
         }
     }
@@ -186,7 +236,9 @@ pub fn try_op(world: &mut World, model: &mut Model, op: &Op) -> Verdict {
         {
             Ok(())
         }
-        (Err(failure), expected) => Err(format!("I2: {op:?} again: {failure}, expected {expected:?}")),
+        (Err(failure), expected) => {
+            Err(format!("I2: {op:?} again: {failure}, expected {expected:?}"))
+        }
         (Ok(()), Err(refusal)) => Err(format!("I2: {op:?} again succeeds, expected {refusal:?}")),
     }
 }
@@ -201,12 +253,19 @@ pub fn everything_goes(world: &mut World, mut left: Model, empty: Empty) -> Verd
         try_op(world, &mut left, &Op::Remove { key })?;
     }
     let swept = world.snapshotter().cleanup().map_err(|e| format!("I6: cleanup: {e}"))?;
-    that(swept.busy + swept.failed == 0, || format!("I6: something cannot be reclaimed: {swept:?}"))?;
+    that(swept.busy + swept.failed == 0, || {
+        format!("I6: something cannot be reclaimed: {swept:?}")
+    })?;
     findings(world, "when all is removed", |_| false)?;
     let now = Empty::of(world);
     that(now == empty, || format!("I6: {now:?} are left, {empty:?} at the beginning"))?;
-    let devices: Vec<String> =
-        world.dm().list().map_err(|e| e.to_string())?.iter().map(|device| device.name.to_string()).collect();
+    let devices: Vec<String> = world
+        .dm()
+        .list()
+        .map_err(|e| e.to_string())?
+        .iter()
+        .map(|device| device.name.to_string())
+        .collect();
     that(devices == ["data", "metadata", "pool"].map(|role| format!("{POOL}-{role}")), || {
         format!("I6: devices are left: {devices:?}")
     })

@@ -1,5 +1,5 @@
-//! A pool that refuses writes for a while: whoever was there is refused, whoever was made later is not, wherever the daemon
-//! ends, and whatever else happens to the pool is no reason.
+//! A pool that refuses writes for a while: whoever was there is refused, whoever was made later is
+//! not, wherever the daemon ends, and whatever else happens to the pool is no reason.
 
 use devmapper_snapshotter::dm::fake::Unflushed;
 use devmapper_snapshotter::dm::{Fault, FaultPlan, PoolMode, Target};
@@ -54,7 +54,10 @@ fn write(key: &str, block: u64) -> Op {
 }
 
 fn commits(world: &World, key: &str) -> Result<(), String> {
-    world.snapshotter().commit(&format!("{key}-committed"), key, Default::default()).map_err(|e| format!("{key}: {e}"))
+    world
+        .snapshotter()
+        .commit(&format!("{key}-committed"), key, Default::default())
+        .map_err(|e| format!("{key}: {e}"))
 }
 
 fn is_refused(world: &World, key: &str) -> Result<(), String> {
@@ -77,7 +80,8 @@ struct Told {
     said: bool,
 }
 
-/// A layer is written to while the pool is full; then there is room again, and another is made and committed.
+/// A layer is written to while the pool is full; then there is room again, and another is made and
+/// committed.
 fn story(world: &mut World, told: &mut Told) -> Result<(), String> {
     world.run(&prepare("layer", "")).map_err(|e| e.to_string())?;
     no_room(world);
@@ -128,8 +132,9 @@ fn explore(base: &Base, log: bool, every: usize) -> Result<(), String> {
             return done;
         }
         explored("daemons killed around a lapse");
-        judged(world.killed(), base, told.lapsed)
-            .map_err(|what| format!("killed after step {step} ({}), {told:?}: {what}", plan.tripped().unwrap()))?;
+        judged(world.killed(), base, told.lapsed).map_err(|what| {
+            format!("killed after step {step} ({}), {told:?}: {what}", plan.tripped().unwrap())
+        })?;
     }
     unreachable!("stories end")
 }
@@ -209,7 +214,13 @@ fn a_lapse_while_no_daemon_runs_is_found_or_where_the_log_is_lost_taken_for_one(
         world.stop();
         let node = world.machine.kernel.clone();
         no_room(&world);
-        let device = world.dm().list().unwrap().into_iter().find(|d| d.name.as_str().starts_with("p-snap-")).unwrap();
+        let device = world
+            .dm()
+            .list()
+            .unwrap()
+            .into_iter()
+            .find(|d| d.name.as_str().starts_with("p-snap-"))
+            .unwrap();
         assert!(node.open(&device.name).unwrap().write_block(FIRST + 5, BLOCK, 1).is_err());
         room(&world);
         if lost {

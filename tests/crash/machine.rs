@@ -1,5 +1,5 @@
-//! The machine that a daemon under test runs on: the modelled kernel, and disks and file systems over it, all of whose
-//! steps one plan counts.
+//! The machine that a daemon under test runs on: the modelled kernel, and disks and file systems
+//! over it, all of whose steps one plan counts.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use devmapper_snapshotter::block::{Access, BlockError, Disk, Disks};
 use devmapper_snapshotter::config::{Backing, Config};
 use devmapper_snapshotter::dm::fake::{FakeHandle, FakeKernel, IoError};
-use devmapper_snapshotter::dm::{Dm, Error, EventSource, FaultPlan, Kernel, PoolLog, Reply, Request, Verb, Verdict};
+use devmapper_snapshotter::dm::{
+    Dm, Error, EventSource, FaultPlan, Kernel, PoolLog, Reply, Request, Verb, Verdict,
+};
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::pool::Backer;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors};
@@ -28,9 +30,11 @@ const DATA_SIZE: Sectors = Sectors(LABEL.0 + BLOCK.0 * 1024);
 /// What a plan counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Steps {
-    /// What outlives a power cut: commits of the pool, flushes of disks, writes and syncs of the database.
+    /// What outlives a power cut: commits of the pool, flushes of disks, writes and syncs of the
+    /// database.
     Durable,
-    /// What changes anything: requests to the kernel, calls on disks, writes and syncs of the database.
+    /// What changes anything: requests to the kernel, calls on disks, writes and syncs of the
+    /// database.
     Changes,
     /// The same, and what only looks.
     Everything,
@@ -102,7 +106,10 @@ impl Machine {
     /// Finds the pool's disks on this machine.
     pub fn backer(&self) -> Backer {
         let backing = Backing::Devices { data: node(DATA), metadata: Some(node(METADATA)) };
-        Backer::new(&Config { backing, block_size: BLOCK, ..Config::default() }, Arc::new(self.clone()))
+        Backer::new(
+            &Config { backing, block_size: BLOCK, ..Config::default() },
+            Arc::new(self.clone()),
+        )
     }
 
     /// The same machine for a daemon that comes after a killed one.
@@ -137,7 +144,8 @@ impl Machine {
         }
     }
 
-    /// Does something on the caller's thread right before the next request to the kernel whose text has `what` in it.
+    /// Does something on the caller's thread right before the next request to the kernel whose text
+    /// has `what` in it.
     pub fn before(&self, what: &str, action: impl FnOnce() + Send + 'static) {
         *self.interlude.0.lock().unwrap() = Some((what.into(), Box::new(action)));
     }
@@ -156,14 +164,18 @@ impl Machine {
         claimed.then(|| Claim { claims: Arc::clone(&self.claims), number })
     }
 
-    /// Opens a device as a container's mount or virtual machine does: beyond the reach of the daemon's plan, but not after
-    /// the end of everything.
+    /// Opens a device as a container's mount or virtual machine does: beyond the reach of the
+    /// daemon's plan, but not after the end of everything.
     pub fn attach(&self, node: &Path, mount: bool) -> Result<Attached, String> {
         if self.plan.halted() {
             return Err("halted".into());
         }
         let handle = self.kernel.open(&device_name(node)).map_err(|e| e.to_string())?;
-        let claim = if mount { Some(self.claim(handle.number()).ok_or("it is mounted already")?) } else { None };
+        let claim = if mount {
+            Some(self.claim(handle.number()).ok_or("it is mounted already")?)
+        } else {
+            None
+        };
         let writable = !node.to_string_lossy().contains("-view-");
         Ok(Attached { handle, claim, writable })
     }
@@ -214,7 +226,13 @@ fn node(number: DeviceNumber) -> PathBuf {
 fn changes(verb: Verb) -> bool {
     matches!(
         verb,
-        Verb::Create | Verb::Remove | Verb::Rename | Verb::Suspend | Verb::Resume | Verb::Load | Verb::Message
+        Verb::Create
+            | Verb::Remove
+            | Verb::Rename
+            | Verb::Suspend
+            | Verb::Resume
+            | Verb::Load
+            | Verb::Message
     )
 }
 
@@ -266,10 +284,14 @@ impl Disks for Machine {
                 };
                 let handle = handle.map_err(|e| fail(io_error(e)))?;
                 let claim = match exclusive {
-                    true => Some(self.claim(handle.number()).ok_or_else(|| BlockError::Busy { path: path.into() })?),
+                    true => Some(
+                        self.claim(handle.number())
+                            .ok_or_else(|| BlockError::Busy { path: path.into() })?,
+                    ),
                     false => None,
                 };
-                let disk = OpenDisk { machine: self.clone(), path: path.into(), handle, _claim: claim };
+                let disk =
+                    OpenDisk { machine: self.clone(), path: path.into(), handle, _claim: claim };
                 Ok(Box::new(disk) as Box<dyn Disk>)
             },
         )
@@ -298,7 +320,12 @@ impl OpenDisk {
             Steps::Everything => true,
         };
         let what = || format!("{step} {}", self.path.display());
-        self.machine.stepping(counted, what, |s| fail(s.into()), || act().map_err(|e| fail(io_error(e))))
+        self.machine.stepping(
+            counted,
+            what,
+            |s| fail(s.into()),
+            || act().map_err(|e| fail(io_error(e))),
+        )
     }
 }
 
@@ -320,10 +347,15 @@ impl Disk for OpenDisk {
     }
     fn set_read_only(&self, read_only: bool) -> Result<(), BlockError> {
         let name = device_name(&self.path);
-        self.call("make read-only or writable", Steps::Changes, || self.machine.kernel.set_read_only(&name, read_only))
+        self.call("make read-only or writable", Steps::Changes, || {
+            self.machine.kernel.set_read_only(&name, read_only)
+        })
     }
     fn is_read_only(&self) -> Result<bool, BlockError> {
-        let dm = Dm::new(Arc::new(self.machine.kernel.clone()), devmapper_snapshotter::dm::Settings::without_nodes());
+        let dm = Dm::new(
+            Arc::new(self.machine.kernel.clone()),
+            devmapper_snapshotter::dm::Settings::without_nodes(),
+        );
         self.call("read the read-only state of", Steps::Everything, || {
             Ok(dm.info(&device_name(&self.path)).ok().flatten().is_some_and(|info| info.read_only))
         })

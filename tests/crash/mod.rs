@@ -11,10 +11,10 @@
 //! | `judge` | whether a world is as its callers may expect it |
 //! | `explore` | all the points where it can end |
 //!
-//! and tests of its own: `checker` (the judge can tell), `damage` (bits flip and sectors are lost), `exchanged` (a parent is
-//! removed and made anew meanwhile), `faults` (a step fails), `hangs` (the kernel does not answer), `lapses` (the pool is full),
-//! `sick` (the pool cannot commit), `side_by_side` (many callers),
-//! `regressions` (what was found).
+//! and tests of its own: `checker` (the judge can tell), `damage` (bits flip and sectors are lost),
+//! `exchanged` (a parent is removed and made anew meanwhile), `faults` (a step fails), `hangs` (the
+//! kernel does not answer), `lapses` (the pool is full), `sick` (the pool cannot commit),
+//! `side_by_side` (many callers), `regressions` (what was found).
 #![allow(dead_code)]
 
 mod checker;

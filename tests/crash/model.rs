@@ -206,8 +206,11 @@ impl Model {
                 if snapshot.kind != Kind::Active {
                     return Err(Refusal::NotActive);
                 }
-                let place =
-                    snapshot.content.entry(*block).or_insert(Block { durable: 0, newer: Vec::new(), unsure: false });
+                let place = snapshot.content.entry(*block).or_insert(Block {
+                    durable: 0,
+                    newer: Vec::new(),
+                    unsure: false,
+                });
                 place.newer.push(*tag);
                 place.unsure = false;
                 if *flush {
@@ -222,7 +225,9 @@ impl Model {
     pub fn after_unanswered(&self, op: &Op) -> Vec<Model> {
         let mut whole = self.clone();
         let op = match op {
-            Op::Write { key, block, tag, .. } => Op::Write { key: key.clone(), block: *block, tag: *tag, flush: false },
+            Op::Write { key, block, tag, .. } => {
+                Op::Write { key: key.clone(), block: *block, tag: *tag, flush: false }
+            }
             op => op.clone(),
         };
         match whole.apply(&op) {

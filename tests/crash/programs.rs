@@ -1,4 +1,5 @@
-//! Programs of calls: generated ones that mostly make sense, and the classics that have broken others.
+//! Programs of calls: generated ones that mostly make sense, and the classics that have broken
+//! others.
 
 use proptest::prelude::*;
 
@@ -18,12 +19,16 @@ pub struct Seed {
 
 /// Seeds of a program with up to `most` calls.
 pub fn seeds(most: usize) -> impl Strategy<Value = Vec<Seed>> {
-    let seed = (any::<u8>(), any::<u8>(), any::<u8>()).prop_map(|(what, first, second)| Seed { what, first, second });
+    let seed = (any::<u8>(), any::<u8>(), any::<u8>()).prop_map(|(what, first, second)| Seed {
+        what,
+        first,
+        second,
+    });
     proptest::collection::vec(seed, 3..=most)
 }
 
-/// The program that seeds stand for: each call is chosen from what makes sense after those before it, except that one in
-/// sixteen is about a key that may not be there.
+/// The program that seeds stand for: each call is chosen from what makes sense after those before
+/// it, except that one in sixteen is about a key that may not be there.
 pub fn program(seeds: &[Seed], prefix: &str) -> Vec<Op> {
     let mut model = Model { base: BLOCKS, ..Model::default() };
     let mut tag = 1000;
@@ -53,8 +58,15 @@ fn call(seed: Seed, model: &Model, prefix: &str, tag: u64) -> Op {
     let (active, committed) = (of(Kind::Active), of(Kind::Committed));
     let all: Vec<String> = model.snapshots.keys().cloned().collect();
     let wild = seed.second % 16 == 15;
-    let any_key = format!("{prefix}{}", ["a0", "a1", "a2", "c0", "c1", "v0"][usize::from(seed.first) % 6]);
-    let some = |keys: &[String]| if wild { any_key.clone() } else { pick(keys, seed.first, any_key.clone()) };
+    let any_key =
+        format!("{prefix}{}", ["a0", "a1", "a2", "c0", "c1", "v0"][usize::from(seed.first) % 6]);
+    let some = |keys: &[String]| {
+        if wild {
+            any_key.clone()
+        } else {
+            pick(keys, seed.first, any_key.clone())
+        }
+    };
     let parent = || match seed.second % 4 {
         0 if !wild => String::new(),
         _ if wild => any_key.clone(),
@@ -62,7 +74,11 @@ fn call(seed: Seed, model: &Model, prefix: &str, tag: u64) -> Op {
     };
     let new = |kind: &str| format!("{prefix}{kind}{}", seed.first % 3);
     match seed.what % 32 {
-        0..=6 => Op::Prepare { key: new("a"), parent: parent(), size: (seed.second >= 224).then_some(BLOCKS + 8) },
+        0..=6 => Op::Prepare {
+            key: new("a"),
+            parent: parent(),
+            size: (seed.second >= 224).then_some(BLOCKS + 8),
+        },
         7..=8 => Op::View { key: new("v"), parent: parent() },
         9..=14 => Op::Commit { name: new("c"), key: some(&active) },
         15..=18 => Op::Write {
@@ -116,15 +132,25 @@ pub mod by_hand {
 }
 use by_hand::*;
 
-/// Programs that have broken other snapshotters (USERS), and the shortest one of each call. Each with its story.
+/// Programs that have broken other snapshotters (USERS), and the shortest one of each call. Each
+/// with its story.
 pub fn classics() -> Vec<(&'static str, Vec<Op>)> {
     vec![
         ("a pull of three layers, and a container on them", pull()),
         ("a layer is committed while a container writes to it", committed_while_mounted(true)),
-        ("a layer is committed while a virtual machine has its device open", committed_while_mounted(false)),
+        (
+            "a layer is committed while a virtual machine has its device open",
+            committed_while_mounted(false),
+        ),
         (
             "the writes of a closed layer are not flushed before its commit",
-            vec![prepare("a", ""), write("a", 4, 1, false), write("a", 5, 2, false), commit("c", "a"), view("v", "c")],
+            vec![
+                prepare("a", ""),
+                write("a", 4, 1, false),
+                write("a", 5, 2, false),
+                commit("c", "a"),
+                view("v", "c"),
+            ],
         ),
         (
             "a container is removed while it runs, and its key used again",
@@ -207,7 +233,11 @@ fn pull() -> Vec<Op> {
         program.push(commit(&name, &key));
         parent = name;
     }
-    program.extend([prepare("container", &parent), attach("container", true), write("container", 4, 99, true)]);
+    program.extend([
+        prepare("container", &parent),
+        attach("container", true),
+        write("container", 4, 99, true),
+    ]);
     program
 }
 

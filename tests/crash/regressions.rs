@@ -18,8 +18,8 @@ fn ran(program: &[Op]) -> (Base, World, Model) {
     (base, ran.world, ran.model)
 }
 
-/// Runs all calls of `program`, in the last of which the `nth` step that is called `what` fails; gives the world and
-/// whether that call succeeded.
+/// Runs all calls of `program`, in the last of which the `nth` step that is called `what` fails;
+/// gives the world and whether that call succeeded.
 fn with_failure(base: &Base, program: &[Op], what: &str, nth: usize) -> (World, bool) {
     let (last, calls) = program.split_last().unwrap();
     let mut seen = 0;
@@ -31,7 +31,8 @@ fn with_failure(base: &Base, program: &[Op], what: &str, nth: usize) -> (World, 
         let plan = FaultPlan::at(step, Fault::ErrorBefore(Errno::EIO));
         let mut ran = run(base, calls, &plan, Steps::Everything).unwrap();
         let done = ran.world.run(last);
-        let tripped = plan.tripped().unwrap_or_else(|| panic!("no step number {nth} called {what:?}"));
+        let tripped =
+            plan.tripped().unwrap_or_else(|| panic!("no step number {nth} called {what:?}"));
         if tripped.contains(what) {
             seen += 1;
             if seen == nth {
@@ -60,13 +61,18 @@ fn models(program: &[Op]) -> Vec<Model> {
     model.after_unanswered(last)
 }
 
-/// Starts what is on `image`, until the step that is called `what`, before or after which the daemon is killed.
+/// Starts what is on `image`, until the step that is called `what`, before or after which the
+/// daemon is killed.
 fn start_killed(base: &Base, image: impl Fn() -> Image, what: &str, fault: Fault) -> Image {
     for step in 0.. {
         let plan = FaultPlan::at(step, fault);
         let mut world = World::on(image(), base.setup(), &plan, Steps::Changes);
         let started = world.start();
-        if plan.tripped().unwrap_or_else(|| panic!("no step is called {what:?}: {started:?}")).contains(what) {
+        if plan
+            .tripped()
+            .unwrap_or_else(|| panic!("no step is called {what:?}: {started:?}"))
+            .contains(what)
+        {
             return world.killed();
         }
     }
@@ -86,7 +92,10 @@ fn the_pools_epoch_is_known_after_one_start_ended_behind_its_move_and_another_be
 fn a_thin_that_was_deleted_and_not_ticked_off_is_ticked_off_by_the_next_clean_up() {
     let (base, mut world, mut model) = ran(&[prepare("a", ""), remove("a")]);
     let thin = world.store().read(|r| r.reclaims(None, 9)).unwrap()[0].thin().unwrap();
-    world.dm().remove(&world.snapshotter().pool().names().name(Role::Snapshot(thin.get().into()))).unwrap();
+    world
+        .dm()
+        .remove(&world.snapshotter().pool().names().name(Role::Snapshot(thin.get().into())))
+        .unwrap();
     world.dm().delete_thin(&World::pool_name(), thin).unwrap();
     judge::try_op(&mut world, &mut model, &Op::Cleanup).unwrap();
     assert_eq!(world.store().read(|r| r.reclaims(None, 9)).unwrap(), []);
@@ -162,7 +171,10 @@ fn a_thaw_that_fails_is_tried_again() {
     let resume = format!("{} of p-snap", Verb::Resume);
     let (world, done) = with_failure(&base, &program, &resume, 1);
     let findings = world.snapshotter().check(Some(&world.thins())).unwrap();
-    assert!(!findings.iter().any(|finding| matches!(finding, Finding::Suspended { .. })), "{findings:?}");
+    assert!(
+        !findings.iter().any(|finding| matches!(finding, Finding::Suspended { .. })),
+        "{findings:?}"
+    );
     assert!(done, "the thaw was tried once only");
 }
 

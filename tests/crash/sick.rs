@@ -1,5 +1,6 @@
-//! The kernel cannot write the pool's metadata. It goes back to what is on disk, hides that from whoever sent the message, and
-//! takes no changes from then on, until thin_check has been run. What was acknowledged must be there then, and nothing else.
+//! The kernel cannot write the pool's metadata. It goes back to what is on disk, hides that from
+//! whoever sent the message, and takes no changes from then on, until thin_check has been run. What
+//! was acknowledged must be there then, and nothing else.
 
 use devmapper_snapshotter::dm::fake::Unflushed;
 use devmapper_snapshotter::dm::{Errno, Fault, FaultPlan};
@@ -25,7 +26,8 @@ fn explore_failing_commits(base: &Base, program: &[Op]) -> Result<(), String> {
         }
         for op in program {
             if world.runs() {
-                call(&mut world, &mut model, op, sick).map_err(|what| format!("commit {nth} fails: {op:?}: {what}"))?;
+                call(&mut world, &mut model, op, sick)
+                    .map_err(|what| format!("commit {nth} fails: {op:?}: {what}"))?;
             }
         }
         if !sick() {
@@ -37,7 +39,12 @@ fn explore_failing_commits(base: &Base, program: &[Op]) -> Result<(), String> {
     unreachable!("programs end")
 }
 
-fn call(world: &mut World, model: &mut Model, op: &Op, sick: impl Fn() -> bool) -> Result<(), String> {
+fn call(
+    world: &mut World,
+    model: &mut Model,
+    op: &Op,
+    sick: impl Fn() -> bool,
+) -> Result<(), String> {
     let by_a_user = matches!(op, Op::Attach { .. } | Op::Detach { .. } | Op::Write { .. });
     if sick() && (by_a_user || *op == Op::Restart) {
         return Ok(());
@@ -45,14 +52,17 @@ fn call(world: &mut World, model: &mut Model, op: &Op, sick: impl Fn() -> bool) 
     let mut after = model.clone();
     match (world.run(op), after.apply(op)) {
         (Ok(()), Ok(())) => *model = after,
-        (Err(Failure::Snapshotter(error)), Err(refusal)) if Refusal::of(&error) == Some(refusal) => {}
+        (Err(Failure::Snapshotter(error)), Err(refusal))
+            if Refusal::of(&error) == Some(refusal) => {}
         (Err(Failure::Snapshotter(error)), _) if sick() => {
             if Refusal::of(&error).is_some() {
                 return Err(format!("a sick pool looks like a refusal: {error}"));
             }
         }
         (Err(Failure::Other(_)), _) if sick() => *model = model.after_unanswered(op).remove(0),
-        (Err(failure), expected) => return Err(format!("failed: {failure}; expected {expected:?}")),
+        (Err(failure), expected) => {
+            return Err(format!("failed: {failure}; expected {expected:?}"))
+        }
         (Ok(()), Err(refusal)) => return Err(format!("succeeds, expected {refusal:?}")),
     }
     Ok(())
@@ -84,7 +94,8 @@ fn a_commit_of_the_pool_that_fails_in_the_classics_loses_and_leaks_nothing() {
     for discard in [true, false] {
         let base = Base::new(discard);
         for (story, program) in classics() {
-            explore_failing_commits(&base, &program).unwrap_or_else(|what| panic!("{story}: {what}"));
+            explore_failing_commits(&base, &program)
+                .unwrap_or_else(|what| panic!("{story}: {what}"));
         }
     }
     print_explored("classics, failed commits", &[]);

@@ -1,4 +1,5 @@
-//! Several callers at once, with the reclaimer at work beside them, and an end in the middle of it all.
+//! Several callers at once, with the reclaimer at work beside them, and an end in the middle of it
+//! all.
 
 use devmapper_snapshotter::dm::fake::Unflushed;
 use devmapper_snapshotter::dm::{Fault, FaultPlan};
@@ -30,9 +31,14 @@ fn caller(world: &World, mut model: Model, program: &[Op]) -> Result<Told, Strin
         let expected = after.apply(op);
         match (world.call(&mut users, op), expected) {
             (Ok(()), Ok(())) => model = after,
-            (Err(_), _) if world.machine.plan.halted() => return Ok(Told { model, pending: Some(op.clone()), users }),
-            (Err(Failure::Snapshotter(error)), Err(refusal)) if Refusal::of(&error) == Some(refusal) => {}
-            (Err(failure), expected) => return Err(format!("{op:?} failed: {failure}; expected {expected:?}")),
+            (Err(_), _) if world.machine.plan.halted() => {
+                return Ok(Told { model, pending: Some(op.clone()), users })
+            }
+            (Err(Failure::Snapshotter(error)), Err(refusal))
+                if Refusal::of(&error) == Some(refusal) => {}
+            (Err(failure), expected) => {
+                return Err(format!("{op:?} failed: {failure}; expected {expected:?}"))
+            }
             (Ok(()), Err(refusal)) => return Err(format!("{op:?} succeeds, expected {refusal:?}")),
         }
     }
@@ -87,7 +93,10 @@ fn first_step_of_callers(base: &Base, end: End) -> u64 {
 }
 
 fn explore_one(base: &Base, runner: &mut TestRunner, end: End, step: u64) -> Result<bool, String> {
-    let plan = FaultPlan::at(step, if step.is_multiple_of(2) { Fault::CrashBefore } else { Fault::CrashAfter });
+    let plan = FaultPlan::at(
+        step,
+        if step.is_multiple_of(2) { Fault::CrashBefore } else { Fault::CrashAfter },
+    );
     let programs: Vec<Vec<Op>> = (0..CALLERS).map(|caller| own_program(runner, caller)).collect();
     let mut world = base.started(&plan, end.steps());
     let mut model = judge::nothing();
@@ -96,9 +105,14 @@ fn explore_one(base: &Base, runner: &mut TestRunner, end: End, step: u64) -> Res
     }
     let told = std::thread::scope(|scope| {
         let (world, model) = (&world, &model);
-        let callers: Vec<_> =
-            programs.iter().map(|program| scope.spawn(move || caller(world, model.clone(), program))).collect();
-        callers.into_iter().map(|caller| caller.join().expect("no caller panics")).collect::<Result<Vec<_>, _>>()
+        let callers: Vec<_> = programs
+            .iter()
+            .map(|program| scope.spawn(move || caller(world, model.clone(), program)))
+            .collect();
+        callers
+            .into_iter()
+            .map(|caller| caller.join().expect("no caller panics"))
+            .collect::<Result<Vec<_>, _>>()
     });
     let mut told = told.map_err(|what| format!("{what}\nin {programs:#?}"))?;
     let possible = possible(&told);
@@ -123,17 +137,22 @@ fn explore_one(base: &Base, runner: &mut TestRunner, end: End, step: u64) -> Res
         if halted {
             explored("ends of callers side by side");
         }
-        recovered(base, image, loss, &possible, None)
-            .map_err(|what| format!("{end:?} at step {step} ({:?}): {what}\nin {programs:#?}", plan.tripped()))?;
+        recovered(base, image, loss, &possible, None).map_err(|what| {
+            format!("{end:?} at step {step} ({:?}): {what}\nin {programs:#?}", plan.tripped())
+        })?;
     }
     Ok(halted)
 }
 
 #[test]
 fn an_end_in_the_middle_of_many_calls_is_mended_by_the_next_start() {
-    let rounds: u64 = std::env::var("CRASH_SEEDS").ok().map_or(60, |n| n.parse().expect("a number"));
+    let rounds: u64 =
+        std::env::var("CRASH_SEEDS").ok().map_or(60, |n| n.parse().expect("a number"));
     let base = Base::new(true).with(Reclaiming::Behind);
-    let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+    let mut runner = TestRunner::new_with_rng(
+        Config::default(),
+        TestRng::deterministic_rng(RngAlgorithm::ChaCha),
+    );
     for end in [End::Killed, End::PowerCut] {
         let first = first_step_of_callers(&base, end);
         let spread = if end == End::Killed { 400 } else { 80 };

@@ -1,5 +1,6 @@
-//! The disk under the database: a file in memory whose writes and syncs are steps of a plan, and which keeps only some of
-//! what was written since the last sync when the power goes; and the tally beside it.
+//! The disk under the database: a file in memory whose writes and syncs are steps of a plan, and
+//! which keeps only some of what was written since the last sync when the power goes; and the tally
+//! beside it.
 
 use std::fmt;
 use std::io;
@@ -167,7 +168,8 @@ impl StorageBackend for Storage {
     }
 }
 
-/// The tally beside the database. The kernel writes it back when it likes, so after a power cut it may be as it was at the start.
+/// The tally beside the database. The kernel writes it back when it likes, so after a power cut it
+/// may be as it was at the start.
 #[derive(Debug, Clone, Default)]
 pub struct Beside {
     at_start: Vec<u8>,

@@ -1,4 +1,5 @@
-//! A daemon on a modelled machine: started, used by a program, ended at some step, and what is left of it then.
+//! A daemon on a modelled machine: started, used by a program, ended at some step, and what is left
+//! of it then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -9,7 +10,9 @@ use devmapper_snapshotter::dm::{Dm, FaultPlan, Settings as DmSettings};
 use devmapper_snapshotter::fs::{FsSpec, FsType};
 use devmapper_snapshotter::names::{DevicePrefix, DmName};
 use devmapper_snapshotter::pool::{Pool, PoolSettings};
-use devmapper_snapshotter::snapshotter::{Error, FieldUpdate, Labels, Reclaiming, Settings, Snapshotter};
+use devmapper_snapshotter::snapshotter::{
+    Error, FieldUpdate, Labels, Reclaiming, Settings, Snapshotter,
+};
 use devmapper_snapshotter::store::{Kind, Store};
 use devmapper_snapshotter::units::{Sectors, ThinId};
 
@@ -95,12 +98,18 @@ impl Image {
         let plan = FaultPlan::counting();
         let storage = Storage::holding(Vec::new(), &plan);
         drop(Store::with_backend(storage.clone()).unwrap());
-        Image { machine: Machine::blank(), bytes: storage.cached(), tally: Vec::new(), users: Users::default() }
+        Image {
+            machine: Machine::blank(),
+            bytes: storage.cached(),
+            tally: Vec::new(),
+            users: Users::default(),
+        }
     }
 }
 
 impl World {
-    /// A machine that goes on from an image; its steps are counted by `plan` from now on. No daemon runs yet.
+    /// A machine that goes on from an image; its steps are counted by `plan` from now on. No daemon
+    /// runs yet.
     pub fn on(image: Image, setup: Setup, plan: &Arc<FaultPlan>, steps: Steps) -> World {
         World {
             machine: image.machine.again(Arc::clone(plan), steps),
@@ -137,8 +146,15 @@ impl World {
         };
         let (disks, formatter) = (machine.clone(), machine);
         let reclaiming = self.setup.reclaiming;
-        let snapshotter = Snapshotter::start_reclaiming(reclaiming, settings, pool, store.clone(), disks, formatter)
-            .map_err(|e| e.to_string())?;
+        let snapshotter = Snapshotter::start_reclaiming(
+            reclaiming,
+            settings,
+            pool,
+            store.clone(),
+            disks,
+            formatter,
+        )
+        .map_err(|e| e.to_string())?;
         self.daemon = Some(Daemon { snapshotter, store });
         Ok(())
     }
@@ -189,7 +205,8 @@ impl World {
     pub fn power_cut(&self, unflushed: Unflushed, survivors: Survivors) -> Image {
         let kernel: FakeKernel = self.machine.kernel.power_cut(unflushed);
         let machine = Machine::of(kernel, FaultPlan::counting(), Steps::Durable);
-        let (bytes, tally) = (self.storage.after_power_cut(survivors), self.tally.after_power_cut(survivors));
+        let (bytes, tally) =
+            (self.storage.after_power_cut(survivors), self.tally.after_power_cut(survivors));
         Image { machine, bytes, tally, users: Users::default() }
     }
 
@@ -210,7 +227,9 @@ impl World {
         let snapshotter = self.snapshotter();
         match op {
             Op::Prepare { key, parent, size } => {
-                let label = size.map(|size| ("containerd.io/snapshot/max-size".to_string(), bytes(size).to_string()));
+                let label = size.map(|size| {
+                    ("containerd.io/snapshot/max-size".to_string(), bytes(size).to_string())
+                });
                 snapshotter.prepare(key, parent, label.into_iter().collect())?;
             }
             Op::View { key, parent } => drop(snapshotter.view(key, parent, Labels::new())?),
@@ -270,13 +289,22 @@ impl World {
         Ok(())
     }
 
-    fn write(&self, users: &Users, key: &str, block: u64, tag: u64, flush: bool) -> Result<(), Failure> {
+    fn write(
+        &self,
+        users: &Users,
+        key: &str,
+        block: u64,
+        tag: u64,
+        flush: bool,
+    ) -> Result<(), Failure> {
         let brief;
         let attached = match users.attached.get(key) {
             Some(attached) => attached,
             None => {
                 if self.snapshotter().stat(key)?.kind != Kind::Active {
-                    return Err(Error::NotActive { key: key.into(), kind: "not active", what: "" }.into());
+                    return Err(
+                        Error::NotActive { key: key.into(), kind: "not active", what: "" }.into()
+                    );
                 }
                 brief = self.machine.attach(&self.node(key)?, false)?;
                 &brief

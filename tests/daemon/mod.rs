@@ -50,8 +50,15 @@ impl Daemon {
         let runtime = Runtime::new().unwrap();
         let channel = runtime.block_on(connect(socket(&directory)));
         let client = SnapshotsClient::new(channel.clone());
-        let mut daemon =
-            Daemon { process, runtime, client, channel, name: name.into(), config: config.into(), directory };
+        let mut daemon = Daemon {
+            process,
+            runtime,
+            client,
+            channel,
+            name: name.into(),
+            config: config.into(),
+            directory,
+        };
         daemon.wait_until_it_serves();
         daemon
     }
@@ -64,7 +71,15 @@ impl Daemon {
         let nobody = Endpoint::from_static("http://unix");
         let channel = runtime.block_on(async { nobody.connect_lazy() });
         let client = SnapshotsClient::new(channel.clone());
-        Daemon { process, runtime, client, channel, name: name.into(), config: config.into(), directory }
+        Daemon {
+            process,
+            runtime,
+            client,
+            channel,
+            name: name.into(),
+            config: config.into(),
+            directory,
+        }
     }
 
     /// Ends the daemon; its devices stay.
@@ -129,7 +144,8 @@ impl Daemon {
         self.log()[before..].to_owned()
     }
 
-    /// Runs the daemon's program with a command such as `check`; says whether it succeeded, and what it printed.
+    /// Runs the daemon's program with a command such as `check`; says whether it succeeded, and
+    /// what it printed.
     pub fn command(&self, arguments: &[&str]) -> (bool, String) {
         let output = Command::new(std::env::var("DAEMON").unwrap())
             .arg("--config")
@@ -163,10 +179,14 @@ impl Daemon {
         let names = Command::new("dmsetup").arg("ls").output().unwrap();
         let names = String::from_utf8_lossy(&names.stdout).into_owned();
         let ours = names.lines().filter_map(|line| line.split_whitespace().next());
-        let mut ours: Vec<&str> = ours.filter(|name| name.starts_with(&format!("{}-", self.name))).collect();
+        let mut ours: Vec<&str> =
+            ours.filter(|name| name.starts_with(&format!("{}-", self.name))).collect();
         // What stands on others goes before them.
         ours.sort_by_key(|name| {
-            ["-pool", "-data", "-metadata"].iter().position(|end| name.ends_with(end)).map_or(0, |n| n + 1)
+            ["-pool", "-data", "-metadata"]
+                .iter()
+                .position(|end| name.ends_with(end))
+                .map_or(0, |n| n + 1)
         });
         for device in ours {
             let _ = Command::new("dmsetup")
@@ -181,7 +201,12 @@ impl Daemon {
         self.prepare_labelled(key, parent, &[])
     }
 
-    pub fn prepare_labelled(&mut self, key: &str, parent: &str, labels: &[(&str, &str)]) -> Result<Vec<Mount>, Status> {
+    pub fn prepare_labelled(
+        &mut self,
+        key: &str,
+        parent: &str,
+        labels: &[(&str, &str)],
+    ) -> Result<Vec<Mount>, Status> {
         let request = PrepareSnapshotRequest {
             key: key.into(),
             parent: parent.into(),
@@ -195,9 +220,18 @@ impl Daemon {
         self.view_labelled(key, parent, &[])
     }
 
-    pub fn view_labelled(&mut self, key: &str, parent: &str, labels: &[(&str, &str)]) -> Result<Vec<Mount>, Status> {
-        let request =
-            ViewSnapshotRequest { key: key.into(), parent: parent.into(), labels: map(labels), ..Default::default() };
+    pub fn view_labelled(
+        &mut self,
+        key: &str,
+        parent: &str,
+        labels: &[(&str, &str)],
+    ) -> Result<Vec<Mount>, Status> {
+        let request = ViewSnapshotRequest {
+            key: key.into(),
+            parent: parent.into(),
+            labels: map(labels),
+            ..Default::default()
+        };
         self.runtime.block_on(self.client.view(request)).map(|r| r.into_inner().mounts)
     }
 
@@ -205,15 +239,26 @@ impl Daemon {
         self.commit_labelled(name, key, &[])
     }
 
-    pub fn commit_labelled(&mut self, name: &str, key: &str, labels: &[(&str, &str)]) -> Result<(), Status> {
-        let request =
-            CommitSnapshotRequest { name: name.into(), key: key.into(), labels: map(labels), ..Default::default() };
+    pub fn commit_labelled(
+        &mut self,
+        name: &str,
+        key: &str,
+        labels: &[(&str, &str)],
+    ) -> Result<(), Status> {
+        let request = CommitSnapshotRequest {
+            name: name.into(),
+            key: key.into(),
+            labels: map(labels),
+            ..Default::default()
+        };
         self.runtime.block_on(self.client.commit(request)).map(drop)
     }
 
-    /// A commit that names a parent, as containerd does since 2.2 where it was told of the capability "rebase".
+    /// A commit that names a parent, as containerd does since 2.2 where it was told of the
+    /// capability "rebase".
     pub fn commit_on(&mut self, name: &str, key: &str, parent: &str) -> Result<(), Status> {
-        let message = CommitWithParent { name: name.into(), key: key.into(), parent: parent.into() };
+        let message =
+            CommitWithParent { name: name.into(), key: key.into(), parent: parent.into() };
         let path = PathAndQuery::from_static("/containerd.services.snapshots.v1.Snapshots/Commit");
         let codec = ProstCodec::<CommitWithParent, ()>::default();
         let channel = self.channel.clone();
@@ -249,15 +294,19 @@ impl Daemon {
     }
 
     pub fn update(&mut self, info: Info, paths: &[&str]) -> Result<Info, Status> {
-        let mask = (!paths.is_empty())
-            .then(|| prost_types::FieldMask { paths: paths.iter().map(ToString::to_string).collect() });
-        let request = UpdateSnapshotRequest { info: Some(info), update_mask: mask, ..Default::default() };
+        let mask = (!paths.is_empty()).then(|| prost_types::FieldMask {
+            paths: paths.iter().map(ToString::to_string).collect(),
+        });
+        let request =
+            UpdateSnapshotRequest { info: Some(info), update_mask: mask, ..Default::default() };
         self.runtime.block_on(self.client.update(request)).map(|r| r.into_inner().info.unwrap())
     }
 
     pub fn list(&mut self, filters: &[&str]) -> Result<Vec<String>, Status> {
-        let request =
-            ListSnapshotsRequest { filters: filters.iter().map(ToString::to_string).collect(), ..Default::default() };
+        let request = ListSnapshotsRequest {
+            filters: filters.iter().map(ToString::to_string).collect(),
+            ..Default::default()
+        };
         self.runtime.block_on(async {
             let mut stream = self.client.list(request).await?.into_inner();
             let mut names = Vec::new();
@@ -277,7 +326,11 @@ impl Daemon {
     pub fn devices(&self, kind: &str) -> usize {
         let prefix = format!("{}-{kind}", self.name);
         let nodes = std::fs::read_dir("/dev/mapper").unwrap();
-        nodes.filter(|node| node.as_ref().unwrap().file_name().to_string_lossy().starts_with(&prefix)).count()
+        nodes
+            .filter(|node| {
+                node.as_ref().unwrap().file_name().to_string_lossy().starts_with(&prefix)
+            })
+            .count()
     }
 }
 
@@ -312,7 +365,13 @@ fn spawn(name: &str, directory: &tempfile::TempDir, config: &str) -> Child {
         .arg(root)
         .arg("--address")
         .arg(socket(directory))
-        .stderr(std::fs::File::options().create(true).append(true).open(directory.path().join("log")).unwrap())
+        .stderr(
+            std::fs::File::options()
+                .create(true)
+                .append(true)
+                .open(directory.path().join("log"))
+                .unwrap(),
+        )
         .spawn()
         .unwrap()
 }

@@ -1,5 +1,5 @@
-//! What the guest's device-mapper tests share: a workbench with loop devices, whose devices carry the test's
-//! name and are swept before and after.
+//! What the guest's device-mapper tests share: a workbench with loop devices, whose devices carry
+//! the test's name and are swept before and after.
 #![allow(dead_code)]
 
 use std::fs::File;
@@ -9,8 +9,8 @@ use std::process::Command;
 use std::sync::Arc;
 
 use devmapper_snapshotter::dm::{
-    ActivateOptions, CountingKernel, Dm, Error, NoSpacePolicy, PoolFeatures, RealKernel, Settings, Target,
-    ThinPoolTable,
+    ActivateOptions, CountingKernel, Dm, Error, NoSpacePolicy, PoolFeatures, RealKernel, Settings,
+    Target, ThinPoolTable,
 };
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors, ThinId};
@@ -72,7 +72,8 @@ impl Bench {
         File::create(&file).and_then(|f| f.set_len(bytes)).expect("a sparse file");
         let node = run("losetup", &["--find", "--show", &file.to_string_lossy()]);
         let node = PathBuf::from(node.trim());
-        let number = DeviceNumber::from_u64(std::fs::metadata(&node).expect("a loop device").rdev());
+        let number =
+            DeviceNumber::from_u64(std::fs::metadata(&node).expect("a loop device").rdev());
         self.loops.push(Loop { number, node, file });
         number
     }
@@ -103,7 +104,8 @@ impl Bench {
     pub fn pool(&mut self, data_bytes: u64) -> (DmName, DeviceNumber) {
         let table = Target::ThinPool(self.pool_table(data_bytes));
         let name = self.name("pool");
-        let info = self.dm.activate(&name, None, &[table], ActivateOptions::default()).expect("a pool");
+        let info =
+            self.dm.activate(&name, None, &[table], ActivateOptions::default()).expect("a pool");
         (name, info.device)
     }
 
@@ -155,7 +157,8 @@ impl Drop for Bench {
     }
 }
 
-/// A device that is read and written past the page cache. Offsets and lengths are multiples of 4096.
+/// A device that is read and written past the page cache. Offsets and lengths are multiples of
+/// 4096.
 pub struct DirectFile(File);
 
 impl DirectFile {

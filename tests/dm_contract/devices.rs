@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use devmapper_snapshotter::dm::{
-    ActivateOptions, Change, Errno, Error, Removal, Selector, StatusOptions, SuspendOptions, Target, Verb, MAX_MINOR,
+    ActivateOptions, Change, Errno, Error, Removal, Selector, StatusOptions, SuspendOptions,
+    Target, Verb, MAX_MINOR,
 };
 use devmapper_snapshotter::names::{DmName, DmUuid};
 use devmapper_snapshotter::units::Sectors;
@@ -43,7 +44,8 @@ pub fn a_minor_number_that_is_asked_for_is_given_once(world: &mut dyn World) {
     let table = [Target::linear(disk, Sectors::ZERO, Sectors(8))];
     let asking = |minor| ActivateOptions { minor: Some(minor), ..ActivateOptions::default() };
     for minor in [MAX_MINOR, 70_000] {
-        let (first, second) = (world.name(&format!("first-{minor}")), world.name(&format!("second-{minor}")));
+        let (first, second) =
+            (world.name(&format!("first-{minor}")), world.name(&format!("second-{minor}")));
         let info = world.dm().activate(&first, None, &table, asking(minor)).unwrap();
         assert_eq!(info.device.minor, minor);
         let by_number = world.dm().info_of(Selector::Number(info.device)).unwrap();
@@ -51,11 +53,17 @@ pub fn a_minor_number_that_is_asked_for_is_given_once(world: &mut dyn World) {
         assert!(open(world, &first).read(0, 4096).is_ok(), "it can be opened by its node");
 
         let error = world.dm().activate(&second, None, &table, asking(minor)).unwrap_err();
-        assert!(matches!(error, Error::MinorInUse { .. }) && error.errno() == Some(Errno::ENXIO), "{error:?}");
+        assert!(
+            matches!(error, Error::MinorInUse { .. }) && error.errno() == Some(Errno::ENXIO),
+            "{error:?}"
+        );
         assert!(error.to_string().contains(&minor.to_string()), "{error}");
         assert_eq!(world.dm().info(&second).unwrap(), None);
         // Without asking, the lowest free one is given.
-        assert!(world.dm().activate(&second, None, &table, Default::default()).unwrap().device.minor < 70_000);
+        assert!(
+            world.dm().activate(&second, None, &table, Default::default()).unwrap().device.minor
+                < 70_000
+        );
 
         world.dm().remove(&first).unwrap();
         world.dm().remove(&second).unwrap();
@@ -63,7 +71,10 @@ pub fn a_minor_number_that_is_asked_for_is_given_once(world: &mut dyn World) {
         assert_eq!(again.device.minor, minor);
     }
     // The kernel would take the low 20 bits.
-    let beyond = world.dm().activate(&world.name("beyond"), None, &table, asking(MAX_MINOR + 1)).unwrap_err();
+    let beyond = world
+        .dm()
+        .activate(&world.name("beyond"), None, &table, asking(MAX_MINOR + 1))
+        .unwrap_err();
     assert!(matches!(beyond, Error::Codec { .. }), "{beyond}");
 }
 
@@ -173,7 +184,9 @@ pub fn an_open_device_is_not_removed(world: &mut dyn World) {
     let second = open(world, &name);
     assert_eq!(world.dm().info(&name).unwrap().unwrap().open_count, 2);
     let error = world.dm().remove(&name).unwrap_err();
-    assert!(matches!(&error, Error::Busy { verb: Verb::Remove, device } if device == name.as_str()));
+    assert!(
+        matches!(&error, Error::Busy { verb: Verb::Remove, device } if device == name.as_str())
+    );
     drop(first);
     assert!(world.dm().remove(&name).unwrap_err().is_busy());
     drop(second);

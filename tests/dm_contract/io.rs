@@ -1,6 +1,8 @@
 //! Cases about what is in the blocks: copy on write, sharing, discards, a full pool.
 
-use devmapper_snapshotter::dm::{ActivateOptions, Errno, Error, PoolMode, PoolNotice, Target, ThinStatus, ThinTable};
+use devmapper_snapshotter::dm::{
+    ActivateOptions, Errno, Error, PoolMode, PoolNotice, Target, ThinStatus, ThinTable,
+};
 use devmapper_snapshotter::units::Sectors;
 
 use super::{activate, open, pool, pool_table, sectors, thin, thin_id, working, World, BLOCK, MIB};
@@ -30,7 +32,8 @@ pub fn a_snapshot_keeps_what_it_was_taken_of(world: &mut dyn World) {
     world.dm().remove(&origin).unwrap();
     world.dm().create_snap(&pool.name, thin_id(2), thin_id(1)).unwrap();
     world.dm().create_snap(&pool.name, thin_id(3), thin_id(2)).unwrap();
-    let (one, two, three) = (thin(world, &pool, 1, MIB), thin(world, &pool, 2, MIB), thin(world, &pool, 3, MIB));
+    let (one, two, three) =
+        (thin(world, &pool, 1, MIB), thin(world, &pool, 2, MIB), thin(world, &pool, 3, MIB));
     open(world, &one).write(0, &[9; 4096]).unwrap();
     open(world, &two).write(4096, &[8; 4096]).unwrap();
     let read = |name| open(world, name).read(0, 8192).unwrap();
@@ -242,7 +245,8 @@ pub fn each_event_of_a_pool_is_one_line_in_the_log(world: &mut dyn World) {
     assert_eq!(said(), [ServesWrites]);
     assert_eq!(write(1), Err(Errno::ENOSPC as i32));
     assert_eq!(said(), [LowWater, RefusesWrites]);
-    // More room ends it, once; more room for a pool that has some is no event, but the mark is set anew.
+    // More room ends it, once; more room for a pool that has some is no event, but the mark is set
+    // anew.
     for (blocks, then) in [(12, vec![ServesWrites]), (16, vec![]), (20, vec![])] {
         world.resize_disk(table.data.number().unwrap(), blocks * BLOCK);
         table.length = sectors(blocks * BLOCK);
@@ -258,7 +262,11 @@ pub fn each_event_of_a_pool_is_one_line_in_the_log(world: &mut dyn World) {
     dm.remove(&name).unwrap();
     dm.delete_thin(&pool.name, thin_id(1)).unwrap();
     assert_eq!(said(), [ServesWrites]);
-    assert_eq!(dm.make_thin(&pool.name, thin_id(2), None).unwrap(), 11, "the answer to a message has the number");
+    assert_eq!(
+        dm.make_thin(&pool.name, thin_id(2), None).unwrap(),
+        11,
+        "the answer to a message has the number"
+    );
     assert_eq!(dm.make_thin(&pool.name, thin_id(3), Some(thin_id(2))).unwrap(), 11);
 }
 

@@ -1,7 +1,8 @@
-//! What device-mapper does, as cases that any kernel must pass: the running one in a guest, and the modelled
-//! one everywhere. A case that only one of them passes is a bug of the model.
+//! What device-mapper does, as cases that any kernel must pass: the running one in a guest, and the
+//! modelled one everywhere. A case that only one of them passes is a bug of the model.
 //!
-//! Errnos and flags are those seen on kernel 6.1; sources: dm-ioctl.c, dm.c and dm-thin.c in drivers/md.
+//! Errnos and flags are those seen on kernel 6.1; sources: dm-ioctl.c, dm.c and dm-thin.c in
+//! drivers/md.
 #![allow(dead_code)]
 
 mod devices;
@@ -10,7 +11,8 @@ mod pools;
 mod tables;
 
 use devmapper_snapshotter::dm::{
-    ActivateOptions, DeviceInfo, Dm, NoSpacePolicy, PoolFeatures, Target, ThinPoolStatus, ThinPoolTable, WorkingPool,
+    ActivateOptions, DeviceInfo, Dm, NoSpacePolicy, PoolFeatures, Target, ThinPoolStatus,
+    ThinPoolTable, WorkingPool,
 };
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors, ThinId};

@@ -1,12 +1,14 @@
 //! Cases about thin pools and the messages they take.
 
 use devmapper_snapshotter::dm::{
-    ActivateOptions, Errno, Error, PoolMode, SuspendOptions, Target, ThinPoolStatus, ThinStatus, Usage, Verb,
+    ActivateOptions, Errno, Error, PoolMode, SuspendOptions, Target, ThinPoolStatus, ThinStatus,
+    Usage, Verb,
 };
 use devmapper_snapshotter::units::Sectors;
 
 use super::{
-    activate, errno, open, pool, pool_table, pool_table_on, sectors, thin, thin_id, working, World, BLOCK, MIB,
+    activate, errno, open, pool, pool_table, pool_table_on, sectors, thin, thin_id, working, World,
+    BLOCK, MIB,
 };
 
 pub fn thin_pools_take_only_their_block_sizes(world: &mut dyn World) {
@@ -15,11 +17,15 @@ pub fn thin_pools_take_only_their_block_sizes(world: &mut dyn World) {
     for size in [0, 1, 64, 129, 192, 2_097_152 + 128] {
         table.block_size = Sectors(size);
         let target = [Target::ThinPool(table.clone())];
-        let error = world.dm().activate(&name, None, &target, ActivateOptions::default()).unwrap_err();
+        let error =
+            world.dm().activate(&name, None, &target, ActivateOptions::default()).unwrap_err();
         assert!(matches!(error, Error::TableRefused { .. }), "{size}: {error:?}");
     }
     table.block_size = Sectors(384);
-    world.dm().activate(&name, None, &[Target::ThinPool(table)], ActivateOptions::default()).unwrap();
+    world
+        .dm()
+        .activate(&name, None, &[Target::ThinPool(table)], ActivateOptions::default())
+        .unwrap();
 }
 
 pub fn a_new_pool_is_empty(world: &mut dyn World) {
@@ -67,7 +73,8 @@ pub fn a_pool_refuses_another_block_size(world: &mut dyn World) {
     world.dm().remove(&info.name).unwrap();
     table.block_size = Sectors(256);
     let target = [Target::ThinPool(table)];
-    let error = world.dm().activate(&info.name, None, &target, ActivateOptions::default()).unwrap_err();
+    let error =
+        world.dm().activate(&info.name, None, &target, ActivateOptions::default()).unwrap_err();
     assert!(matches!(error, Error::TableRefused { .. }), "{error:?}");
 }
 
@@ -86,7 +93,10 @@ pub fn metadata_belongs_to_one_pool(world: &mut dyn World) {
     let table = pool_table(world, 4 * MIB);
     activate(world, "pool", Target::ThinPool(table.clone()));
     let other = world.name("other");
-    let error = world.dm().activate(&other, None, &[Target::ThinPool(table)], ActivateOptions::default()).unwrap_err();
+    let error = world
+        .dm()
+        .activate(&other, None, &[Target::ThinPool(table)], ActivateOptions::default())
+        .unwrap_err();
     assert!(matches!(error, Error::Busy { verb: Verb::Load, .. }), "{error:?}");
 }
 
@@ -158,7 +168,8 @@ pub fn a_thin_needs_a_pool(world: &mut dyn World) {
     let name = world.name("thin");
     for pool in [linear.device, disk] {
         let table = [Target::thin(pool, thin_id(1), sectors(MIB))];
-        let error = world.dm().activate(&name, None, &table, ActivateOptions::default()).unwrap_err();
+        let error =
+            world.dm().activate(&name, None, &table, ActivateOptions::default()).unwrap_err();
         assert!(matches!(error, Error::WrongPool { .. }), "{error:?}");
     }
 }

@@ -1,8 +1,8 @@
 //! Cases about tables: loading, refusing, replacing.
 
 use devmapper_snapshotter::dm::{
-    ActivateOptions, DeviceRef, Errno, Error, LinearTable, Payload, Request, StatusOptions, SuspendOptions, Target,
-    TargetLine, Verb,
+    ActivateOptions, DeviceRef, Errno, Error, LinearTable, Payload, Request, StatusOptions,
+    SuspendOptions, Target, TargetLine, Verb,
 };
 use devmapper_snapshotter::units::{DeviceNumber, Sectors};
 
@@ -14,8 +14,10 @@ const NOWHERE: DeviceNumber = DeviceNumber { major: 259, minor: 98_765 };
 pub fn a_loaded_table_takes_effect_at_resume(world: &mut dyn World) {
     let disk = world.disk(MIB);
     let name = world.name("device");
-    let (old, new) =
-        (Target::linear(disk, Sectors::ZERO, Sectors(64)), Target::linear(disk, Sectors(64), Sectors(128)));
+    let (old, new) = (
+        Target::linear(disk, Sectors::ZERO, Sectors(64)),
+        Target::linear(disk, Sectors(64), Sectors(128)),
+    );
     world.dm().create(&name, None).unwrap();
     let info = world.dm().load(&name, std::slice::from_ref(&old)).unwrap();
     assert!(info.inactive_table && !info.live_table);
@@ -54,7 +56,12 @@ pub fn linear_shows_a_piece_of_a_disk(world: &mut dyn World) {
     world.fill_disk(disk, 8192, &[7; 4096]);
     let two = [
         Target::linear(disk, Sectors(16), Sectors(8)),
-        Target::Linear(LinearTable { start: Sectors(8), length: Sectors(8), device: disk.into(), offset: Sectors(0) }),
+        Target::Linear(LinearTable {
+            start: Sectors(8),
+            length: Sectors(8),
+            device: disk.into(),
+            offset: Sectors(0),
+        }),
     ];
     let name = world.name("pieces");
     let info = world.dm().activate(&name, None, &two, ActivateOptions::default()).unwrap();
@@ -100,7 +107,10 @@ pub fn tables_that_make_no_sense_are_refused(world: &mut dyn World) {
         vec![],
         vec![line(0, 0, "linear", &format!("{disk} 0"))],
         vec![line(8, 8, "linear", &format!("{disk} 0"))],
-        vec![line(0, 8, "linear", &format!("{disk} 0")), line(16, 8, "linear", &format!("{disk} 0"))],
+        vec![
+            line(0, 8, "linear", &format!("{disk} 0")),
+            line(16, 8, "linear", &format!("{disk} 0")),
+        ],
         vec![line(0, 8, "linear", &disk)],
         vec![line(0, 8, "linear", &format!("{disk} x"))],
         vec![line(0, 8, "linear", &format!("{disk} 0 0"))],
@@ -111,7 +121,8 @@ pub fn tables_that_make_no_sense_are_refused(world: &mut dyn World) {
     for table in wrong {
         let name = world.name("wrong");
         world.dm().create(&name, None).unwrap();
-        let load = Request::new(Verb::Load).name(name.clone()).payload(Payload::Table(table.clone()));
+        let load =
+            Request::new(Verb::Load).name(name.clone()).payload(Payload::Table(table.clone()));
         let error = world.dm().kernel().submit(&load).expect_err(&format!("{table:?} was taken"));
         assert!(matches!(error, Error::TableRefused { .. }), "{table:?}: {error:?}");
         assert!(!world.dm().info(&name).unwrap().unwrap().inactive_table);
@@ -126,7 +137,12 @@ pub fn a_table_past_the_end_is_told_apart(world: &mut dyn World) {
     let error = world.dm().activate(&name, None, &table, ActivateOptions::default()).unwrap_err();
     assert_eq!(
         error,
-        Error::TableTooLong { device: name.to_string(), below: disk, needed: Sectors(2056), size: Sectors(2048) }
+        Error::TableTooLong {
+            device: name.to_string(),
+            below: disk,
+            needed: Sectors(2056),
+            size: Sectors(2048)
+        }
     );
     let mut table = pool_table(world, MIB);
     table.length = sectors(2 * MIB);
@@ -141,7 +157,8 @@ pub fn a_device_below_that_is_absent_is_told_apart(world: &mut dyn World) {
     let path = DeviceRef::Path("/dev/no-such-disk".into());
     for below in [DeviceRef::Number(NOWHERE), path] {
         let table = [Target::linear(below, Sectors::ZERO, Sectors(8))];
-        let error = world.dm().activate(&name, None, &table, ActivateOptions::default()).unwrap_err();
+        let error =
+            world.dm().activate(&name, None, &table, ActivateOptions::default()).unwrap_err();
         assert!(matches!(error, Error::BackingDeviceMissing { .. }), "{error:?}");
         assert_eq!(world.dm().info(&name).unwrap(), None);
     }
@@ -160,7 +177,10 @@ pub fn a_target_that_is_absent_is_told_apart(world: &mut dyn World) {
         params: String::new(),
     }];
     let error = world.dm().activate(&name, None, &table, ActivateOptions::default()).unwrap_err();
-    assert!(matches!(&error, Error::TargetMissing { target, .. } if target == "no-such-target"), "{error:?}");
+    assert!(
+        matches!(&error, Error::TargetMissing { target, .. } if target == "no-such-target"),
+        "{error:?}"
+    );
     assert!(world.dm().require_target("no-such-target").is_err());
     let thin_pool = world.dm().require_thin().unwrap();
     assert_eq!(thin_pool.name, "thin-pool");
@@ -196,7 +216,10 @@ pub fn reload_with_a_bad_table_keeps_the_old_one(world: &mut dyn World) {
     let table = world.dm().table(&pool.name).unwrap();
     let Target::ThinPool(mut shorter) = table[0].clone() else { panic!("{table:?}") };
     shorter.length = sectors(2 * MIB);
-    assert_eq!(errno(world.dm().reload(&pool.name, &[Target::ThinPool(shorter)])), Errno::EINVAL as i32);
+    assert_eq!(
+        errno(world.dm().reload(&pool.name, &[Target::ThinPool(shorter)])),
+        Errno::EINVAL as i32
+    );
     let now = world.dm().info(&pool.name).unwrap().unwrap();
     assert!(!now.suspended && !now.inactive_table && now.live_table);
     assert_eq!(world.dm().table(&pool.name).unwrap(), table);

@@ -1,4 +1,5 @@
-//! The kernel's side of the ioctl buffers, for tests: replies as dm-ioctl.c lays them out, requests as it reads them.
+//! The kernel's side of the ioctl buffers, for tests: replies as dm-ioctl.c lays them out, requests
+//! as it reads them.
 //!
 //! Written from linux/dm-ioctl.h and dm-ioctl.c, not from the codec that it is there to test.
 #![allow(dead_code)]

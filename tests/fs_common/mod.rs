@@ -13,8 +13,8 @@ use crate::dm_common::{run, thin_id, Bench, BLOCK};
 
 pub const GIB: u64 = 1 << 30;
 
-/// How long the kernel is given to do what it does behind a mount: lazy initialisation starts within 5 seconds
-/// (fs/ext4/ext4.h, `EXT4_DEF_LI_MAX_START_DELAY`).
+/// How long the kernel is given to do what it does behind a mount: lazy initialisation starts
+/// within 5 seconds (fs/ext4/ext4.h, `EXT4_DEF_LI_MAX_START_DELAY`).
 pub const LAZY: Duration = Duration::from_secs(10);
 
 /// A pool with room for what the tests write, and the thin with id 1 on it.

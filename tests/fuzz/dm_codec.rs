@@ -1,7 +1,9 @@
-//! A fuzz target for what the kernel hands over: replies, and the table, status and message lines in them. It runs
-//! anywhere, with a generator of its own: a start is repeatable, FUZZ_SEED and FUZZ_SECONDS change it (default: a second).
+//! A fuzz target for what the kernel hands over: replies, and the table, status and message lines
+//! in them. It runs anywhere, with a generator of its own: a start is repeatable, FUZZ_SEED and
+//! FUZZ_SECONDS change it (default: a second).
 //!
-//! [`target`] takes bytes and nothing else, so that a coverage-guided fuzzer can be put around it as it is.
+//! [`target`] takes bytes and nothing else, so that a coverage-guided fuzzer can be put around it
+//! as it is.
 
 #[path = "../dm_layout/mod.rs"]
 mod dm_layout;
@@ -11,11 +13,13 @@ use std::time::{Duration, Instant};
 use devmapper_snapshotter::dm::codec::{decode, decode_flags, decode_version};
 use devmapper_snapshotter::dm::message::PoolMessage;
 use devmapper_snapshotter::dm::{
-    DriverVersion, Flags, Header, ListEntry, Reply, ReplyData, Target, TargetLine, TargetStatus, TargetVersion, Verb,
+    DriverVersion, Flags, Header, ListEntry, Reply, ReplyData, Target, TargetLine, TargetStatus,
+    TargetVersion, Verb,
 };
 use devmapper_snapshotter::units::{DeviceNumber, Sectors};
 
-/// The first byte chooses the verb, the rest is the reply. Answers whether it was taken for a good one.
+/// The first byte chooses the verb, the rest is the reply. Answers whether it was taken for a good
+/// one.
 fn target(input: &[u8]) -> bool {
     let Some((choice, buffer)) = input.split_first() else { return false };
     let verb = Verb::ALL[usize::from(*choice) % Verb::ALL.len()];
@@ -64,7 +68,8 @@ fn seeds() -> Vec<Vec<u8>> {
         event_nr: Some(minor),
         uuid: (minor % 2 == 0).then(|| b"DM-0123456789".to_vec()),
     };
-    let version = |name: &str| TargetVersion { name: name.to_owned(), version: DriverVersion::new(1, 22, 0) };
+    let version =
+        |name: &str| TargetVersion { name: name.to_owned(), version: DriverVersion::new(1, 22, 0) };
     let all = [
         (Verb::Table, ReplyData::Targets(lines.clone())),
         (Verb::Status, ReplyData::Targets(lines)),
@@ -75,9 +80,15 @@ fn seeds() -> Vec<Vec<u8>> {
         (Verb::Info, ReplyData::None),
     ];
     let seed = |(verb, data): (Verb, ReplyData)| {
-        let target_count = if let ReplyData::Targets(lines) = &data { lines.len() as u32 } else { 0 };
+        let target_count =
+            if let ReplyData::Targets(lines) = &data { lines.len() as u32 } else { 0 };
         let flags = Flags::NONE.with_if(matches!(data, ReplyData::Text(_)), Flags::DATA_OUT);
-        let header = Header { version: DriverVersion::new(4, 47, 0), flags, target_count, ..Header::default() };
+        let header = Header {
+            version: DriverVersion::new(4, 47, 0),
+            flags,
+            target_count,
+            ..Header::default()
+        };
         let choice = Verb::ALL.iter().position(|v| *v == verb).unwrap() as u8;
         let mut input = vec![choice];
         input.extend(dm_layout::reply(&Reply { header, data }, 0));
@@ -102,7 +113,8 @@ impl Random {
     }
 }
 
-const NUMBERS: [u32; 12] = [0, 1, 7, 8, 39, 40, 312, 0x7fff_ffff, 0x8000_0000, 0xffff_fff8, 0xffff_ffff, 4096];
+const NUMBERS: [u32; 12] =
+    [0, 1, 7, 8, 39, 40, 312, 0x7fff_ffff, 0x8000_0000, 0xffff_fff8, 0xffff_ffff, 4096];
 
 fn mutate(input: &mut Vec<u8>, random: &mut Random) {
     let place = random.below(input.len());
@@ -112,7 +124,11 @@ fn mutate(input: &mut Vec<u8>, random: &mut Random) {
         // Where the fields are: offsets and counts, in whole words.
         2 | 3 => {
             let word = 1 + place / 4 * 4;
-            let number = if random.below(2) == 0 { NUMBERS[random.below(12)] } else { random.below(1024) as u32 };
+            let number = if random.below(2) == 0 {
+                NUMBERS[random.below(12)]
+            } else {
+                random.below(1024) as u32
+            };
             if let Some(field) = input.get_mut(word..word + 4) {
                 field.copy_from_slice(&number.to_ne_bytes());
             }
@@ -132,7 +148,9 @@ fn mutate(input: &mut Vec<u8>, random: &mut Random) {
 
 #[test]
 fn no_reply_makes_the_codec_panic() {
-    let setting = |name: &str, default| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
+    let setting = |name: &str, default| {
+        std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+    };
     let mut random = Random(setting("FUZZ_SEED", 0x5eed_cafe_f00d));
     let seeds = seeds();
     for seed in &seeds {
@@ -160,5 +178,8 @@ fn no_reply_makes_the_codec_panic() {
     }
     println!("{tried} replies tried, {taken} of them taken for good");
     assert!(tried > 1000, "only {tried} replies were tried");
-    assert!(taken > tried / 100 && taken < tried, "{taken} of {tried}: the mutations are too tame or too wild");
+    assert!(
+        taken > tried / 100 && taken < tried,
+        "{taken} of {tried}: the mutations are too tame or too wild"
+    );
 }

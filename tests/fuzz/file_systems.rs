@@ -1,11 +1,11 @@
-//! A fuzz target for what others may have written: superblocks, group descriptors and the journal of an ext4,
-//! superblock and log of an xfs. File systems made by the real mke2fs and mkfs.xfs are changed in these places and read
-//! by this crate's own readers, which must end in an answer or an error: no panic, no overflow, and no more reads than
-//! a bound that the device's size alone sets.
+//! A fuzz target for what others may have written: superblocks, group descriptors and the journal
+//! of an ext4, superblock and log of an xfs. File systems made by the real mke2fs and mkfs.xfs are
+//! changed in these places and read by this crate's own readers, which must end in an answer or an
+//! error: no panic, no overflow, and no more reads than a bound that the device's size alone sets.
 //!
-//! It runs anywhere that has e2fsprogs and xfsprogs, with a generator of its own: a start is repeatable, FUZZ_SEED and
-//! FUZZ_SECONDS change it (default: three seconds). What it finds is printed as a line for `file_systems.cases`, whose
-//! lines are tried first.
+//! It runs anywhere that has e2fsprogs and xfsprogs, with a generator of its own: a start is
+//! repeatable, FUZZ_SEED and FUZZ_SECONDS change it (default: three seconds). What it finds is
+//! printed as a line for `file_systems.cases`, whose lines are tried first.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -60,7 +60,8 @@ impl Case {
         let (seed, size) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
         let change = |word: &str| {
             let (offset, hex) = word.split_once(':')?;
-            let bytes = (0..hex.len() / 2).map(|n| u8::from_str_radix(&hex[2 * n..2 * n + 2], 16).ok());
+            let bytes =
+                (0..hex.len() / 2).map(|n| u8::from_str_radix(&hex[2 * n..2 * n + 2], 16).ok());
             Some((offset.parse().ok()?, bytes.collect::<Option<Vec<_>>>()?))
         };
         Some(Case { seed, size, changes: words.map(change).collect::<Option<_>>()? })
@@ -126,7 +127,8 @@ impl Disk for Counting<'_> {
     }
 }
 
-/// Puts what of `content`, which is at `at`, falls into the buffer, which is at `offset`, in its place.
+/// Puts what of `content`, which is at `at`, falls into the buffer, which is at `offset`, in its
+/// place.
 fn overlay(buffer: &mut [u8], offset: u64, content: &[u8], at: u64) {
     let start = at.max(offset);
     let end = (at + content.len() as u64).min(offset + buffer.len() as u64);
@@ -141,16 +143,23 @@ fn overlay(buffer: &mut [u8], offset: u64, content: &[u8], at: u64) {
 fn target(seeds: &[Seed], case: &Case) -> bool {
     let seed = &seeds[case.seed % seeds.len()];
     let bound = Cell::new((INSPECT_READS, INSPECT_BYTES));
-    let disk = Counting { pages: &seed.pages, case, reads: Cell::new(0), bytes: Cell::new(0), bound };
+    let disk =
+        Counting { pages: &seed.pages, case, reads: Cell::new(0), bytes: Cell::new(0), bound };
     let state = inspect(&disk, seed.fs_type);
     if let Ok(state) = &state {
-        assert!(state.size.0 <= case.size / 512, "{} on a device of {} bytes", state.size, case.size);
+        assert!(
+            state.size.0 <= case.size / 512,
+            "{} on a device of {} bytes",
+            state.size,
+            case.size
+        );
         assert!(state.errors.map_or(0, |errors| errors.to_string().len()) < 300);
     }
     if seed.fs_type == FsType::Ext4 {
         // Groups have 256 blocks of 1 KiB at the least, and a descriptor is read once.
         let groups = case.size / (256 << 10) + 1;
-        disk.bound.set((disk.reads.get() + 2 * groups + 8, disk.bytes.get() + 2 * 1024 * groups + 8192));
+        disk.bound
+            .set((disk.reads.get() + 2 * groups + 8, disk.bytes.get() + 2 * 1024 * groups + 8192));
         let _ = note_zeros_behind(&disk, case.changes.len() as u64 * 8192);
         if let Ok(ranges) = zeroed_ranges(&disk) {
             assert!(ranges.len() as u64 <= groups + 4);
@@ -167,21 +176,31 @@ fn seed(fs_type: FsType, program: &str, arguments: &[&str], size: u64) -> Seed {
         .arg(file.path())
         .env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default()))
         .output()
-        .unwrap_or_else(|error| panic!("{program} (of e2fsprogs, xfsprogs) makes the seeds: {error}"));
+        .unwrap_or_else(|error| {
+            panic!("{program} (of e2fsprogs, xfsprogs) makes the seeds: {error}")
+        });
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let (mut pages, mut page, zeros) = (BTreeMap::new(), vec![0; PAGE as usize], vec![0; PAGE as usize]);
+    let (mut pages, mut page, zeros) =
+        (BTreeMap::new(), vec![0; PAGE as usize], vec![0; PAGE as usize]);
     for number in 0..size / PAGE {
         file.as_file().read_exact_at(&mut page, number * PAGE).unwrap();
         if page != zeros {
             pages.insert(number, page.clone());
         }
     }
-    let be =
-        |offset: usize, length: usize| pages[&0][offset..offset + length].iter().fold(0, |n, b| n << 8 | u64::from(*b));
+    let be = |offset: usize, length: usize| {
+        pages[&0][offset..offset + length].iter().fold(0, |n, b| n << 8 | u64::from(*b))
+    };
     let places = match fs_type {
         // The superblock (its first half, the journal's map, the errors), the descriptors.
         FsType::Ext4 => {
-            vec![1024..1304, 1024 + 268..1024 + 336, 1024 + 400..1024 + 640, 2048..2048 + 256, 4096..4096 + 640]
+            vec![
+                1024..1304,
+                1024 + 268..1024 + 336,
+                1024 + 400..1024 + 640,
+                2048..2048 + 256,
+                4096..4096 + 640,
+            ]
         }
         // The superblock, and the log around its head and its ends.
         FsType::Xfs => {
@@ -196,7 +215,16 @@ fn seed(fs_type: FsType, program: &str, arguments: &[&str], size: u64) -> Seed {
 
 fn seeds() -> Vec<Seed> {
     let ext4 = |more: &[&str], mib: u64| {
-        let own = ["-q", "-F", "-t", "ext4", "-m", "0", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1"];
+        let own = [
+            "-q",
+            "-F",
+            "-t",
+            "ext4",
+            "-m",
+            "0",
+            "-E",
+            "nodiscard,lazy_itable_init=1,lazy_journal_init=1",
+        ];
         seed(FsType::Ext4, "mke2fs", &[&own[..], more].concat(), mib << 20)
     };
     vec![
@@ -260,7 +288,8 @@ fn mutate(case: &mut Case, seeds: &[Seed], random: &mut Random) {
     let seed = &seeds[case.seed];
     if random.below(8) == 0 {
         case.size =
-            [seed.size, seed.size - 512, 1 << 20, 3 << 30, 1 << 40, 1 << 50, i64::MAX as u64][random.below(7) as usize];
+            [seed.size, seed.size - 512, 1 << 20, 3 << 30, 1 << 40, 1 << 50, i64::MAX as u64]
+                [random.below(7) as usize];
         // Descriptors are read by the group: large ones only where that is no matter.
         if seed.fs_type == FsType::Ext4 {
             case.size = case.size.min(3 << 30);
@@ -309,9 +338,12 @@ fn tried(seeds: &[Seed], case: &Case) -> bool {
 #[test]
 fn what_was_found_once_ends_in_an_answer() {
     let seeds = seeds();
-    let lines = include_str!("file_systems.cases").lines().filter(|line| !line.starts_with('#') && !line.is_empty());
-    let cases: Vec<_> =
-        lines.map(|line| Case::from_line(line).unwrap_or_else(|| panic!("not a case: {line}"))).collect();
+    let lines = include_str!("file_systems.cases")
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.is_empty());
+    let cases: Vec<_> = lines
+        .map(|line| Case::from_line(line).unwrap_or_else(|| panic!("not a case: {line}")))
+        .collect();
     assert!(cases.len() >= 5);
     for case in &cases {
         assert_eq!(Case::from_line(&case.to_line()).as_ref(), Some(case));
@@ -321,7 +353,9 @@ fn what_was_found_once_ends_in_an_answer() {
 
 #[test]
 fn no_file_system_makes_the_readers_panic_or_read_without_end() {
-    let setting = |name: &str, default| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
+    let setting = |name: &str, default| {
+        std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+    };
     let mut random = Random(setting("FUZZ_SEED", 0x5eed_cafe_f00d));
     let seeds = seeds();
     let plain = |seed: usize| Case { seed, size: seeds[seed].size, changes: Vec::new() };
@@ -346,12 +380,16 @@ fn no_file_system_makes_the_readers_panic_or_read_without_end() {
             if corpus.len() < 512 {
                 corpus.push(case);
             } else {
-                let place = seeds.len() + random.below((corpus.len() - seeds.len()) as u64) as usize;
+                let place =
+                    seeds.len() + random.below((corpus.len() - seeds.len()) as u64) as usize;
                 corpus[place] = case;
             }
         }
     }
     println!("{all} file systems tried, {taken} of them taken for good");
     assert!(all > 300, "only {all} were tried");
-    assert!(taken > all / 100 && taken < all, "{taken} of {all}: the changes are too tame or too wild");
+    assert!(
+        taken > all / 100 && taken < all,
+        "{taken} of {all}: the changes are too tame or too wild"
+    );
 }

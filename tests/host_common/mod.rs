@@ -9,7 +9,8 @@ use nix::fcntl::{fallocate, FallocateFlags};
 
 pub const KIB: u64 = 1 << 10;
 
-/// A small file system under everything that is made in the temporary directory, until this is dropped.
+/// A small file system under everything that is made in the temporary directory, until this is
+/// dropped.
 pub struct SmallHost(PathBuf);
 
 impl SmallHost {
@@ -70,5 +71,8 @@ impl Drop for SmallHost {
 }
 
 pub fn run(program: &str, arguments: &[&str]) {
-    assert!(Command::new(program).args(arguments).status().unwrap().success(), "{program} {arguments:?}");
+    assert!(
+        Command::new(program).args(arguments).status().unwrap().success(),
+        "{program} {arguments:?}"
+    );
 }

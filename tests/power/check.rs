@@ -1,4 +1,5 @@
-//! The checker: whether a daemon that has just recovered serves what was acknowledged, and nothing else is left.
+//! The checker: whether a daemon that has just recovered serves what was acknowledged, and nothing
+//! else is left.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,7 +11,8 @@ use super::model::{scan, Files, Kind, Line, Op, Snapshot, State};
 /// Keys of the checker's own views.
 const CHECK: &str = "check-";
 
-/// What went wrong below the daemon, and so how many blocks dm-thin itself may have leaked: see [`Found::kernel_leak`].
+/// What went wrong below the daemon, and so how many blocks dm-thin itself may have leaked: see
+/// [`Found::kernel_leak`].
 #[derive(Debug, Clone, Copy)]
 pub enum Below {
     Sound,
@@ -53,11 +55,13 @@ pub struct Found {
     pub happened: u64,
     pub layers: u64,
     pub files: u64,
-    /// Blocks in use that no thin maps, after power cuts and failed writes. dm-thin takes a block from its map of free ones when
-    /// a write needs it, and maps it once it is zeroed or copied; likewise it counts the blocks of a discard once more while the
-    /// disk below is at it (alloc_data_block, process_prepared_mapping, process_prepared_discard_passdown_pt1 in
-    /// drivers/md/dm-thin.c). When its metadata is committed in between and then the power goes, or when the disk fails to zero
-    /// or copy it, the block stays taken until thin_repair gives it back: tests/guest_dm_leak.rs.
+    /// Blocks in use that no thin maps, after power cuts and failed writes. dm-thin takes a block
+    /// from its map of free ones when a write needs it, and maps it once it is zeroed or copied;
+    /// likewise it counts the blocks of a discard once more while the disk below is at it
+    /// (alloc_data_block, process_prepared_mapping, process_prepared_discard_passdown_pt1 in
+    /// drivers/md/dm-thin.c). When its metadata is committed in between and then the power goes, or
+    /// when the disk fails to zero or copy it, the block stays taken until thin_repair gives it
+    /// back: tests/guest_dm_leak.rs.
     pub kernel_leak: u64,
     /// Keys that unanswered calls were about.
     pub pending_keys: Vec<String>,
@@ -73,8 +77,14 @@ impl Found {
     }
 }
 
-/// Checks everything; `state` becomes what is there. `rebooted` says that no device outlived the daemon.
-pub fn check(client: &mut Client, state: &mut State, journals: &BTreeMap<String, Vec<Line>>, rebooted: bool) -> Found {
+/// Checks everything; `state` becomes what is there. `rebooted` says that no device outlived the
+/// daemon.
+pub fn check(
+    client: &mut Client,
+    state: &mut State,
+    journals: &BTreeMap<String, Vec<Line>>,
+    rebooted: bool,
+) -> Found {
     let mut found = Found::default();
     let mut checker = Checker { client, found: &mut found };
     if let Err(error) = checker.all(state, journals, rebooted) {
@@ -89,7 +99,12 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    fn all(&mut self, state: &mut State, journals: &BTreeMap<String, Vec<Line>>, rebooted: bool) -> Result<(), String> {
+    fn all(
+        &mut self,
+        state: &mut State,
+        journals: &BTreeMap<String, Vec<Line>>,
+        rebooted: bool,
+    ) -> Result<(), String> {
         for name in machine::suspended()? {
             self.found.add(Fault::Stuck, format!("{name} is suspended"));
         }
@@ -106,7 +121,11 @@ impl Checker<'_> {
     }
 
     /// What is listed is what was acknowledged, with the unanswered calls whole or not at all.
-    fn records(&mut self, state: &mut State, journals: &BTreeMap<String, Vec<Line>>) -> Result<(), String> {
+    fn records(
+        &mut self,
+        state: &mut State,
+        journals: &BTreeMap<String, Vec<Line>>,
+    ) -> Result<(), String> {
         let mut pending = Vec::new();
         for lines in journals.values() {
             let replayed = state.replay(lines);
@@ -139,9 +158,14 @@ impl Checker<'_> {
     fn compare(&mut self, state: &State, listed: &BTreeMap<String, Listed>) {
         for (key, expected) in &state.snapshots {
             match listed.get(key) {
-                None => self.found.add(Fault::Lost, format!("{key} is not there; it was {:?}", expected.kind)),
+                None => self
+                    .found
+                    .add(Fault::Lost, format!("{key} is not there; it was {:?}", expected.kind)),
                 Some(there) if *there != as_listed(expected) => {
-                    self.found.add(Fault::Lost, format!("{key} is {there:?} instead of {:?}", as_listed(expected)));
+                    self.found.add(
+                        Fault::Lost,
+                        format!("{key} is {there:?} instead of {:?}", as_listed(expected)),
+                    );
                 }
                 Some(_) => {}
             }
@@ -160,7 +184,9 @@ impl Checker<'_> {
                 _ => self.client.mounts(key),
             };
             match mounts {
-                Ok(mounts) => wanted.extend(mounts.iter().map(|m| m.source.replace("/dev/mapper/", ""))),
+                Ok(mounts) => {
+                    wanted.extend(mounts.iter().map(|m| m.source.replace("/dev/mapper/", "")))
+                }
                 Err(status) => self.found.add(Fault::Refused, format!("mounts of {key}: {status}")),
             }
         }
@@ -192,7 +218,9 @@ impl Checker<'_> {
                 state.template = Some(id);
                 state.template_blocks.get_or_insert(mapped[&id]);
             }
-            other => self.found.add(Fault::Lost, format!("the template {other:?} is not in the pool")),
+            other => {
+                self.found.add(Fault::Lost, format!("the template {other:?} is not in the pool"))
+            }
         }
         Ok(())
     }
@@ -252,17 +280,27 @@ pub fn remove_all(client: &mut Client, state: &mut State, below: Below) -> Found
     found
 }
 
-fn remove_each(client: &mut Client, state: &mut State, below: Below, found: &mut Found) -> Result<(), String> {
+fn remove_each(
+    client: &mut Client,
+    state: &mut State,
+    below: Below,
+    found: &mut Found,
+) -> Result<(), String> {
     // What the kernel has leaked is seen before anything is removed, and that must not add to it.
     let unmapped = unmapped()?;
     match unmapped.checked_sub(state.unmapped) {
         Some(leaked) if leaked <= below.leak_most() => found.kernel_leak = leaked,
-        _ => found.add(Fault::Leaked, format!("no thin maps {unmapped} blocks in use, {} before", state.unmapped)),
+        _ => found.add(
+            Fault::Leaked,
+            format!("no thin maps {unmapped} blocks in use, {} before", state.unmapped),
+        ),
     }
     state.unmapped = unmapped;
     while !state.snapshots.is_empty() {
-        let parents: BTreeSet<String> = state.snapshots.values().map(|s| s.parent.clone()).collect();
-        let leaves: Vec<String> = state.snapshots.keys().filter(|key| !parents.contains(*key)).cloned().collect();
+        let parents: BTreeSet<String> =
+            state.snapshots.values().map(|s| s.parent.clone()).collect();
+        let leaves: Vec<String> =
+            state.snapshots.keys().filter(|key| !parents.contains(*key)).cloned().collect();
         for key in leaves {
             if let Err(status) = client.remove(&key) {
                 found.add(Fault::Refused, format!("removing {key}: {status}"));
@@ -282,27 +320,42 @@ fn unmapped() -> Result<u64, String> {
     used.checked_sub(mapped).ok_or_else(|| format!("{mapped} blocks are mapped and {used} in use"))
 }
 
-/// Only the template is in the pool, as it was, and every block in use is one of its own; but for those that the kernel leaked.
+/// Only the template is in the pool, as it was, and every block in use is one of its own; but for
+/// those that the kernel leaked.
 fn nothing_is_left(state: &State, thins: &BTreeMap<u32, u64>, used: u64, found: &mut Found) {
     if !thins.keys().eq(&state.template) {
-        found.add(Fault::Leaked, format!("thins left: {thins:?}, the template is {:?}", state.template));
+        found.add(
+            Fault::Leaked,
+            format!("thins left: {thins:?}, the template is {:?}", state.template),
+        );
     }
     let mapped: u64 = thins.values().sum();
     if state.template_blocks != Some(mapped) {
-        found.add(Fault::Lost, format!("the template maps {mapped} blocks, {:?} before", state.template_blocks));
+        found.add(
+            Fault::Lost,
+            format!("the template maps {mapped} blocks, {:?} before", state.template_blocks),
+        );
     }
     if used != mapped + state.unmapped {
-        let text = format!("{used} blocks in use, {mapped} of them mapped and {} leaked by the kernel", state.unmapped);
+        let text = format!(
+            "{used} blocks in use, {mapped} of them mapped and {} leaked by the kernel",
+            state.unmapped
+        );
         found.add(Fault::Leaked, text);
     }
 }
 
 fn is_pool(name: &str) -> bool {
-    ["-pool", "-data", "-metadata"].iter().any(|end| name.ends_with(end)) || name.starts_with("pw-disk")
+    ["-pool", "-data", "-metadata"].iter().any(|end| name.ends_with(end))
+        || name.starts_with("pw-disk")
 }
 
 fn as_listed(snapshot: &Snapshot) -> Listed {
-    Listed { kind: Some(snapshot.kind), parent: snapshot.parent.clone(), label: snapshot.label.clone() }
+    Listed {
+        kind: Some(snapshot.kind),
+        parent: snapshot.parent.clone(),
+        label: snapshot.label.clone(),
+    }
 }
 
 fn happened(op: &Op, listed: &BTreeMap<String, Listed>) -> bool {
@@ -316,7 +369,10 @@ fn happened(op: &Op, listed: &BTreeMap<String, Listed>) -> bool {
 
 fn keys(op: &Op) -> Vec<String> {
     match op {
-        Op::Prepare { key, .. } | Op::View { key, .. } | Op::Label { key, .. } | Op::Remove { key } => {
+        Op::Prepare { key, .. }
+        | Op::View { key, .. }
+        | Op::Label { key, .. }
+        | Op::Remove { key } => {
             vec![key.clone()]
         }
         Op::Commit { name, key, .. } => vec![name.clone(), key.clone()],

@@ -1,8 +1,10 @@
-//! Power cuts. On the host: guests that are killed at random moments and booted again on the same disks. In a guest: one boot.
+//! Power cuts. On the host: guests that are killed at random moments and booted again on the same
+//! disks. In a guest: one boot.
 //!
-//! A guest's disk is a file. What its kernel has written to the disk is in the file at once and stays there; what it still
-//! held in its own memory is gone with it. That is a power cut with a disk that has no cache of its own, or one that keeps
-//! it; a disk that loses its cache is the matter of `replay`.
+//! A guest's disk is a file. What its kernel has written to the disk is in the file at once and
+//! stays there; what it still held in its own memory is gone with it. That is a power cut with a
+//! disk that has no cache of its own, or one that keeps it; a disk that loses its cache is the
+//! matter of `replay`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -55,7 +57,9 @@ pub fn boot(pool: Pool, seed: u64, last: bool, early: bool) -> Result<(), String
     let config = match pool {
         Pool::Embedded => "data_size = \"1GiB\"".to_owned(),
         Pool::Undiscarded => "data_size = \"1GiB\"\ndiscard = false".to_owned(),
-        Pool::Disk => format!("data_device = {:?}", std::env::var("DISK1").map_err(|e| e.to_string())?),
+        Pool::Disk => {
+            format!("data_device = {:?}", std::env::var("DISK1").map_err(|e| e.to_string())?)
+        }
     };
     let place = Place {
         program: std::env::var("DAEMON").map_err(|e| e.to_string())?.into(),
@@ -112,7 +116,8 @@ impl Lane {
     /// Cuts the power `cuts` times; an error names the folder with what was left.
     pub fn campaign(&self, failed: &Path) -> (Sum, Result<(), String>) {
         let work = scratch();
-        let (out, state, pool) = (work.path().join("out"), work.path().join("state"), work.path().join("pool"));
+        let (out, state, pool) =
+            (work.path().join("out"), work.path().join("state"), work.path().join("pool"));
         fs::create_dir(&out).unwrap();
         for (disk, size) in [(&state, 2u64 << 30), (&pool, 1 << 30)] {
             fs::File::create(disk).unwrap().set_len(size).unwrap();
@@ -135,7 +140,11 @@ impl Lane {
             let kept = failed.join(format!("lane-{}", self.number));
             let _ = fs::remove_dir_all(&kept);
             let _ = fs::create_dir_all(&kept);
-            let _ = Command::new("cp").args(["-r", "--sparse=always"]).arg(work.path()).arg(&kept).status();
+            let _ = Command::new("cp")
+                .args(["-r", "--sparse=always"])
+                .arg(work.path())
+                .arg(&kept)
+                .status();
             let problems = fs::read_to_string(out.join("problems")).unwrap_or_default();
             *error = format!(
                 "lane {} ({:?}, seed {}): {error}; kept in {}\n{problems}",
@@ -192,7 +201,9 @@ impl Boot<'_> {
             if let Ok(Some(status)) = guest.try_wait() {
                 break Some(status);
             }
-            if !self.last && fs::read_to_string(self.out.join("phase")).is_ok_and(|phase| phase == wanted) {
+            if !self.last
+                && fs::read_to_string(self.out.join("phase")).is_ok_and(|phase| phase == wanted)
+            {
                 break None;
             }
             if begun.elapsed() > BOOT_LIMIT {
@@ -213,14 +224,21 @@ impl Boot<'_> {
             return Err(format!("the guest ended by itself with {status}"));
         }
         cut(&mut guest);
-        sum.crash(if self.early { "power cut during recovery and check" } else { "power cut under load" });
+        sum.crash(if self.early {
+            "power cut during recovery and check"
+        } else {
+            "power cut under load"
+        });
         self.kernel_is_well()
     }
 
     fn start(&self) -> Child {
         let top = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut command = Command::new(top.join("tests/rig/guest"));
-        command.current_dir(top).args(["--mem", "768M", "--time-limit", "400", "--out"]).arg(self.out);
+        command
+            .current_dir(top)
+            .args(["--mem", "768M", "--time-limit", "400", "--out"])
+            .arg(self.out);
         for disk in self.disks {
             command.arg("--disk").arg(disk);
         }
@@ -229,7 +247,12 @@ impl Boot<'_> {
         command.arg(std::env::current_exe().unwrap()).arg("boot");
         command.arg(self.pool.name());
         command.args([self.seed.to_string(), self.last.to_string(), self.early.to_string()]);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("tests/rig/guest runs")
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("tests/rig/guest runs")
     }
 
     fn kernel_is_well(&self) -> Result<(), String> {

@@ -42,8 +42,16 @@ impl Place {
 
     pub fn spawn(&self) -> Child {
         let file = "/run/pw.toml";
-        let base = if self.config.contains("base_image_size") { "" } else { "base_image_size = \"128MiB\"\n" };
-        fs::write(file, format!("name = \"{NAME}\"\nmin_free_percent = 0\n{base}{}\n", self.config)).unwrap();
+        let base = if self.config.contains("base_image_size") {
+            ""
+        } else {
+            "base_image_size = \"128MiB\"\n"
+        };
+        fs::write(
+            file,
+            format!("name = \"{NAME}\"\nmin_free_percent = 0\n{base}{}\n", self.config),
+        )
+        .unwrap();
         let log = fs::File::options().create(true).append(true).open(&self.log).unwrap();
         Command::new(&self.program)
             .args(["--config", file, "--root"])
@@ -74,10 +82,15 @@ impl Daemon {
                 // The socket listens before recovery; only an answer shows that it is over.
                 let mut asking = client.clone();
                 let asked = std::thread::spawn(move || asking.stat("nobody"));
-                while !asked.is_finished() && process.try_wait().unwrap().is_none() && Instant::now() < end {
+                while !asked.is_finished()
+                    && process.try_wait().unwrap().is_none()
+                    && Instant::now() < end
+                {
                     std::thread::sleep(Duration::from_millis(10));
                 }
-                if asked.is_finished() && matches!(asked.join(), Ok(Err(status)) if status.code() == Code::NotFound) {
+                if asked.is_finished()
+                    && matches!(asked.join(), Ok(Err(status)) if status.code() == Code::NotFound)
+                {
                     return Ok(Daemon { process, client });
                 }
             }
@@ -133,17 +146,20 @@ pub struct Client {
 
 impl Client {
     pub fn prepare(&mut self, key: &str, parent: &str) -> Result<Vec<Mount>, Status> {
-        let request = PrepareSnapshotRequest { key: key.into(), parent: parent.into(), ..Default::default() };
+        let request =
+            PrepareSnapshotRequest { key: key.into(), parent: parent.into(), ..Default::default() };
         self.runtime.block_on(self.calls.prepare(request)).map(|r| r.into_inner().mounts)
     }
 
     pub fn view(&mut self, key: &str, parent: &str) -> Result<Vec<Mount>, Status> {
-        let request = ViewSnapshotRequest { key: key.into(), parent: parent.into(), ..Default::default() };
+        let request =
+            ViewSnapshotRequest { key: key.into(), parent: parent.into(), ..Default::default() };
         self.runtime.block_on(self.calls.view(request)).map(|r| r.into_inner().mounts)
     }
 
     pub fn commit(&mut self, name: &str, key: &str) -> Result<(), Status> {
-        let request = CommitSnapshotRequest { name: name.into(), key: key.into(), ..Default::default() };
+        let request =
+            CommitSnapshotRequest { name: name.into(), key: key.into(), ..Default::default() };
         self.runtime.block_on(self.calls.commit(request)).map(drop)
     }
 

@@ -1,6 +1,6 @@
-//! What is below the daemon fails: its database's disk is full, mkfs fails or hangs, the pool's disk returns errors. Each call
-//! must end in time with a status that says what is wrong, and once the fault is gone everything must be as the clients were
-//! told.
+//! What is below the daemon fails: its database's disk is full, mkfs fails or hangs, the pool's
+//! disk returns errors. Each call must end in time with a status that says what is wrong, and once
+//! the fault is gone everything must be as the clients were told.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -118,7 +118,11 @@ fn replace(device: &str, table: &str) -> Result<(), String> {
     dmsetup(&["resume", device]).map(drop)
 }
 
-fn refused<T>(what: &str, codes: &[Code], call: impl FnOnce() -> Result<T, Status>) -> Result<(), String> {
+fn refused<T>(
+    what: &str,
+    codes: &[Code],
+    call: impl FnOnce() -> Result<T, Status>,
+) -> Result<(), String> {
     let begun = Instant::now();
     let result = call();
     if begun.elapsed() > ANSWER_LIMIT {
@@ -168,7 +172,10 @@ fn full_database(bench: &Bench) -> Result<(), String> {
     fs::remove_file(&filler).map_err(|e| e.to_string())?;
     for (key, _) in daemon.client.list().map_err(|e| e.to_string())? {
         if key.starts_with("full-") {
-            daemon.client.remove(&key).map_err(|e| format!("removing {key} once there is room: {e}"))?;
+            daemon
+                .client
+                .remove(&key)
+                .map_err(|e| format!("removing {key} once there is room: {e}"))?;
         }
     }
     run.check(&mut daemon.client, false)?;
@@ -207,7 +214,10 @@ fn failing_mkfs(bench: &Bench) -> Result<(), String> {
     let fake = FakeMkfs::new("#!/bin/sh\necho 'mkfs: the reason' >&2\nexit 1\n")?;
     let mut daemon = run.start()?;
     let log = fs::read_to_string(&run.place.log).map_err(|e| e.to_string())?;
-    let said = log.lines().find(|line| line.contains("mkfs: the reason")).ok_or("the log does not say why")?;
+    let said = log
+        .lines()
+        .find(|line| line.contains("mkfs: the reason"))
+        .ok_or("the log does not say why")?;
     println!("    {said}");
     refused("Prepare without a template", &[Code::FailedPrecondition, Code::Internal], || {
         daemon.client.prepare("early", "")
@@ -250,7 +260,8 @@ fn hanging_mkfs(bench: &Bench) -> Result<(), String> {
     run.empty(&mut daemon.client)
 }
 
-/// dm-flakey (Documentation/admin-guide/device-mapper/dm-flakey.rst): good for a second, fails writes for a second.
+/// dm-flakey (Documentation/admin-guide/device-mapper/dm-flakey.rst): good for a second, fails
+/// writes for a second.
 fn flaky_data(bench: &Bench) -> Result<(), String> {
     machine::run("modprobe", &["dm-flakey"])?;
     let (_mounted, mut run) = bench.on_two_devices("flaky-data", "")?;
@@ -259,12 +270,18 @@ fn flaky_data(bench: &Bench) -> Result<(), String> {
     work(&mut run, &daemon)?;
     run.check(&mut daemon.client, false)?;
     let (start, length) = Bench::place("data");
-    replace("pw-disk-data", &format!("0 {length} flakey {} {start} 1 1 1 error_writes", bench.pool_disk))?;
+    replace(
+        "pw-disk-data",
+        &format!("0 {length} flakey {} {start} 1 1 1 error_writes", bench.pool_disk),
+    )?;
     let answers = |code| matches!(code, Code::Internal | Code::ResourceExhausted | Code::DataLoss);
     let (common, threads) = run.load(&daemon.client, 11, usize::MAX, answers);
     std::thread::sleep(Duration::from_secs(12));
     super::run::join(&common, threads);
-    println!("    {} calls acknowledged meanwhile", common.answered.load(std::sync::atomic::Ordering::SeqCst));
+    println!(
+        "    {} calls acknowledged meanwhile",
+        common.answered.load(std::sync::atomic::Ordering::SeqCst)
+    );
     run.problems_of(&common)?;
     daemon.kill();
     machine::remove_devices("pw-disk")?;
@@ -277,15 +294,16 @@ fn flaky_data(bench: &Bench) -> Result<(), String> {
     Ok(())
 }
 
-/// dm-dust (Documentation/admin-guide/device-mapper/dm-dust.rst): reads of the blocks on its list fail, until they are
-/// written again.
+/// dm-dust (Documentation/admin-guide/device-mapper/dm-dust.rst): reads of the blocks on its list
+/// fail, until they are written again.
 fn bad_sectors(bench: &Bench) -> Result<(), String> {
     machine::run("modprobe", &["dm-dust"])?;
     let (_mounted, mut run) = bench.on_two_devices("bad-sectors", "")?;
     let mut daemon = run.start()?;
     let client = &mut daemon.client;
     let refused = |what: &'static str| move |status: Status| format!("{what}: {status}");
-    let (template, used) = (machine::thins()?.into_keys().collect::<Vec<_>>(), machine::used_blocks()?);
+    let (template, used) =
+        (machine::thins()?.into_keys().collect::<Vec<_>>(), machine::used_blocks()?);
     let mounts = client.prepare("active", "").map_err(refused("Prepare"))?;
     {
         let mounted = Mounted::new("bad", &mounts[0])?;
@@ -299,7 +317,8 @@ fn bad_sectors(bench: &Bench) -> Result<(), String> {
     let layer = machine::thins()?.into_keys().last().expect("the layer's thin");
     let own: Vec<u64> = machine::data_blocks(Some(layer))?.difference(&template).copied().collect();
     println!("    {} bad blocks", own.len());
-    // It counts its blocks from the beginning of the disk below; the area begins behind a label of 1 MiB.
+    // It counts its blocks from the beginning of the disk below; the area begins behind a label of
+    // 1 MiB.
     for block in own {
         let block = (start + LABEL) / 128 + block;
         dmsetup(&["message", "pw-disk-data", "0", "addbadblock", &block.to_string()])?;
@@ -351,16 +370,18 @@ fn failing_metadata(bench: &Bench) -> Result<(), String> {
     failing(bench, "metadata")
 }
 
-/// The kernel marks a pool that could not commit its metadata, and lets it do no more until thin_check has taken the mark
-/// off. The start says so.
+/// The kernel marks a pool that could not commit its metadata, and lets it do no more until
+/// thin_check has taken the mark off. The start says so.
 fn start_after_failure(run: &mut Run) -> Result<Daemon, String> {
     if let Err(error) = Daemon::start(&run.place, &run.runtime) {
         let log = fs::read_to_string(&run.place.log).unwrap_or_default();
         let said = log.lines().last().unwrap_or_default();
         println!("    {error}: {said}");
         let command = said.split('\'').find(|quoted| quoted.starts_with("thin_check "));
-        let command: Vec<&str> =
-            command.ok_or(format!("the start does not say what to do: {said}"))?.split(' ').collect();
+        let command: Vec<&str> = command
+            .ok_or(format!("the start does not say what to do: {said}"))?
+            .split(' ')
+            .collect();
         machine::remove_all_but_areas()?;
         machine::run(command[0], &command[1..])?;
         machine::remove_devices("pw-disk")?;
@@ -371,12 +392,14 @@ fn start_after_failure(run: &mut Run) -> Result<Daemon, String> {
 /// The kernel says that it has deleted the thin, and cannot commit that.
 fn failing_deletion(bench: &Bench) -> Result<(), String> {
     for area in ["data", "metadata"] {
-        let (_mounted, mut run) = bench.on_two_devices(&format!("failing-deletion-{area}"), "discard = false")?;
+        let (_mounted, mut run) =
+            bench.on_two_devices(&format!("failing-deletion-{area}"), "discard = false")?;
         let mut daemon = run.start()?;
         run.check(&mut daemon.client, false)?;
         daemon.client.prepare("gone", "").map_err(|e| e.to_string())?;
         daemon.kill();
-        // What this one leaves unrecorded, the next start deletes; it cannot know of a thin of the one before.
+        // What this one leaves unrecorded, the next start deletes; it cannot know of a thin of the
+        // one before.
         let mut daemon = run.start()?;
         let device = format!("pw-disk-{area}");
         replace(&device, &format!("0 {} error", Bench::place(area).1))?;
@@ -402,13 +425,16 @@ fn failing(bench: &Bench, area: &str) -> Result<(), String> {
     work(&mut run, &daemon)?;
     let device = format!("pw-disk-{area}");
     replace(&device, &format!("0 {} error", Bench::place(area).1))?;
-    let codes = [Code::Internal, Code::Unavailable, Code::ResourceExhausted, Code::FailedPrecondition];
+    let codes =
+        [Code::Internal, Code::Unavailable, Code::ResourceExhausted, Code::FailedPrecondition];
     // The kernel hides it from a message's sender when the commit that belongs to it fails.
     let first = daemon.client.prepare("failing-1", "");
     println!("    the first Prepare: {:?}", first.as_ref().map(drop).map_err(Status::to_string));
     if area == "data" {
         // A snapshot is made in the metadata alone; its content is not there.
-        refused("Commit on a failed pool", &codes, || daemon.client.commit("failing-c", "failing-1"))?;
+        refused("Commit on a failed pool", &codes, || {
+            daemon.client.commit("failing-c", "failing-1")
+        })?;
     } else {
         refused("Prepare on a failed pool", &codes, || daemon.client.prepare("failing-2", ""))?;
     }
@@ -422,7 +448,10 @@ fn failing(bench: &Bench, area: &str) -> Result<(), String> {
     replace(&device, &bench.area(area))?;
     let mut daemon = start_after_failure(&mut run)?;
     if first.is_ok() {
-        daemon.client.mounts("failing-1").map_err(|e| format!("a Prepare that was acknowledged is lost: {e}"))?;
+        daemon
+            .client
+            .mounts("failing-1")
+            .map_err(|e| format!("a Prepare that was acknowledged is lost: {e}"))?;
         daemon.client.remove("failing-1").map_err(|e| e.to_string())?;
     }
     daemon.client.cleanup().map_err(|e| e.to_string())?;

@@ -1,4 +1,5 @@
-//! Campaigns that run whole inside a guest: starts several side by side and adds up what they found.
+//! Campaigns that run whole inside a guest: starts several side by side and adds up what they
+//! found.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,9 +25,15 @@ pub fn campaign(
     let mut errors = Vec::new();
     let results: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..guests as u64)
-            .map(|n| scope.spawn(move || one(word, words, seed.wrapping_mul(1000).wrapping_add(n), disks)))
+            .map(|n| {
+                scope
+                    .spawn(move || one(word, words, seed.wrapping_mul(1000).wrapping_add(n), disks))
+            })
             .collect();
-        threads.into_iter().map(|thread| thread.join().expect("a guest's thread does not panic")).collect()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("a guest's thread does not panic"))
+            .collect()
     });
     for (guest, error) in results {
         sum.add(&guest);
@@ -67,12 +74,13 @@ fn one(word: &str, words: &[String], seed: u64, disks: &[u64]) -> (Sum, Result<(
     said.lines()
         .filter(|line| line.starts_with("PASS: ") || line.starts_with("FAIL: "))
         .for_each(|line| println!("{line}"));
-    let sum =
-        fs::read_to_string(out.join("sum.json")).map_or(Sum::default(), |text| serde_json::from_str(&text).unwrap());
+    let sum = fs::read_to_string(out.join("sum.json"))
+        .map_or(Sum::default(), |text| serde_json::from_str(&text).unwrap());
     if ended.success() {
         return (sum, Ok(()));
     }
-    let kept = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("power-failed/{word}-{seed}"));
+    let kept =
+        PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("power-failed/{word}-{seed}"));
     let _ = fs::remove_dir_all(&kept);
     let _ = fs::create_dir_all(&kept);
     let _ = Command::new("cp").arg("-r").arg(&out).arg(&kept).status();

@@ -15,11 +15,13 @@ const LAST: u64 = 400;
 
 /// Kills the daemon `rounds` times under load; then, if it can be told to, at each of its steps.
 pub fn kills(rounds: usize, steps: usize, seed: u64) -> Result<(), String> {
-    let (_mounted, mut guest) = Run::on_first_disk("data_size = \"1GiB\"\nbase_image_size = \"64MiB\"", 4)?;
+    let (_mounted, mut guest) =
+        Run::on_first_disk("data_size = \"1GiB\"\nbase_image_size = \"64MiB\"", 4)?;
     let started = Instant::now();
     let result = all(&mut guest, rounds, steps, seed);
     println!("{}", guest.sum.table("the daemon killed", started.elapsed().as_secs()));
-    fs::write(guest.out.join("sum.json"), serde_json::to_string(&guest.sum).unwrap()).map_err(|e| e.to_string())?;
+    fs::write(guest.out.join("sum.json"), serde_json::to_string(&guest.sum).unwrap())
+        .map_err(|e| e.to_string())?;
     result?;
     println!("PASS: {} kills", guest.sum.cycles);
     Ok(())
@@ -94,7 +96,11 @@ fn at_step(guest: &mut Run, step: u64, seed: u64) -> Result<(), String> {
     let log = fs::read_to_string(&guest.place.log).map_err(|e| e.to_string())?;
     match log[said..].lines().find_map(|line| line.strip_prefix("failpoint: ended at ")) {
         Some(name) => guest.sum.crash(&format!("ended {name}")),
-        None => return Err(format!("the daemon did not end at step {step}; is it built with failpoints?")),
+        None => {
+            return Err(format!(
+                "the daemon did not end at step {step}; is it built with failpoints?"
+            ))
+        }
     }
     checked_start(guest)?.kill();
     guest.sum.cycles += 1;

@@ -1,4 +1,5 @@
-//! Clients that prepare, write, commit, view, label and remove at random, and write down what they are told.
+//! Clients that prepare, write, commit, view, label and remove at random, and write down what they
+//! are told.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -85,7 +86,8 @@ impl Worker {
         seed: u64,
     ) -> Worker {
         let answered = Arc::clone(&common.answered);
-        let journal = Journal::create(folder, state.generation, name, mark, answered).expect("a journal can be made");
+        let journal = Journal::create(folder, state.generation, name, mark, answered)
+            .expect("a journal can be made");
         let prefix = if name == CHECKER { String::new() } else { format!("{name}-") };
         let own = state.snapshots.iter().filter(|(key, _)| key.starts_with(&prefix));
         let own = own.map(|(key, snapshot)| (key.clone(), Own { kind: snapshot.kind })).collect();
@@ -128,12 +130,13 @@ impl Worker {
         names.find(|name| !self.own.contains_key(name))
     }
 
-    /// A name for a layer, which no other layer has had: what somebody else builds on it is told by it. Each client keeps as many
-    /// layers as it has keys.
+    /// A name for a layer, which no other layer has had: what somebody else builds on it is told by
+    /// it. Each client keeps as many layers as it has keys.
     fn free_layer(&mut self) -> Option<String> {
         let layers = self.own.values().filter(|own| own.kind == Kind::Committed).count();
         self.layers_made += 1;
-        (layers < self.common.slots).then(|| format!("{}-l{}-{}", self.name, self.generation, self.layers_made))
+        (layers < self.common.slots)
+            .then(|| format!("{}-l{}-{}", self.name, self.generation, self.layers_made))
     }
 
     fn some_layer(&mut self) -> String {
@@ -145,12 +148,17 @@ impl Worker {
     }
 
     fn some_own(&mut self, wanted: fn(Kind) -> bool) -> Option<String> {
-        let keys: Vec<&String> = self.own.iter().filter(|(_, own)| wanted(own.kind)).map(|(key, _)| key).collect();
+        let keys: Vec<&String> =
+            self.own.iter().filter(|(_, own)| wanted(own.kind)).map(|(key, _)| key).collect();
         (!keys.is_empty()).then(|| keys[self.random.below(keys.len())].clone())
     }
 
     /// Writes down, calls, writes down what came of it.
-    fn call<T>(&mut self, op: Op, act: impl FnOnce(&mut Client) -> Result<T, Status>) -> Step<Option<T>> {
+    fn call<T>(
+        &mut self,
+        op: Op,
+        act: impl FnOnce(&mut Client) -> Result<T, Status>,
+    ) -> Step<Option<T>> {
         self.journal.write(&Line::Begun(op.clone()));
         match act(&mut self.client) {
             Ok(value) => {
@@ -165,7 +173,11 @@ impl Worker {
                     _ => Code::FailedPrecondition,
                 };
                 if status.code() != usual && !(self.common.tolerated)(status.code()) {
-                    self.common.problem(format!("{op:?} was answered by {:?}: {}", status.code(), status.message()));
+                    self.common.problem(format!(
+                        "{op:?} was answered by {:?}: {}",
+                        status.code(),
+                        status.message()
+                    ));
                 }
                 self.journal.write(&Line::Refused(status.to_string()));
                 Ok(None)
@@ -175,7 +187,9 @@ impl Worker {
 
     fn remember(&mut self, op: &Op) {
         match op {
-            Op::Prepare { key, .. } => drop(self.own.insert(key.clone(), Own { kind: Kind::Active })),
+            Op::Prepare { key, .. } => {
+                drop(self.own.insert(key.clone(), Own { kind: Kind::Active }))
+            }
             Op::View { key, .. } => drop(self.own.insert(key.clone(), Own { kind: Kind::View })),
             Op::Commit { name, key, files, exact } => {
                 self.own.remove(key);
@@ -230,7 +244,8 @@ impl Worker {
         self.call(op, |c| c.commit(&name, key)).map(drop)
     }
 
-    /// An active snapshot of earlier; perhaps one that was mounted when the power went, and is not looked at before.
+    /// An active snapshot of earlier; perhaps one that was mounted when the power went, and is not
+    /// looked at before.
     fn commit_old(&mut self) -> Step {
         let Some(key) = self.some_own(|kind| kind == Kind::Active) else { return Ok(()) };
         if self.random.one_in(3) {
@@ -270,7 +285,8 @@ impl Worker {
     fn relabel(&mut self) -> Step {
         let Some(key) = self.some_own(|_| true) else { return Ok(()) };
         let value = self.random.next().to_string();
-        self.call(Op::Label { key: key.clone(), value: value.clone() }, |c| c.label(&key, &value)).map(drop)
+        self.call(Op::Label { key: key.clone(), value: value.clone() }, |c| c.label(&key, &value))
+            .map(drop)
     }
 
     fn remove_one(&mut self) -> Step {
@@ -305,7 +321,8 @@ impl Worker {
         }
     }
 
-    /// On such a disk a client knows of nothing but what fsync says, and of that alone it tells the checker.
+    /// On such a disk a client knows of nothing but what fsync says, and of that alone it tells the
+    /// checker.
     fn disk_fails(&self) -> bool {
         (self.common.tolerated)(Code::DataLoss)
     }
@@ -346,7 +363,8 @@ impl Worker {
         }
     }
 
-    /// Makes and removes a snapshot under `key`, whatever is there now: a key that was in use when the power went is free.
+    /// Makes and removes a snapshot under `key`, whatever is there now: a key that was in use when
+    /// the power went is free.
     pub fn reuse(&mut self, key: &str) -> Step {
         if self.own.contains_key(key) {
             let removed = self.call(Op::Remove { key: key.into() }, |c| c.remove(key))?;

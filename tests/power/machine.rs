@@ -1,4 +1,5 @@
-//! The kernel seen from outside the daemon: mounts, and device-mapper and thin pools by their own tools.
+//! The kernel seen from outside the daemon: mounts, and device-mapper and thin pools by their own
+//! tools.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,7 +12,8 @@ use nix::mount::{mount, umount2, MntFlags, MsFlags};
 
 use super::daemon::NAME;
 
-/// Runs a program; what it printed, or what went wrong. The guests have no udevd: dmsetup makes the nodes.
+/// Runs a program; what it printed, or what went wrong. The guests have no udevd: dmsetup makes the
+/// nodes.
 pub fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
     let output = Command::new(program)
         .args(arguments)
@@ -46,12 +48,18 @@ impl Mounted {
         Mounted::device(name, &what.source, &what.r#type, &what.options)
     }
 
-    pub fn device(name: &str, source: &str, fs_type: &str, options: &[String]) -> Result<Mounted, String> {
+    pub fn device(
+        name: &str,
+        source: &str,
+        fs_type: &str,
+        options: &[String],
+    ) -> Result<Mounted, String> {
         let folder = Path::new("/run/mounts").join(name);
         fs::create_dir_all(&folder).map_err(|e| e.to_string())?;
         let read_only = options.iter().any(|option| option == "ro");
         let flags = if read_only { MsFlags::MS_RDONLY } else { MsFlags::empty() };
-        let rest: Vec<&str> = options.iter().map(String::as_str).filter(|option| *option != "ro").collect();
+        let rest: Vec<&str> =
+            options.iter().map(String::as_str).filter(|option| *option != "ro").collect();
         mount(Some(source), &folder, Some(fs_type), flags, Some(rest.join(",").as_str()))
             .map_err(|e| format!("mounting {source}: {e}"))?;
         Ok(Mounted { folder })
@@ -75,7 +83,9 @@ pub fn devices() -> Result<BTreeMap<String, Option<u32>>, String> {
         let Some((name, table)) = line.split_once(": ") else { continue };
         if name.starts_with(&format!("{NAME}-")) {
             let words: Vec<&str> = table.split_whitespace().collect();
-            let thin = (words.get(2) == Some(&"thin")).then(|| words.get(4).and_then(|id| id.parse().ok())).flatten();
+            let thin = (words.get(2) == Some(&"thin"))
+                .then(|| words.get(4).and_then(|id| id.parse().ok()))
+                .flatten();
             found.insert(name.to_owned(), thin);
         }
     }
@@ -84,9 +94,15 @@ pub fn devices() -> Result<BTreeMap<String, Option<u32>>, String> {
 
 /// Devices that are suspended.
 pub fn suspended() -> Result<Vec<String>, String> {
-    let listed = dmsetup(&["info", "-c", "--noheadings", "--separator", ",", "-o", "name,suspended"])?;
-    let is_suspended = |line: &&str| line.split(',').nth(1).is_some_and(|word| word.trim() == "Suspended");
-    Ok(listed.lines().filter(is_suspended).map(|line| line.split(',').next().unwrap_or("").to_owned()).collect())
+    let listed =
+        dmsetup(&["info", "-c", "--noheadings", "--separator", ",", "-o", "name,suspended"])?;
+    let is_suspended =
+        |line: &&str| line.split(',').nth(1).is_some_and(|word| word.trim() == "Suspended");
+    Ok(listed
+        .lines()
+        .filter(is_suspended)
+        .map(|line| line.split(',').next().unwrap_or("").to_owned())
+        .collect())
 }
 
 fn pool() -> String {
@@ -102,7 +118,11 @@ pub fn thins() -> Result<BTreeMap<u32, u64>, String> {
     };
     listed
         .lines()
-        .map(|line| pair(line).map(|(id, blocks)| (id as u32, blocks)).ok_or_else(|| format!("thin_ls: {line:?}")))
+        .map(|line| {
+            pair(line)
+                .map(|(id, blocks)| (id as u32, blocks))
+                .ok_or_else(|| format!("thin_ls: {line:?}"))
+        })
         .collect()
 }
 
@@ -110,8 +130,12 @@ pub fn thins() -> Result<BTreeMap<u32, u64>, String> {
 fn with_metadata(program: &str, arguments: &[&str]) -> Result<String, String> {
     let table = dmsetup(&["table", &pool()])?;
     let metadata = table.split_whitespace().nth(3).ok_or("the pool's table is short")?;
-    let uevent = fs::read_to_string(format!("/sys/dev/block/{metadata}/uevent")).map_err(|e| e.to_string())?;
-    let node = uevent.lines().find_map(|line| line.strip_prefix("DEVNAME=")).ok_or("a device without a name")?;
+    let uevent = fs::read_to_string(format!("/sys/dev/block/{metadata}/uevent"))
+        .map_err(|e| e.to_string())?;
+    let node = uevent
+        .lines()
+        .find_map(|line| line.strip_prefix("DEVNAME="))
+        .ok_or("a device without a name")?;
     // A crash between the two leaves one held.
     let _ = dmsetup(&["message", &pool(), "0", "release_metadata_snap"]);
     dmsetup(&["message", &pool(), "0", "reserve_metadata_snap"])?;
@@ -124,11 +148,13 @@ fn with_metadata(program: &str, arguments: &[&str]) -> Result<String, String> {
 /// The pool's data blocks that a thin maps, or that any does.
 pub fn data_blocks(thin: Option<u32>) -> Result<BTreeSet<u64>, String> {
     let id = thin.map(|id| id.to_string());
-    let dumped = with_metadata("thin_dump", &id.iter().flat_map(|id| ["--dev-id", id]).collect::<Vec<_>>())?;
+    let dumped =
+        with_metadata("thin_dump", &id.iter().flat_map(|id| ["--dev-id", id]).collect::<Vec<_>>())?;
     let mut blocks = BTreeSet::new();
     for line in dumped.lines() {
-        let value =
-            |name: &str| -> Option<u64> { line.split_once(&format!("{name}=\""))?.1.split('"').next()?.parse().ok() };
+        let value = |name: &str| -> Option<u64> {
+            line.split_once(&format!("{name}=\""))?.1.split('"').next()?.parse().ok()
+        };
         if let Some(block) = value("data_block") {
             blocks.insert(block);
         } else if let (Some(first), Some(length)) = (value("data_begin"), value("length")) {
@@ -141,7 +167,11 @@ pub fn data_blocks(thin: Option<u32>) -> Result<BTreeSet<u64>, String> {
 /// The pool's data blocks in use.
 pub fn used_blocks() -> Result<u64, String> {
     let status = dmsetup(&["status", &pool()])?;
-    let used = status.split_whitespace().nth(5).and_then(|data| data.split('/').next()).and_then(|n| n.parse().ok());
+    let used = status
+        .split_whitespace()
+        .nth(5)
+        .and_then(|data| data.split('/').next())
+        .and_then(|n| n.parse().ok());
     used.ok_or_else(|| format!("the pool's status is {status:?}"))
 }
 
@@ -158,7 +188,8 @@ pub fn remove_all_but_areas() -> Result<(), String> {
 pub fn remove_devices(except: &str) -> Result<(), String> {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
-        let mut names: Vec<String> = devices()?.into_keys().filter(|name| !name.starts_with(except)).collect();
+        let mut names: Vec<String> =
+            devices()?.into_keys().filter(|name| !name.starts_with(except)).collect();
         if names.is_empty() {
             return Ok(());
         }

@@ -1,8 +1,8 @@
-//! Crash campaigns on a real kernel: the daemon, or the whole guest with it, is ended at random moments while several clients
-//! work, and after each crash everything is looked through.
+//! Crash campaigns on a real kernel: the daemon, or the whole guest with it, is ended at random
+//! moments while several clients work, and after each crash everything is looked through.
 //!
-//! A campaign starts on the host and boots guests, in which this same program runs on. Every crash is checked by the same checker (`check`),
-//! which `selftest` shows broken states to.
+//! A campaign starts on the host and boots guests, in which this same program runs on. Every crash
+//! is checked by the same checker (`check`), which `selftest` shows broken states to.
 
 mod check;
 mod cuts;
@@ -55,16 +55,32 @@ fn main() -> ExitCode {
         }
         ["kills", rounds, steps, guests, rest @ ..] => {
             let words = [(*rounds).to_owned(), (*steps).to_owned()];
-            guests::campaign("kill", &words, number(guests).max(1), seed(rest), &[2 << 30], "the daemon killed")
+            guests::campaign(
+                "kill",
+                &words,
+                number(guests).max(1),
+                seed(rest),
+                &[2 << 30],
+                "the daemon killed",
+            )
         }
-        ["faults"] => guests::campaign("fault", &[], 1, 1, &[256 << 20, 1 << 30], "faults below the daemon"),
+        ["faults"] => {
+            guests::campaign("fault", &[], 1, 1, &[256 << 20, 1 << 30], "faults below the daemon")
+        }
         ["fault", _] => faults::faults(),
         ["selftest"] => guests::campaign("broken", &[], 1, 1, &[2 << 30], "broken states"),
-        ["replay", points, seconds, seed] => replay::replay(number(points), number(seconds), number(seed) as u64),
-        ["kill", rounds, steps, seed] => kills::kills(number(rounds), number(steps), number(seed) as u64),
+        ["replay", points, seconds, seed] => {
+            replay::replay(number(points), number(seconds), number(seed) as u64)
+        }
+        ["kill", rounds, steps, seed] => {
+            kills::kills(number(rounds), number(steps), number(seed) as u64)
+        }
         ["broken", _] => selftest::selftest(),
         ["boot", pool, seed, last, early] => {
-            let pool = Pool::ALL.into_iter().find(|kind| kind.name() == *pool).expect("a pool that there is");
+            let pool = Pool::ALL
+                .into_iter()
+                .find(|kind| kind.name() == *pool)
+                .expect("a pool that there is");
             cuts::boot(pool, seed.parse().unwrap(), *last == "true", *early == "true")
         }
         _ => Err(USAGE.into()),
@@ -94,7 +110,12 @@ fn cut_power(cycles: usize, lanes: usize, seed: u64) -> Result<(), String> {
         .map(|number| {
             let pool = Pool::ALL[number % Pool::ALL.len()];
             let cuts = cycles / lanes + usize::from(number < cycles % lanes);
-            let lane = Lane { number, pool, cuts, seed: seed.wrapping_mul(1000).wrapping_add(number as u64) };
+            let lane = Lane {
+                number,
+                pool,
+                cuts,
+                seed: seed.wrapping_mul(1000).wrapping_add(number as u64),
+            };
             let failed = failed.clone();
             std::thread::spawn(move || lane.campaign(&failed))
         })

@@ -1,7 +1,8 @@
 //! What clients did, written down before and after each call, and what must therefore be there.
 //!
-//! Each client writes a journal of its own into a folder that outlives the guest, and goes on only when a line is on disk
-//! there. Keys belong to one client each, so the journals can be read one by one.
+//! Each client writes a journal of its own into a folder that outlives the guest, and goes on only
+//! when a line is on disk there. Keys belong to one client each, so the journals can be read one by
+//! one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -119,10 +120,16 @@ impl State {
             Op::View { key, parent } => self.insert(key, Kind::View, parent),
             Op::Commit { name, key, files, exact } => {
                 if let Some(active) = self.snapshots.remove(key) {
-                    // Of one that was not looked at since the power went, only what was synced is known.
+                    // Of one that was not looked at since the power went, only what was synced is
+                    // known.
                     let files = if *exact { files.clone() } else { active.files };
-                    let committed =
-                        Snapshot { kind: Kind::Committed, label: String::new(), files, exact: *exact, ..active };
+                    let committed = Snapshot {
+                        kind: Kind::Committed,
+                        label: String::new(),
+                        files,
+                        exact: *exact,
+                        ..active
+                    };
                     self.snapshots.insert(name.clone(), committed);
                 }
             }
@@ -138,7 +145,8 @@ impl State {
     fn insert(&mut self, key: &str, kind: Kind, parent: &str) {
         let below = self.snapshots.get(parent);
         let files = below.map(|parent| parent.files.clone()).unwrap_or_default();
-        let snapshot = Snapshot { kind, parent: parent.into(), label: String::new(), files, exact: false };
+        let snapshot =
+            Snapshot { kind, parent: parent.into(), label: String::new(), files, exact: false };
         self.snapshots.insert(key.into(), snapshot);
     }
 
@@ -245,12 +253,17 @@ fn read_journal(path: &Path) -> io::Result<Vec<Line>> {
         other => other?,
     };
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    Ok(whole.lines().map(|line| serde_json::from_str(line).expect("a whole line is well formed")).collect())
+    Ok(whole
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a whole line is well formed"))
+        .collect())
 }
 
 /// FNV-1a, 64 bits.
 pub fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// What is in a folder, `lost+found` aside.

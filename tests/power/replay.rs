@@ -1,9 +1,11 @@
-//! What a disk that loses its cache leaves: a workload is recorded by dm-log-writes, and played back up to one of its flushes.
+//! What a disk that loses its cache leaves: a workload is recorded by dm-log-writes, and played
+//! back up to one of its flushes.
 //!
-//! dm-log-writes (Documentation/admin-guide/device-mapper/log-writes.rst, drivers/md/dm-log-writes.c) writes down what was on
-//! disk at each flush, in the order in which the disk got it; writes that no flush followed come with the next one. So
-//! an image of everything up to a flush is what a disk holds that lost all it was not told to flush, and one with some of the
-//! writes behind it as well is what a disk holds that kept a part of its cache.
+//! dm-log-writes (Documentation/admin-guide/device-mapper/log-writes.rst,
+//! drivers/md/dm-log-writes.c) writes down what was on disk at each flush, in the order in which
+//! the disk got it; writes that no flush followed come with the next one. So an image of everything
+//! up to a flush is what a disk holds that lost all it was not told to flush, and one with some of
+//! the writes behind it as well is what a disk holds that kept a part of its cache.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -56,7 +58,8 @@ impl Log {
         if word(&head, 0) != MAGIC || word(&head, 8) != 1 {
             return Err(format!("{path} holds no log"));
         }
-        let (count, sector_size) = (word(&head, 16), u64::from(u32::from_le_bytes(head[24..28].try_into().unwrap())));
+        let (count, sector_size) =
+            (word(&head, 16), u64::from(u32::from_le_bytes(head[24..28].try_into().unwrap())));
         let mut entries = Vec::new();
         let mut at = sector_size;
         for _ in 0..count {
@@ -66,7 +69,8 @@ impl Log {
                 (word(&block, 0), word(&block, 8), word(&block, 16), word(&block, 24));
             at += sector_size;
             let is_mark = flags & MARK != 0;
-            let mark = is_mark.then(|| String::from_utf8_lossy(&block[32..32 + length as usize]).into_owned());
+            let mark = is_mark
+                .then(|| String::from_utf8_lossy(&block[32..32 + length as usize]).into_owned());
             entries.push(Entry { sector, sectors, flags, data: at, mark });
             if flags & DISCARD == 0 && !is_mark {
                 at += sectors * sector_size;
@@ -82,7 +86,9 @@ impl Log {
         let mut data = vec![0; (entry.sectors * self.sector_size) as usize];
         // What was discarded reads as zeros.
         if entry.flags & DISCARD == 0 {
-            self.disk.read_exact_at(&mut data, entry.data).map_err(|e| format!("the log at {}: {e}", entry.data))?;
+            self.disk
+                .read_exact_at(&mut data, entry.data)
+                .map_err(|e| format!("the log at {}: {e}", entry.data))?;
         }
         target.write_all_at(&data, entry.sector * self.sector_size).map_err(|e| e.to_string())
     }
@@ -102,9 +108,20 @@ fn sectors_of(device: &str) -> Result<u64, String> {
 
 /// The disk's two parts, as `pw-disk-state` and `pw-disk-pool`.
 fn carve(device: &str, size: u64) -> Result<(), String> {
-    dmsetup(&["create", "pw-disk-state", "--table", &format!("0 {STATE_SECTORS} linear {device} 0")])?;
+    dmsetup(&[
+        "create",
+        "pw-disk-state",
+        "--table",
+        &format!("0 {STATE_SECTORS} linear {device} 0"),
+    ])?;
     let rest = size - STATE_SECTORS;
-    dmsetup(&["create", "pw-disk-pool", "--table", &format!("0 {rest} linear {device} {STATE_SECTORS}")]).map(drop)
+    dmsetup(&[
+        "create",
+        "pw-disk-pool",
+        "--table",
+        &format!("0 {rest} linear {device} {STATE_SECTORS}"),
+    ])
+    .map(drop)
 }
 
 /// Takes away everything on the disk, down to the two parts.
@@ -138,7 +155,8 @@ pub fn replay(points: usize, seconds: usize, seed: u64) -> Result<(), String> {
         log: out.join("daemon.log"),
         environment: Vec::new(),
     };
-    let (disk, log, image, cow) = (variable("DISK0")?, variable("DISK1")?, variable("DISK2")?, variable("DISK3")?);
+    let (disk, log, image, cow) =
+        (variable("DISK0")?, variable("DISK1")?, variable("DISK2")?, variable("DISK3")?);
     let bench = Bench { out, place, disk, log, image, cow };
     let recorded = bench.record(seconds, seed)?;
     let started = Instant::now();
@@ -147,8 +165,12 @@ pub fn replay(points: usize, seconds: usize, seed: u64) -> Result<(), String> {
         Ok(sum) => (sum, None),
         Err((sum, error)) => (sum, Some(error)),
     };
-    println!("{}", sum.table("flush marks of a recorded disk, replayed", started.elapsed().as_secs()));
-    fs::write(bench.out.join("sum.json"), serde_json::to_string(&sum).unwrap()).map_err(|e| e.to_string())?;
+    println!(
+        "{}",
+        sum.table("flush marks of a recorded disk, replayed", started.elapsed().as_secs())
+    );
+    fs::write(bench.out.join("sum.json"), serde_json::to_string(&sum).unwrap())
+        .map_err(|e| e.to_string())?;
     match error {
         None => {
             println!("PASS: {} replayed images", sum.cycles);
@@ -170,12 +192,18 @@ impl Bench {
     /// Works for a while on the recorded disk.
     fn record(&self, seconds: usize, seed: u64) -> Result<Recorded, String> {
         let size = sectors_of(&self.disk)?;
-        dmsetup(&["create", RECORDED, "--table", &format!("0 {size} log-writes {} {}", self.disk, self.log)])?;
+        dmsetup(&[
+            "create",
+            RECORDED,
+            "--table",
+            &format!("0 {size} log-writes {} {}", self.disk, self.log),
+        ])?;
         carve(&format!("/dev/mapper/{RECORDED}"), size)?;
         run("mkfs.ext4", &["-q", "-F", "-E", "nodiscard", "/dev/mapper/pw-disk-state"])?;
         let mounted = Mounted::device("state", "/dev/mapper/pw-disk-state", "ext4", &[])?;
         run("sync", &["-f", "/run/mounts/state"])?;
-        let dm = Dm::new(Arc::new(RealKernel::open().map_err(|e| e.to_string())?), Default::default());
+        let dm =
+            Dm::new(Arc::new(RealKernel::open().map_err(|e| e.to_string())?), Default::default());
         let name = DmName::new(RECORDED).map_err(|e| e.to_string())?;
         let mark: Mark = Arc::new(move |client, line| {
             dm.message(&name, Sectors(0), &format!("mark {client}-{line}"))
@@ -205,14 +233,23 @@ impl Bench {
         Ok(Recorded { log, size, journals, start: start.ok_or("the log has lost its marks")? })
     }
 
-    fn check_points(&self, recorded: &Recorded, points: usize, seed: u64) -> Result<Sum, (Sum, String)> {
+    fn check_points(
+        &self,
+        recorded: &Recorded,
+        points: usize,
+        seed: u64,
+    ) -> Result<Sum, (Sum, String)> {
         let mut random = Random::new(seed);
         let mut sum = Sum::default();
         let entries = &recorded.log.entries;
-        let flushes: Vec<usize> = (recorded.start..entries.len()).filter(|at| recorded.log.is_flush(*at)).collect();
+        let flushes: Vec<usize> =
+            (recorded.start..entries.len()).filter(|at| recorded.log.is_flush(*at)).collect();
         println!("{} entries, {} flushes", entries.len(), flushes.len());
         let chosen = sample(flushes, points, &mut random);
-        let image = fs::File::options().write(true).open(&self.image).map_err(|e| (sum.clone(), e.to_string()))?;
+        let image = fs::File::options()
+            .write(true)
+            .open(&self.image)
+            .map_err(|e| (sum.clone(), e.to_string()))?;
         let mut next = 0;
         for at in chosen {
             let point = self.point(recorded, &image, &mut next, at, &mut random, &mut sum);
@@ -274,8 +311,13 @@ impl Bench {
 
     /// Of the writes that were in the disk's cache, some had got to the disk.
     fn some_more(&self, log: &Log, at: usize, random: &mut Random) -> Result<(), String> {
-        let copy = fs::File::options().write(true).open("/dev/mapper/pw-disk-copy").map_err(|e| e.to_string())?;
-        let cached = log.entries[at + 1..].iter().take_while(|entry| entry.flags & (FLUSH | FUA | MARK) == 0);
+        let copy = fs::File::options()
+            .write(true)
+            .open("/dev/mapper/pw-disk-copy")
+            .map_err(|e| e.to_string())?;
+        let cached = log.entries[at + 1..]
+            .iter()
+            .take_while(|entry| entry.flags & (FLUSH | FUA | MARK) == 0);
         for entry in cached {
             if random.one_in(2) {
                 log.apply(entry, &copy)?;
@@ -307,7 +349,10 @@ impl Bench {
 }
 
 /// What the clients had been told by then, and what they may have asked for.
-fn lines_until(journals: &BTreeMap<String, Vec<Line>>, entries: &[Entry]) -> BTreeMap<String, Vec<Line>> {
+fn lines_until(
+    journals: &BTreeMap<String, Vec<Line>>,
+    entries: &[Entry],
+) -> BTreeMap<String, Vec<Line>> {
     let mut marked: BTreeMap<&str, usize> = BTreeMap::new();
     for mark in entries.iter().filter_map(|entry| entry.mark.as_deref()) {
         if let Some((client, line)) = mark.rsplit_once('-') {
@@ -316,7 +361,8 @@ fn lines_until(journals: &BTreeMap<String, Vec<Line>>, entries: &[Entry]) -> BTr
     }
     let cut = |client: &String, lines: &Vec<Line>| {
         let sure = marked.get(client.as_str()).copied().unwrap_or(0);
-        let unsure = lines[sure..].iter().take_while(|line| !matches!(line, Line::Done | Line::Kept { .. }));
+        let unsure =
+            lines[sure..].iter().take_while(|line| !matches!(line, Line::Done | Line::Kept { .. }));
         let until = sure + unsure.count();
         lines[..until].to_vec()
     };

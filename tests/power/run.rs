@@ -1,4 +1,5 @@
-//! One life of the daemon: it recovers, is checked, and works for its clients until something ends it.
+//! One life of the daemon: it recovers, is checked, and works for its clients until something ends
+//! it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -128,7 +129,8 @@ pub struct Run {
 }
 
 impl Run {
-    /// A run in a guest, whose first disk becomes the file system for the state; $DAEMON is the program, $OUT takes the rest.
+    /// A run in a guest, whose first disk becomes the file system for the state; $DAEMON is the
+    /// program, $OUT takes the rest.
     pub fn on_first_disk(config: &str, clients: usize) -> Result<(Mounted, Run), String> {
         let variable = |name: &str| std::env::var(name).map_err(|_| format!("{name} is not set"));
         let (out, disk) = (PathBuf::from(variable("OUT")?), variable("DISK0")?);
@@ -175,7 +177,8 @@ impl Run {
 
     pub fn fail(&self, problem: &str) {
         println!("FAIL: {problem}");
-        let mut file = fs::File::options().create(true).append(true).open(self.out.join("problems")).unwrap();
+        let mut file =
+            fs::File::options().create(true).append(true).open(self.out.join("problems")).unwrap();
         writeln!(file, "generation {}: {problem}", self.state.generation).unwrap();
     }
 
@@ -216,13 +219,24 @@ impl Run {
     /// The keys of calls that were not answered can be used again at once.
     fn reuse(&mut self, client: &mut Client, keys: &[String]) -> Result<(), String> {
         let common = Common::new(&self.state, self.slots, |_| false);
-        let mut checker = Worker::new(&self.out, &self.state, CHECKER, client.clone(), &common, self.mark.clone(), 1);
+        let mut checker = Worker::new(
+            &self.out,
+            &self.state,
+            CHECKER,
+            client.clone(),
+            &common,
+            self.mark.clone(),
+            1,
+        );
         for key in keys {
-            checker.reuse(key).map_err(|_| "the daemon went away while keys were tried again".to_owned())?;
+            checker
+                .reuse(key)
+                .map_err(|_| "the daemon went away while keys were tried again".to_owned())?;
         }
         drop(checker);
         self.problems_of(&common)?;
-        for lines in journals(&self.out, self.state.generation).map_err(|e| e.to_string())?.values() {
+        for lines in journals(&self.out, self.state.generation).map_err(|e| e.to_string())?.values()
+        {
             self.state.replay(lines);
         }
         self.next_generation()
@@ -252,9 +266,18 @@ impl Run {
         let workers = (0..self.clients).map(|n| {
             let seed = seed.wrapping_mul(31).wrapping_add(n as u64);
             let name = format!("c{n}");
-            Worker::new(&self.out, &self.state, &name, client.clone(), &common, self.mark.clone(), seed)
+            Worker::new(
+                &self.out,
+                &self.state,
+                &name,
+                client.clone(),
+                &common,
+                self.mark.clone(),
+                seed,
+            )
         });
-        let threads = workers.map(|worker| std::thread::spawn(move || worker.work(steps))).collect();
+        let threads =
+            workers.map(|worker| std::thread::spawn(move || worker.work(steps))).collect();
         (common, threads)
     }
 

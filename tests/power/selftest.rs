@@ -1,4 +1,5 @@
-//! The checker is shown states that are broken on purpose, and must complain about each in the right way.
+//! The checker is shown states that are broken on purpose, and must complain about each in the
+//! right way.
 
 use std::fs;
 use std::time::Duration;
@@ -26,7 +27,10 @@ pub fn selftest() -> Result<(), String> {
     if !sound.problems.is_empty() {
         return Err(format!("a sound state was complained about: {:?}", sound.problems));
     }
-    println!("PASS: a sound state is found sound, {} layers with {} files", sound.layers, sound.files);
+    println!(
+        "PASS: a sound state is found sound, {} layers with {} files",
+        sound.layers, sound.files
+    );
     guest.state.generation += 1;
 
     let mut failed = 0;
@@ -53,7 +57,10 @@ fn nothing() -> Box<dyn FnOnce()> {
 }
 
 fn a_layer(state: &State) -> Result<String, String> {
-    let layer = state.snapshots.iter().find(|(_, s)| s.kind == Kind::Committed && s.exact && !s.files.is_empty());
+    let layer = state
+        .snapshots
+        .iter()
+        .find(|(_, s)| s.kind == Kind::Committed && s.exact && !s.files.is_empty());
     layer.map(|(name, _)| name.clone()).ok_or_else(|| "the load made no layer".into())
 }
 
@@ -100,7 +107,11 @@ fn broken() -> Vec<(&'static str, Fault, Break)> {
             Fault::Lost,
             Box::new(|state, _| {
                 let layer = a_layer(state)?;
-                let line = Line::Kept { key: layer, file: "gone".into(), content: Content { length: 1, hash: 1 } };
+                let line = Line::Kept {
+                    key: layer,
+                    file: "gone".into(),
+                    content: Content { length: 1, hash: 1 },
+                };
                 state.replay(&[line]);
                 Ok(nothing())
             }),
@@ -167,7 +178,8 @@ fn broken() -> Vec<(&'static str, Fault, Break)> {
 fn thin_of(client: &mut Client, layer: &str) -> Result<u32, String> {
     let mounts = client.view("thin-of", layer).map_err(|e| e.to_string())?;
     let name = mounts[0].source.replace("/dev/mapper/", "");
-    let thin = devices()?.get(&name).copied().flatten().ok_or_else(|| format!("{name} shows no thin"));
+    let thin =
+        devices()?.get(&name).copied().flatten().ok_or_else(|| format!("{name} shows no thin"));
     client.remove("thin-of").map_err(|e| e.to_string())?;
     thin
 }

@@ -1,4 +1,5 @@
-//! A modelled disk: sectors, a write cache that a power cut empties, and the pools whose metadata is on it.
+//! A modelled disk: sectors, a write cache that a power cut empties, and the pools whose metadata
+//! is on it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +19,8 @@ const SUPERBLOCK: u64 = 8;
 
 /// `THIN_SUPERBLOCK_MAGIC` of dm-thin-metadata.c, at byte 32 of the superblock.
 const MAGIC: (usize, u64) = (32, 27_022_010);
-/// Where the superblock has the transaction id, the number of data blocks and (32 bits of it) the block size.
+/// Where the superblock has the transaction id, the number of data blocks and (32 bits of it) the
+/// block size.
 const TRANSACTION_ID: usize = 48;
 const DATA_BLOCKS: usize = 64;
 const BLOCK_SIZE: usize = 336;
@@ -124,7 +126,9 @@ impl Disk {
         }
         let (at, magic) = MAGIC;
         match self.pools.get(&start) {
-            Some(pool) if bytes[at..at + 8] == magic.to_le_bytes() => Superblock::Pool(Arc::clone(pool)),
+            Some(pool) if bytes[at..at + 8] == magic.to_le_bytes() => {
+                Superblock::Pool(Arc::clone(pool))
+            }
             _ => Superblock::Foreign,
         }
     }

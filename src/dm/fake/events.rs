@@ -1,5 +1,5 @@
-//! The modelled kernel's events, and what it logs of its pools: one line for each change of a pool's mode and each low water
-//! mark, as drivers/md/dm-thin.c does.
+//! The modelled kernel's events, and what it logs of its pools: one line for each change of a
+//! pool's mode and each low water mark, as drivers/md/dm-thin.c does.
 
 use super::machine::{Machine, MAJOR};
 use super::FakeKernel;
@@ -50,8 +50,8 @@ impl Machine {
 }
 
 impl FakeKernel {
-    /// A pool's free metadata falls to its low water mark, as it does again and again while it is used at that mark. It has
-    /// no other effect.
+    /// A pool's free metadata falls to its low water mark, as it does again and again while it is
+    /// used at that mark. It has no other effect.
     pub fn metadata_falls_low(&self, pool: &DmName) {
         self.change(|machine| {
             if let Some(minor) = machine.by_name(pool.as_str()) {
@@ -85,7 +85,9 @@ impl PoolLog for FakeLog {
         let log = &machine.log;
         let wanted = usize::try_from(self.next.max(since)).unwrap_or(usize::MAX);
         let records = log.records.iter().skip(wanted.max(log.lost));
-        let notices = records.filter(|(minor, _)| pool.major == MAJOR && pool.minor == *minor).map(|(_, n)| *n);
+        let notices = records
+            .filter(|(minor, _)| pool.major == MAJOR && pool.minor == *minor)
+            .map(|(_, n)| *n);
         let noticed = Noticed {
             notices: notices.collect(),
             next: log.records.len().max(wanted) as u64,

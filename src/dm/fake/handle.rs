@@ -26,7 +26,8 @@ impl From<Stop> for IoError {
     }
 }
 
-/// An open device or disk; closed when dropped. Offsets and lengths are in bytes and need no alignment.
+/// An open device or disk; closed when dropped. Offsets and lengths are in bytes and need no
+/// alignment.
 #[derive(Debug)]
 pub struct FakeHandle {
     kernel: FakeKernel,
@@ -78,11 +79,12 @@ impl FakeHandle {
     /// Writes `bytes` at `offset`, into the cache.
     ///
     /// # Errors
-    /// ENOSPC past the end or when the pool is full, EPERM on a read-only device, EAGAIN when suspended, EIO
-    /// from a failed pool or an error target.
+    /// ENOSPC past the end or when the pool is full, EPERM on a read-only device, EAGAIN when
+    /// suspended, EIO from a failed pool or an error target.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Io<()> {
         self.kernel.change(|machine| {
-            let aligned = offset.is_multiple_of(SECTOR_SIZE) && (bytes.len() as u64).is_multiple_of(SECTOR_SIZE);
+            let aligned = offset.is_multiple_of(SECTOR_SIZE)
+                && (bytes.len() as u64).is_multiple_of(SECTOR_SIZE);
             if aligned {
                 return machine.write(self.number, offset / SECTOR_SIZE, bytes).map_err(Into::into);
             }
@@ -101,7 +103,8 @@ impl FakeHandle {
         self.kernel.change(|machine| machine.flush(self.number)).map_err(Into::into)
     }
 
-    /// Gives up what is in a range; only whole blocks of a thin are freed. On a disk it reads as zeros then.
+    /// Gives up what is in a range; only whole blocks of a thin are freed. On a disk it reads as
+    /// zeros then.
     ///
     /// # Errors
     /// EPERM on a read-only device, EAGAIN when suspended, EOPNOTSUPP where discards are ignored.
@@ -112,7 +115,8 @@ impl FakeHandle {
         self.kernel.change(|machine| machine.discard(self.number, first, count)).map_err(Into::into)
     }
 
-    /// Writes eight bytes that stand for a whole block of `block_size`: the cheap way to tell contents apart.
+    /// Writes eight bytes that stand for a whole block of `block_size`: the cheap way to tell
+    /// contents apart.
     ///
     /// # Errors
     /// As [`FakeHandle::write_at`].
@@ -137,7 +141,8 @@ impl Drop for FakeHandle {
             let device = machine.devices.get_mut(&self.number.minor);
             if let Some(device) = device.filter(|_| self.number.major == MAJOR) {
                 device.handles = device.handles.saturating_sub(1);
-                // A deferred removal may end the machine by its plan; whoever asks next hears of it.
+                // A deferred removal may end the machine by its plan; whoever asks next hears of
+                // it.
                 let _ = machine.closed(self.number);
             }
         });
@@ -145,7 +150,12 @@ impl Drop for FakeHandle {
 }
 
 /// The whole sectors around a range of bytes.
-fn read_around(machine: &Machine, number: DeviceNumber, offset: u64, length: usize) -> Outcome<Vec<u8>> {
+fn read_around(
+    machine: &Machine,
+    number: DeviceNumber,
+    offset: u64,
+    length: usize,
+) -> Outcome<Vec<u8>> {
     let first = offset / SECTOR_SIZE;
     let end = (offset + length as u64).div_ceil(SECTOR_SIZE);
     let mut bytes = vec![0; ((end - first) * SECTOR_SIZE) as usize];

@@ -1,4 +1,5 @@
-//! Reads, writes, flushes and discards through the modelled devices: remapping, copy on write, allocation.
+//! Reads, writes, flushes and discards through the modelled devices: remapping, copy on write,
+//! allocation.
 
 use std::collections::BTreeSet;
 
@@ -152,7 +153,13 @@ impl Machine {
     }
 
     /// A data block of its own for a thin's block, with what the block held before.
-    fn provision(&mut self, minor: u32, thin: &ThinTable, piece: &Piece, old: Option<u64>) -> Outcome<u64> {
+    fn provision(
+        &mut self,
+        minor: u32,
+        thin: &ThinTable,
+        piece: &Piece,
+        old: Option<u64>,
+    ) -> Outcome<u64> {
         let data = self.allocate(minor)?;
         let pool = self.pools.get(&minor).ok_or(Errno::EIO)?;
         let (block_size, data_device) = (pool.block_size().0, pool.data_device);
@@ -230,7 +237,8 @@ impl Machine {
     }
 
     fn flush_thin(&mut self, pool: u32, thin: ThinId) -> Outcome<()> {
-        let is_writable = |machine: &Machine| machine.pools.get(&pool).is_some_and(|pool| pool.is_writable());
+        let is_writable =
+            |machine: &Machine| machine.pools.get(&pool).is_some_and(|pool| pool.is_writable());
         if is_writable(self) {
             self.commit(pool)?;
             // A flush whose commit fails is one of the few that hear of it.
@@ -325,8 +333,14 @@ impl Machine {
         Ok(())
     }
 
-    /// The live targets of a running device that a range touches: each with its own first sector and count.
-    fn targets_of(&self, device: DeviceNumber, start: u64, length: u64) -> Outcome<Vec<(Target, u64, u64)>> {
+    /// The live targets of a running device that a range touches: each with its own first sector
+    /// and count.
+    fn targets_of(
+        &self,
+        device: DeviceNumber,
+        start: u64,
+        length: u64,
+    ) -> Outcome<Vec<(Target, u64, u64)>> {
         if device.major != MAJOR {
             return Err(Errno::ENXIO.into());
         }
@@ -351,7 +365,9 @@ impl Machine {
             return Some((device, sector));
         }
         match self.targets_of(device, sector, 1).ok()?.as_slice() {
-            [(Target::Linear(linear), from, _)] => self.locate(linear.device.number()?, linear.offset.0 + from),
+            [(Target::Linear(linear), from, _)] => {
+                self.locate(linear.device.number()?, linear.offset.0 + from)
+            }
             _ => None,
         }
     }
@@ -367,8 +383,8 @@ impl Machine {
     }
 }
 
-/// Whether a range lies on a device of this size. The kernel answers reads past the end with nothing and
-/// writes with ENOSPC; one errno is enough here.
+/// Whether a range lies on a device of this size. The kernel answers reads past the end with
+/// nothing and writes with ENOSPC; one errno is enough here.
 fn within(size: u64, start: u64, length: u64) -> Result<(), Errno> {
     match start.checked_add(length) {
         Some(end) if end <= size => Ok(()),

@@ -14,8 +14,8 @@ use super::pool::Pool;
 use crate::dm::fault::{FaultPlan, Verdict};
 use crate::dm::message::PoolMessage;
 use crate::dm::{
-    DriverVersion, Flags, Header, ListEntry, Payload, Reply, ReplyData, Request, Selector, Target, TargetLine,
-    TargetVersion, Verb,
+    DriverVersion, Flags, Header, ListEntry, Payload, Reply, ReplyData, Request, Selector, Target,
+    TargetLine, TargetVersion, Verb,
 };
 use crate::names::{DmName, DmUuid};
 use crate::units::{DeviceNumber, Sectors, ThinId};
@@ -165,9 +165,9 @@ impl Machine {
             Selector::None => None,
             Selector::Name(name) => self.by_name(name.as_str()),
             Selector::Uuid(uuid) => self.by_uuid(uuid.as_str()),
-            Selector::Number(number) => {
-                (number.major == MAJOR && self.devices.contains_key(&number.minor)).then_some(number.minor)
-            }
+            Selector::Number(number) => (number.major == MAJOR
+                && self.devices.contains_key(&number.minor))
+            .then_some(number.minor),
         };
         found.ok_or(Errno::ENXIO)
     }
@@ -192,7 +192,8 @@ impl Machine {
     fn create(&mut self, request: &Request) -> Outcome<Reply> {
         let name = request.device_name().map(DmName::as_str).ok_or(Errno::EINVAL)?.to_owned();
         let uuid = request.new_uuid().map(|uuid| uuid.as_str().to_owned());
-        let taken = self.by_name(&name).is_some() || uuid.as_deref().is_some_and(|uuid| self.by_uuid(uuid).is_some());
+        let taken = self.by_name(&name).is_some()
+            || uuid.as_deref().is_some_and(|uuid| self.by_uuid(uuid).is_some());
         let minor = match request.new_minor() {
             Some(minor) => minor,
             None => (0..).find(|m| !self.devices.contains_key(m)).ok_or(Errno::EBUSY)?,
@@ -250,8 +251,8 @@ impl Machine {
 
     /// Somebody has closed a device: a deferred removal may happen now.
     pub fn closed(&mut self, number: DeviceNumber) -> Outcome<()> {
-        let waits =
-            number.major == MAJOR && self.devices.get(&number.minor).is_some_and(|device| device.deferred_remove);
+        let waits = number.major == MAJOR
+            && self.devices.get(&number.minor).is_some_and(|device| device.deferred_remove);
         if waits && self.open_count(number) == 0 {
             self.destroy(number.minor)?;
         }
@@ -308,7 +309,8 @@ impl Machine {
             self.pools.remove(&minor);
         }
         for number in table.devices() {
-            // What waited for this table to go may go too; a crash here is one of the whole machine.
+            // What waited for this table to go may go too; a crash here is one of the whole
+            // machine.
             let _ = self.closed(number);
         }
     }
@@ -368,8 +370,8 @@ impl Machine {
         })
     }
 
-    /// Makes a pool's metadata durable, and the data it points to first. The kernel hides a failure of this
-    /// from whoever caused it: the pool goes read-only instead.
+    /// Makes a pool's metadata durable, and the data it points to first. The kernel hides a failure
+    /// of this from whoever caused it: the pool goes read-only instead.
     pub fn commit(&mut self, minor: u32) -> Outcome<()> {
         let Some(pool) = self.pools.get(&minor) else { return Ok(()) };
         let disks = self.disks_below(pool.data_device);
@@ -412,7 +414,11 @@ impl Machine {
         Ok(())
     }
 
-    pub fn put_superblock(&mut self, (disk, sector): (DeviceNumber, u64), metadata: Arc<super::metadata::Metadata>) {
+    pub fn put_superblock(
+        &mut self,
+        (disk, sector): (DeviceNumber, u64),
+        metadata: Arc<super::metadata::Metadata>,
+    ) {
         if let Some(disk) = self.disks.get_mut(&disk) {
             disk.put_superblock(sector, metadata);
         }
@@ -463,14 +469,18 @@ impl Machine {
         let Some(table) = self.chosen(minor, inactive) else {
             return Ok(ReplyData::Targets(Vec::new()));
         };
-        let lines =
-            table.targets.iter().map(|target| TargetLine { params: self.status_of(minor, target), ..target.to_line() });
+        let lines = table
+            .targets
+            .iter()
+            .map(|target| TargetLine { params: self.status_of(minor, target), ..target.to_line() });
         Ok(ReplyData::Targets(lines.collect()))
     }
 
     fn status_of(&self, minor: u32, target: &Target) -> String {
         match target {
-            Target::ThinPool(_) => self.pools.get(&minor).map(|pool| pool.status().to_string()).unwrap_or_default(),
+            Target::ThinPool(_) => {
+                self.pools.get(&minor).map(|pool| pool.status().to_string()).unwrap_or_default()
+            }
             Target::Thin(thin) => self.thin_status(thin).to_string(),
             _ => String::new(),
         }
@@ -524,6 +534,7 @@ pub fn is_target(name: &str) -> bool {
 
 fn versions(only: Option<&str>) -> Reply {
     let wanted = TARGETS.iter().filter(|(name, _)| only.is_none_or(|only| only == *name));
-    let versions = wanted.map(|(name, version)| TargetVersion { name: (*name).to_owned(), version: *version });
+    let versions =
+        wanted.map(|(name, version)| TargetVersion { name: (*name).to_owned(), version: *version });
     Reply { data: ReplyData::Versions(versions.collect()), ..plain(Header::default()) }
 }

@@ -1,7 +1,7 @@
 //! The metadata of a modelled pool: thins, their mappings, who shares which block.
 //!
-//! Plain data with the rules of drivers/md/dm-thin-metadata.c; when it becomes durable is the business of
-//! [`pool`](super::pool).
+//! Plain data with the rules of drivers/md/dm-thin-metadata.c; when it becomes durable is the
+//! business of [`pool`](super::pool).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use nix::errno::Errno;
 use crate::dm::Usage;
 use crate::units::{Sectors, ThinId};
 
-/// Metadata blocks that an empty pool uses: 111 of 1024 on kernel 6.1 (superblock, roots, and what the
-/// space map keeps ready).
+/// Metadata blocks that an empty pool uses: 111 of 1024 on kernel 6.1 (superblock, roots, and what
+/// the space map keeps ready).
 const EMPTY_POOL: u64 = 111;
 
 /// Mappings that fit in one leaf of 4 KiB, about.
@@ -99,7 +99,8 @@ impl Metadata {
         self.held.take().map(drop).ok_or(Errno::EINVAL)
     }
 
-    /// Block number of the metadata snapshot's root. The model has no blocks; any number but 0 will do.
+    /// Block number of the metadata snapshot's root. The model has no blocks; any number but 0 will
+    /// do.
     pub fn held_root(&self) -> Option<u64> {
         self.held.as_ref().map(|_| EMPTY_POOL)
     }
@@ -113,7 +114,8 @@ impl Metadata {
     }
 
     pub fn is_free(&self, data_block: u64) -> bool {
-        !self.references.contains_key(&data_block) && !self.held.as_ref().is_some_and(|held| held.contains(&data_block))
+        !self.references.contains_key(&data_block)
+            && !self.held.as_ref().is_some_and(|held| held.contains(&data_block))
     }
 
     /// Maps a thin's block to a data block, in place of the one it had.

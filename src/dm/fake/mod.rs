@@ -1,12 +1,12 @@
 //! A modelled kernel: device-mapper with thin pools, thins and linear devices, in memory.
 //!
-//! It passes the same contract tests as a real kernel (tests/dm_contract) and reads tables and messages with
-//! the same parsers. What survives a power cut is kept apart from what does not: [`FakeKernel::power_cut`]
-//! gives the machine as it would come up again. A [`FaultPlan`] counts what it makes durable and can let any
-//! of it fail, or be the last thing that happens.
+//! It passes the same contract tests as a real kernel (tests/dm_contract) and reads tables and
+//! messages with the same parsers. What survives a power cut is kept apart from what does not:
+//! [`FakeKernel::power_cut`] gives the machine as it would come up again. A [`FaultPlan`] counts
+//! what it makes durable and can let any of it fail, or be the last thing that happens.
 //!
-//! What it does not do: wait. I/O on a suspended device is EAGAIN, a full pool that queues answers ENOSPC,
-//! and nothing is committed by the clock. It knows no udev, no nodes and no file systems.
+//! What it does not do: wait. I/O on a suspended device is EAGAIN, a full pool that queues answers
+//! ENOSPC, and nothing is committed by the clock. It knows no udev, no nodes and no file systems.
 
 mod disk;
 mod events;
@@ -88,8 +88,8 @@ impl FakeKernel {
         }
     }
 
-    /// Lets `plan` count, and spoil, what is made durable from now on: commits of pools, formatting of pools,
-    /// flushes of disks.
+    /// Lets `plan` count, and spoil, what is made durable from now on: commits of pools, formatting
+    /// of pools, flushes of disks.
     pub fn set_plan(&self, plan: Arc<FaultPlan>) {
         self.machine().plan = Some(plan);
     }
@@ -122,7 +122,11 @@ impl FakeKernel {
     ///
     /// # Errors
     /// [`IoError::Errno`] with ENXIO when there is no such device.
-    pub fn set_read_only(&self, name: &DmName, read_only: bool) -> std::result::Result<(), IoError> {
+    pub fn set_read_only(
+        &self,
+        name: &DmName,
+        read_only: bool,
+    ) -> std::result::Result<(), IoError> {
         let mut machine = self.machine();
         let minor = machine.by_name(name.as_str());
         match minor.and_then(|minor| machine.devices.get_mut(&minor)) {
@@ -165,8 +169,9 @@ impl FakeKernel {
         });
     }
 
-    /// Cuts the power. This kernel is gone: whatever is still asked of it fails with [`Error::Halted`]. The one
-    /// returned has the same disks, with what was durable, and no devices.
+    /// Cuts the power. This kernel is gone: whatever is still asked of it fails with
+    /// [`Error::Halted`]. The one returned has the same disks, with what was durable, and no
+    /// devices.
     #[must_use]
     pub fn power_cut(&self, unflushed: Unflushed) -> FakeKernel {
         let disks = self.change(|machine| {
@@ -223,7 +228,8 @@ impl Kernel for FakeKernel {
     }
 
     fn pool_log(&self) -> Option<Box<dyn PoolLog>> {
-        (!self.machine().log.forbidden).then(|| Box::new(FakeLog { kernel: self.clone(), next: 0 }) as Box<dyn PoolLog>)
+        (!self.machine().log.forbidden)
+            .then(|| Box::new(FakeLog { kernel: self.clone(), next: 0 }) as Box<dyn PoolLog>)
     }
 
     fn incarnation(&self, device: DeviceNumber) -> String {

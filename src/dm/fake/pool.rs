@@ -13,7 +13,8 @@ use crate::units::{DeviceNumber, Sectors, ThinId};
 /// 4 KiB, the block of metadata, in sectors.
 pub const METADATA_BLOCK: u64 = 8;
 
-/// A pool that a device stands for. It exists from the first load of its table until the device is gone.
+/// A pool that a device stands for. It exists from the first load of its table until the device is
+/// gone.
 #[derive(Debug)]
 pub struct Pool {
     /// The metadata device, as its table names it.
@@ -35,7 +36,8 @@ pub struct Pool {
     /// The live table, for what its user asked.
     pub table: ThinPoolTable,
     pub low_water_triggered: bool,
-    /// Thins whose changes an abort has thrown away: every flush of theirs fails from then on (dm_thin_aborted_changes).
+    /// Thins whose changes an abort has thrown away: every flush of theirs fails from then on
+    /// (dm_thin_aborted_changes).
     aborted: BTreeSet<ThinId>,
     /// Where the search for a free block goes on: the kernel's allocator moves forward.
     cursor: u64,
@@ -104,8 +106,8 @@ impl Pool {
         Err(Errno::ENOSPC)
     }
 
-    /// A free data block: one that neither the current metadata nor that on disk uses, so that what is on
-    /// disk stays true until the next commit.
+    /// A free data block: one that neither the current metadata nor that on disk uses, so that what
+    /// is on disk stays true until the next commit.
     pub fn find_free_block(&mut self) -> Option<u64> {
         let total = self.current.data_blocks;
         let start = if self.cursor < total { self.cursor } else { 0 };
@@ -121,11 +123,13 @@ impl Pool {
         self.current.data_usage().free() > 0
     }
 
-    /// Throws away what is not on disk, as the kernel does when a commit fails. The pool is read-only after
-    /// that, and wants to be checked.
+    /// Throws away what is not on disk, as the kernel does when a commit fails. The pool is
+    /// read-only after that, and wants to be checked.
     pub fn abort(&mut self) {
         let (current, committed) = (&self.current.thins, &self.committed.thins);
-        let changed = |id: &&ThinId| !current.get(id).zip(committed.get(id)).is_some_and(|(a, b)| Arc::ptr_eq(a, b));
+        let changed = |id: &&ThinId| {
+            !current.get(id).zip(committed.get(id)).is_some_and(|(a, b)| Arc::ptr_eq(a, b))
+        };
         self.aborted.extend(current.keys().filter(changed));
         self.current = Metadata::clone(&self.committed);
         self.current.needs_check = true;

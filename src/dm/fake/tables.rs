@@ -1,5 +1,5 @@
-//! How the modelled kernel takes a table: what it checks at the load, what at the resume, and what a pool
-//! does then.
+//! How the modelled kernel takes a table: what it checks at the load, what at the resume, and what
+//! a pool does then.
 
 use std::sync::Arc;
 
@@ -10,7 +10,9 @@ use super::machine::{is_target, Machine, Outcome, Stop, Table, MAJOR};
 use super::metadata::Metadata;
 use super::pool::{Pool, METADATA_BLOCK};
 use crate::dm::fault::Verdict;
-use crate::dm::{DeviceRef, Flags, Payload, PoolMode, Request, Target, ThinPoolTable, ThinStatus, ThinTable};
+use crate::dm::{
+    DeviceRef, Flags, Payload, PoolMode, Request, Target, ThinPoolTable, ThinStatus, ThinTable,
+};
 use crate::units::{DeviceNumber, Sectors};
 
 impl Machine {
@@ -33,7 +35,8 @@ impl Machine {
         for target in &table.targets {
             self.construct(minor, target)?;
         }
-        // The kernel looks at the sizes below only when the device gets its first table, and at each resume.
+        // The kernel looks at the sizes below only when the device gets its first table, and at
+        // each resume.
         if self.device(minor)?.live.is_none() {
             if let Err(errno) = self.check_sizes(&table) {
                 self.pools.remove(&minor);
@@ -107,7 +110,11 @@ impl Machine {
     }
 
     /// Reads a pool's metadata; formats it where there are only zeros.
-    fn open_metadata(&mut self, place: (DeviceNumber, u64), block_size: Sectors) -> Outcome<Arc<Metadata>> {
+    fn open_metadata(
+        &mut self,
+        place: (DeviceNumber, u64),
+        block_size: Sectors,
+    ) -> Outcome<Arc<Metadata>> {
         let disk = self.disks.get(&place.0).ok_or(Errno::EINVAL)?;
         match disk.superblock(place.1) {
             Superblock::Foreign => Err(Errno::ENOTBLK.into()),
@@ -136,7 +143,9 @@ impl Machine {
     fn check_sizes(&self, table: &Table) -> Result<(), Errno> {
         for target in &table.targets {
             let (below, needed) = match target {
-                Target::Linear(linear) => (&linear.device, linear.offset.checked_add(linear.length)),
+                Target::Linear(linear) => {
+                    (&linear.device, linear.offset.checked_add(linear.length))
+                }
                 Target::ThinPool(pool) => (&pool.data, Some(pool.length)),
                 _ => continue,
             };
@@ -172,8 +181,8 @@ impl Machine {
         Ok(())
     }
 
-    /// The kernel suspends a running device first. A table that does not fit is thrown away, and the device
-    /// stays suspended with the one it had.
+    /// The kernel suspends a running device first. A table that does not fit is thrown away, and
+    /// the device stays suspended with the one it had.
     fn swap(&mut self, minor: u32, table: Table) -> Outcome<()> {
         if self.pools.contains_key(&minor) {
             self.commit(minor)?;
@@ -192,8 +201,9 @@ impl Machine {
         Ok(())
     }
 
-    /// A pool takes up what its table says: features, a longer data or metadata device. One that is full is not so any more
-    /// with another table, until the next write shows that it is; with the table that it had it stays so.
+    /// A pool takes up what its table says: features, a longer data or metadata device. One that is
+    /// full is not so any more with another table, until the next write shows that it is; with the
+    /// table that it had it stays so.
     fn resume_pool(&mut self, minor: u32, reloaded: bool) -> Outcome<()> {
         let live = self.devices.get(&minor).and_then(|device| device.live.as_ref());
         let Some([Target::ThinPool(table)]) = live.map(|table| table.targets.as_slice()) else {

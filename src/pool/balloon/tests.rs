@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::block::BlockError;
 
-/// A pool of some blocks on a file. What is done is counted, and fails from the step `end` on, as everything does for a daemon that
-/// has been killed.
+/// A pool of some blocks on a file. What is done is counted, and fails from the step `end` on, as
+/// everything does for a daemon that has been killed.
 #[derive(Debug)]
 struct Model {
     balloon: RefCell<BTreeMap<u64, u64>>,
@@ -38,7 +38,11 @@ impl Model {
         self.steps.set(self.steps.get() + 1);
         self.check();
         if self.steps.get() > self.end {
-            return Err(PoolError::Area { area: "data", path: "data.img".into(), source: failed(5) });
+            return Err(PoolError::Area {
+                area: "data",
+                path: "data.img".into(),
+                source: failed(5),
+            });
         }
         Ok(())
     }
@@ -48,12 +52,16 @@ impl Model {
         let held: BTreeSet<u64> = self.balloon.borrow().values().copied().collect();
         for block in self.free.borrow().iter() {
             assert!(!held.contains(block), "{block} is free and held");
-            assert!(self.backed.borrow().contains(block), "{block} can be handed out, and has no space");
+            assert!(
+                self.backed.borrow().contains(block),
+                "{block} can be handed out, and has no space"
+            );
         }
     }
 
     fn spaceless(&self) -> u64 {
-        self.balloon.borrow().values().filter(|block| !self.backed.borrow().contains(block)).count() as u64
+        self.balloon.borrow().values().filter(|block| !self.backed.borrow().contains(block)).count()
+            as u64
     }
 
     /// The same pool and file, for another daemon.
@@ -63,7 +71,11 @@ impl Model {
 }
 
 fn failed(errno: i32) -> BlockError {
-    BlockError::Allocate { path: "data.img".into(), bytes: 0, source: std::io::Error::from_raw_os_error(errno) }
+    BlockError::Allocate {
+        path: "data.img".into(),
+        bytes: 0,
+        source: std::io::Error::from_raw_os_error(errno),
+    }
 }
 
 impl Ground for Model {
@@ -147,7 +159,11 @@ fn no_more_is_taken_back_than_the_file_system_has_room_for() {
         let taken = balloon.take_back(&model, 3000).unwrap();
         assert_eq!((taken, model.room.get()), (room, 0));
         model.check();
-        assert_eq!(model.spaceless(), model.balloon.borrow().len() as u64, "what is still held keeps no space");
+        assert_eq!(
+            model.spaceless(),
+            model.balloon.borrow().len() as u64,
+            "what is still held keeps no space"
+        );
     }
 }
 

@@ -9,7 +9,8 @@ fn image(leaves: &[&[(u64, u64)]]) -> Vec<u8> {
     let mut image = vec![0; BLOCK * (2 + leaves.len())];
     image[superblock::MAGIC..][..8].copy_from_slice(&MAGIC.to_le_bytes());
     image[superblock::DEVICE_DETAILS_ROOT..][..8].copy_from_slice(&1u64.to_le_bytes());
-    let children: Vec<(u64, u64)> = leaves.iter().enumerate().map(|(n, leaf)| (leaf[0].0, n as u64 + 2)).collect();
+    let children: Vec<(u64, u64)> =
+        leaves.iter().enumerate().map(|(n, leaf)| (leaf[0].0, n as u64 + 2)).collect();
     put_node(&mut image, 1, node::INTERNAL, 8, &children);
     for (n, leaf) in leaves.iter().enumerate() {
         put_node(&mut image, n + 2, node::LEAF, 24, leaf);
@@ -106,7 +107,10 @@ fn the_mappings_of_one_thin_are_found_from_any_block_on() {
     let disk = disk(&mappings());
     let id = |id| ThinId::new(id).unwrap();
     assert_eq!(super::mappings(&disk, 0, id(0), 0).unwrap(), [(0, 100), (1, 101), (9, 7)]);
-    assert_eq!(super::mappings(&disk, 0, id(1), 0).unwrap(), [(0, 100), (1, 101), (9, 100_000), (10, 101)]);
+    assert_eq!(
+        super::mappings(&disk, 0, id(1), 0).unwrap(),
+        [(0, 100), (1, 101), (9, 100_000), (10, 101)]
+    );
     assert_eq!(super::mappings(&disk, 0, id(1), 1).unwrap(), [(1, 101), (9, 100_000), (10, 101)]);
     assert_eq!(super::mappings(&disk, 0, id(1), 10).unwrap(), [(10, 101)]);
     assert_eq!(super::mappings(&disk, 0, id(1), 11).unwrap(), []);
@@ -119,7 +123,10 @@ fn what_lies_before_is_not_read() {
     // The leaf of blocks 0 to 8.
     image[6 * BLOCK + node::FLAGS] = 0;
     let disk = disk(&image);
-    assert_eq!(super::mappings(&disk, 0, ThinId::new(1).unwrap(), 9).unwrap(), [(9, 100_000), (10, 101)]);
+    assert_eq!(
+        super::mappings(&disk, 0, ThinId::new(1).unwrap(), 9).unwrap(),
+        [(9, 100_000), (10, 101)]
+    );
     super::mappings(&disk, 0, ThinId::new(1).unwrap(), 8).unwrap_err();
 }
 
@@ -134,7 +141,8 @@ fn a_mapping_beyond_the_pool_is_named() {
 #[test]
 fn all_leaves_are_read() {
     let disk = disk(&image(&[&[(0, 14), (3, 20)], &[(7, 1), (0x00ff_ffff, 9)]]));
-    let found: Vec<_> = thins(&disk, 0).unwrap().into_iter().map(|(id, blocks)| (id.get(), blocks)).collect();
+    let found: Vec<_> =
+        thins(&disk, 0).unwrap().into_iter().map(|(id, blocks)| (id.get(), blocks)).collect();
     assert_eq!(found, [(0, 14), (3, 20), (7, 1), (0x00ff_ffff, 9)]);
 }
 

@@ -1,6 +1,6 @@
 //! The power fails at every single step of a workload. Whatever the disk has kept of its cache, the
-//! store opens again and shows exactly the acknowledged changes, and possibly, whole, the one that was
-//! on its way; and it can be written again.
+//! store opens again and shows exactly the acknowledged changes, and possibly, whole, the one that
+//! was on its way; and it can be written again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -145,7 +145,8 @@ fn a_power_cut_at_any_step_of_opening_again_loses_nothing_either() {
             for survivors in all_survivors(second) {
                 let context = format!("cuts at {first} and {second}, {survivors:?}");
                 let twice = once.after_cut(survivors, &Power::steady());
-                let store = Store::with_backend(twice).unwrap_or_else(|error| panic!("{context}: {error}"));
+                let store =
+                    Store::with_backend(twice).unwrap_or_else(|error| panic!("{context}: {error}"));
                 check(&state(&store), &states, acknowledged, &context);
             }
             if !power.is_off() {

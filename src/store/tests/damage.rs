@@ -1,5 +1,6 @@
-//! Bits flip and sectors are lost, in the file of a store that was closed or of one that was killed: it is refused, or takes no
-//! commits and says what is missing, or everything is there that was acknowledged.
+//! Bits flip and sectors are lost, in the file of a store that was closed or of one that was
+//! killed: it is refused, or takes no commits and says what is missing, or everything is there that
+//! was acknowledged.
 
 use std::io;
 use std::path::PathBuf;
@@ -70,15 +71,21 @@ impl Ends {
             Err(error) => panic!("{context}: {error}"),
             Ok(store) => match store.check_complete() {
                 Ok(()) => {
-                    assert_eq!(&page(&store), acknowledged, "{context}: an acknowledged commit is missing, silently");
+                    assert_eq!(
+                        &page(&store),
+                        acknowledged,
+                        "{context}: an acknowledged commit is missing, silently"
+                    );
                     self.harmless += 1;
                 }
                 Err(error) => {
                     assert!(
-                        error.to_string().contains("(backend)") && error.to_string().contains("(tally)"),
+                        error.to_string().contains("(backend)")
+                            && error.to_string().contains("(tally)"),
                         "{error}"
                     );
-                    let error = refused(&store, |c| c.insert_snapshot("next", &active(999, None), None));
+                    let error =
+                        refused(&store, |c| c.insert_snapshot("next", &active(999, None), None));
                     assert!(matches!(error, StoreError::Behind { .. }), "{context}: {error}");
                     self.behind += 1;
                 }
@@ -87,8 +94,8 @@ impl Ends {
     }
 }
 
-/// The image of a store with some life behind it, its tally, what it had acknowledged, and the images and tallies before its
-/// last commits.
+/// The image of a store with some life behind it, its tally, what it had acknowledged, and the
+/// images and tallies before its last commits.
 struct Lived {
     closed: Vec<u8>,
     killed: Vec<u8>,
@@ -134,7 +141,12 @@ fn no_flipped_bit_takes_back_what_was_acknowledged() {
             if let Ok(store) = Store::with_backend(Disk::with_bytes(bytes.clone())) {
                 without += usize::from(page(&store) != lived.acknowledged);
             }
-            ends.add(bytes, &Beside::of(lived.tally.clone()), &lived.acknowledged, &format!("{what}, bit at {at}"));
+            ends.add(
+                bytes,
+                &Beside::of(lived.tally.clone()),
+                &lived.acknowledged,
+                &format!("{what}, bit at {at}"),
+            );
         }
     }
     println!("{ends:?}; {without} would have opened on an earlier commit");
@@ -154,7 +166,12 @@ fn no_lost_sector_takes_back_what_was_acknowledged() {
                     let mut bytes = image.clone();
                     bytes[at..end].fill(fill);
                     let context = format!("{what}, {size} bytes at {at} are {content}");
-                    ends.add(bytes, &Beside::of(lived.tally.clone()), &lived.acknowledged, &context);
+                    ends.add(
+                        bytes,
+                        &Beside::of(lived.tally.clone()),
+                        &lived.acknowledged,
+                        &context,
+                    );
                 }
             }
         }
@@ -231,7 +248,9 @@ fn a_power_cut_never_leaves_a_tally_ahead_of_the_database() {
         let power = Power::steady();
         let disk = Disk::blank(&power);
         let store = Store::with_backend(disk).unwrap();
-        (1..6).for_each(|n| commit(&store, |c| c.insert_snapshot(&format!("key-{n}"), &active(n, None), None)));
+        (1..6).for_each(|n| {
+            commit(&store, |c| c.insert_snapshot(&format!("key-{n}"), &active(n, None), None))
+        });
         power.steps()
     };
     for cut in 0..steps {
@@ -240,18 +259,27 @@ fn a_power_cut_never_leaves_a_tally_ahead_of_the_database() {
         let on = disk.clone();
         let mut acknowledged = 0;
         if let Ok(store) = Store::with_tally(move || Ok(on.clone()), tally.clone()) {
-            let lives =
-                |n: &u32| store.commit(|c| c.insert_snapshot(&format!("key-{n}"), &active(*n, None), None)).is_ok();
+            let lives = |n: &u32| {
+                store
+                    .commit(|c| c.insert_snapshot(&format!("key-{n}"), &active(*n, None), None))
+                    .is_ok()
+            };
             acknowledged = (1..6).take_while(lives).count();
         }
         for survivors in [Survivors::Nothing, Survivors::Everything, Survivors::Some(cut)] {
-            let Ok(store) = open(disk.after_cut(survivors, &Power::steady()).bytes(), &tally) else {
+            let Ok(store) = open(disk.after_cut(survivors, &Power::steady()).bytes(), &tally)
+            else {
                 assert_eq!(acknowledged, 0);
                 continue;
             };
-            store.check_complete().unwrap_or_else(|error| panic!("cut at {cut}, {survivors:?}: {error}"));
+            store
+                .check_complete()
+                .unwrap_or_else(|error| panic!("cut at {cut}, {survivors:?}: {error}"));
             let found = page(&store).len();
-            assert!((acknowledged..=acknowledged + 1).contains(&found), "{found}, {acknowledged} acknowledged");
+            assert!(
+                (acknowledged..=acknowledged + 1).contains(&found),
+                "{found}, {acknowledged} acknowledged"
+            );
         }
     }
 }
@@ -270,7 +298,13 @@ fn a_file_and_its_tally_are_found_again_and_an_older_file_beside_it_is_refused()
     std::fs::write(&path, copy).unwrap();
     let store = Store::open(&path).unwrap();
     let error = refused(&store, |c| c.insert_snapshot("c", &active(3, None), None)).to_string();
-    for part in ["the last 1 commits", "metadata.redb", "metadata.redb.commits", "Put back", "nothing deleted"] {
+    for part in [
+        "the last 1 commits",
+        "metadata.redb",
+        "metadata.redb.commits",
+        "Put back",
+        "nothing deleted",
+    ] {
         assert!(error.contains(part), "{part:?} is not in {error}");
     }
     drop(store);

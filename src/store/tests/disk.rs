@@ -98,7 +98,11 @@ impl Disk {
 
     fn holding(bytes: Vec<u8>, power: &Arc<Power>) -> Self {
         Disk {
-            platter: Arc::new(Mutex::new(Platter { durable: bytes.clone(), cached: bytes, pending: Vec::new() })),
+            platter: Arc::new(Mutex::new(Platter {
+                durable: bytes.clone(),
+                cached: bytes,
+                pending: Vec::new(),
+            })),
             power: Arc::clone(power),
         }
     }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use crate::store::{
-    Changes, Kind, Ownership, ParentRef, ReclaimKind, ReclaimRecord, SnapshotRecord, Store, StoreError, TemplateKey,
-    TemplateRecord,
+    Changes, Kind, Ownership, ParentRef, ReclaimKind, ReclaimRecord, SnapshotRecord, Store,
+    StoreError, TemplateKey, TemplateRecord,
 };
 use crate::units::{Sectors, ThinId};
 
@@ -32,7 +32,10 @@ impl Fixture {
 }
 
 /// Commits a change that must not be refused.
-pub fn commit<T>(store: &Store, change: impl FnOnce(&mut Changes<'_>) -> Result<T, StoreError> + Send) -> T {
+pub fn commit<T>(
+    store: &Store,
+    change: impl FnOnce(&mut Changes<'_>) -> Result<T, StoreError> + Send,
+) -> T {
     store.commit(change).unwrap()
 }
 
@@ -78,7 +81,9 @@ pub fn snapshot(number: u32, kind: Kind, parent: Option<&str>) -> SnapshotRecord
 pub fn add(c: &mut Changes<'_>, key: &str, record: &SnapshotRecord) -> Result<(), StoreError> {
     let parent = match &record.parent {
         Some(parent) => {
-            let found = c.find_snapshot(parent)?.ok_or_else(|| StoreError::NoParent { key: parent.clone() })?;
+            let found = c
+                .find_snapshot(parent)?
+                .ok_or_else(|| StoreError::NoParent { key: parent.clone() })?;
             Some(ParentRef::new(parent, &found))
         }
         None => None,

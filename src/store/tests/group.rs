@@ -35,7 +35,10 @@ impl std::fmt::Debug for Gated {
 impl Gated {
     fn new() -> Self {
         let gate = Gate { closed: false, waiting: 0, good: usize::MAX, takes: Duration::ZERO };
-        Gated { disk: Disk::blank(&Power::steady()), gate: Arc::new((Mutex::new(gate), Condvar::new())) }
+        Gated {
+            disk: Disk::blank(&Power::steady()),
+            gate: Arc::new((Mutex::new(gate), Condvar::new())),
+        }
     }
 
     fn set(&self, change: impl FnOnce(&mut Gate)) {

@@ -1,8 +1,10 @@
-//! What no caller can break: parents, children, owners. And that a refused operation or change leaves
-//! no trace.
+//! What no caller can break: parents, children, owners. And that a refused operation or change
+//! leaves no trace.
 
 use super::fixture::*;
-use crate::store::{IdRange, Kind, Owner, ParentRef, ReclaimRecord, SnapshotRecord, Store, StoreError};
+use crate::store::{
+    IdRange, Kind, Owner, ParentRef, ReclaimRecord, SnapshotRecord, Store, StoreError,
+};
 
 /// Everything there is, to compare before and after.
 fn everything(store: &Store) -> String {
@@ -184,9 +186,12 @@ fn nothing_is_made_on_a_parent_that_was_exchanged_since_it_was_looked_up() {
     let fixture = family();
     let looked_up = ParentRef::new("image", &committed(8, Some("base")));
     for kind in [Kind::Active, Kind::View] {
-        let record =
-            SnapshotRecord { thin: thin(if kind == Kind::View { 8 } else { 20 }), ..snapshot(20, kind, Some("image")) };
-        let error = refused(&fixture.store, |c| c.insert_snapshot("new", &record, Some(&looked_up)));
+        let record = SnapshotRecord {
+            thin: thin(if kind == Kind::View { 8 } else { 20 }),
+            ..snapshot(20, kind, Some("image"))
+        };
+        let error =
+            refused(&fixture.store, |c| c.insert_snapshot("new", &record, Some(&looked_up)));
         assert!(matches!(&error, StoreError::NoParent { key } if key == "image"), "{error}");
         let error = refused(&fixture.store, |c| {
             // Removed and made anew, at the same moment even.

@@ -62,7 +62,9 @@ impl Model {
     }
 
     fn number_taken(&self, id: u32, but: Option<&str>) -> bool {
-        self.snapshots.iter().any(|(key, record)| record.number == u64::from(id) && but != Some(key))
+        self.snapshots
+            .iter()
+            .any(|(key, record)| record.number == u64::from(id) && but != Some(key))
             || self.reclaim.contains_key(&u64::from(id))
             || self.templates.values().any(|taken| *taken == id)
     }
@@ -83,14 +85,18 @@ impl Model {
             Operation::Insert(key, id, kind, parent) => {
                 let parent = parent.map(name);
                 let mut record = snapshot(id, kind, parent.as_deref());
-                if let (Kind::View, Some(parent)) = (kind, parent.as_ref().and_then(|key| self.snapshots.get(key))) {
+                if let (Kind::View, Some(parent)) =
+                    (kind, parent.as_ref().and_then(|key| self.snapshots.get(key)))
+                {
                     record.thin = parent.thin;
                 }
                 let parent_fits = parent.is_none_or(|parent| {
                     let parent = self.snapshots.get(&parent);
                     parent.is_some_and(|parent| parent.kind == Kind::Committed)
                 });
-                let fits = parent_fits && !self.snapshots.contains_key(&name(key)) && self.free(&record, None);
+                let fits = parent_fits
+                    && !self.snapshots.contains_key(&name(key))
+                    && self.free(&record, None);
                 if fits {
                     self.snapshots.insert(name(key), record);
                 }
@@ -174,7 +180,9 @@ fn apply(c: &mut Changes<'_>, operation: &Operation) -> Result<(), StoreError> {
             Some(_) => Ok(()),
             None => Err(StoreError::EmptyKey),
         },
-        Operation::Template(key, id) => c.put_template(&template_key("ext4", key.into()), &template(id)),
+        Operation::Template(key, id) => {
+            c.put_template(&template_key("ext4", key.into()), &template(id))
+        }
         Operation::Foreign(id) => c.put_foreign(thin(id)),
     }
 }

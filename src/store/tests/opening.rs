@@ -1,5 +1,5 @@
-//! Opening: what is there, what is not, what is somebody else's, what is damaged, and what a full disk
-//! does. Every message names the file.
+//! Opening: what is there, what is not, what is somebody else's, what is damaged, and what a full
+//! disk does. Every message names the file.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -36,7 +36,8 @@ fn a_new_file_belongs_to_its_owner_alone_and_leaves_no_draft() {
     names.sort();
     assert_eq!(names, ["metadata.redb", "metadata.redb.commits"]);
     for name in names {
-        let mode = std::fs::metadata(fixture.directory.path().join(name)).unwrap().permissions().mode();
+        let mode =
+            std::fs::metadata(fixture.directory.path().join(name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 }
@@ -247,7 +248,10 @@ fn a_record_of_the_first_schema_still_reads() {
         "labels":{},"created_at":{"secs_since_epoch":1700000000,"nanos_since_epoch":5},
         "updated_at":{"secs_since_epoch":1700000000,"nanos_since_epoch":5}}"#;
     let record: SnapshotRecord = serde_json::from_slice(text).unwrap();
-    assert_eq!((record.number, record.thin, record.mapped, record.inodes), (3, thin(3), None, None));
+    assert_eq!(
+        (record.number, record.thin, record.mapped, record.inodes),
+        (3, thin(3), None, None)
+    );
     let text = br#"{"uuid":"6f0c0d4e","name":"dms","block_size":128,"formatted":true,"epoch":3}"#;
     let pool = PoolRecord {
         name: "dms".to_owned(),

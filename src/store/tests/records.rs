@@ -1,7 +1,9 @@
 //! What is put is what is read, now and after the file was opened again.
 
 use super::fixture::*;
-use crate::store::{ExternalPool, IdRange, Kind, Owner, PoolRecord, ReclaimKind, ReclaimRecord, StoreError};
+use crate::store::{
+    ExternalPool, IdRange, Kind, Owner, PoolRecord, ReclaimKind, ReclaimRecord, StoreError,
+};
 use crate::units::Sectors;
 
 /// The first number beyond the thin ids.
@@ -54,7 +56,9 @@ fn an_empty_key_is_refused() {
 #[test]
 fn pages_walk_through_all_snapshots_in_the_order_of_their_keys() {
     let fixture = Fixture::new();
-    commit(&fixture.store, |c| (1..=25).try_for_each(|n| add(c, &format!("key-{n:03}"), &committed(n, None))));
+    commit(&fixture.store, |c| {
+        (1..=25).try_for_each(|n| add(c, &format!("key-{n:03}"), &committed(n, None)))
+    });
     let mut seen = Vec::new();
     let mut after: Option<String> = None;
     loop {

@@ -1,5 +1,5 @@
-// containerd's built-in devmapper snapshotter alone behind a socket, as the proxy plugin protocol has it: the peer to measure
-// the daemon against without containerd's own work in the figures.
+// containerd's built-in devmapper snapshotter alone behind a socket, as the proxy plugin protocol
+// has it: the peer to measure the daemon against without containerd's own work in the figures.
 package main
 
 import (

@@ -1,6 +1,8 @@
-// containerd as Debian builds it, less the built-in devmapper snapshotter: the id `devmapper` is free for a proxy plugin.
+// containerd as Debian builds it, less the built-in devmapper snapshotter: the id `devmapper` is
+// free for a proxy plugin.
 //
-// Upstream's way to the same end is the build tag no_devmapper; Debian's source package leaves containerd's own main out.
+// Upstream's way to the same end is the build tag no_devmapper; Debian's source package leaves
+// containerd's own main out.
 package main
 
 import (
