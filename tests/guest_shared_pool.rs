@@ -98,7 +98,10 @@ impl Drop for SharedPool {
 
 /// The thin that a device shows.
 fn thin_of(node: &str) -> u32 {
-    let table = dmsetup(&["table", node]);
+    thin_in(&dmsetup(&["table", node]))
+}
+
+fn thin_in(table: &str) -> u32 {
     table.split_whitespace().nth(4).unwrap().parse().unwrap()
 }
 
@@ -109,14 +112,16 @@ fn number_of(device: &str) -> String {
         .to_owned()
 }
 
-/// All thins that devices of this daemon show.
+/// All thins that devices of this daemon show. The device of a layer that was just committed may go
+/// away meanwhile.
 fn active_thins(name: &str) -> BTreeSet<u32> {
     let devices = std::fs::read_dir("/dev/mapper")
         .unwrap()
         .map(|d| d.unwrap().file_name().into_string().unwrap());
     devices
         .filter(|device| device.starts_with(&format!("{name}-snap-")))
-        .map(|device| thin_of(&device))
+        .filter_map(|device| run("dmsetup", &["table", &device]).ok())
+        .map(|table| thin_in(&table))
         .collect()
 }
 
