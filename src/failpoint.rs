@@ -1,16 +1,17 @@
-//! Steps at which tests end the process, to see what the next start makes of it. Every step is one
-//! that the outside world notices: a request to the kernel, a database commit, a program, a disk.
+//! Steps at which tests kill the process, to check the recovery of the next start. Each step is
+//! visible outside the process: a request to the kernel, a database commit, a program, a write to a
+//! disk.
 //!
-//! Only a build with the feature `failpoints`, which is for tests alone, does anything here: with
-//! `DMS_FAILPOINT` set to `STEP:N` it aborts when that step is reached for the N-th time, with
-//! `any:N` at the N-th step of all.
+//! This has an effect only in a build with the feature `failpoints`, which is for tests. With
+//! `DMS_FAILPOINT` set to `STEP:N` the process aborts when that step is reached for the N-th time;
+//! with `any:N` it aborts at the N-th step of any kind.
 
-/// The step is reached.
+/// Marks a step. Does nothing without the feature `failpoints`.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
 pub fn reach(_step: impl FnOnce() -> String) {}
 
-/// The step is reached.
+/// Marks a step. Aborts the process if `DMS_FAILPOINT` names this one.
 #[cfg(feature = "failpoints")]
 pub fn reach(step: impl FnOnce() -> String) {
     use std::sync::atomic::{AtomicU64, Ordering};

@@ -275,7 +275,7 @@ fn a_mkfs_that_hangs_is_killed_with_its_children_and_lets_go_of_the_device() {
         program("mke2fs", "exec 3>\"$(for last in \"$@\"; do case $last in /dev/*) echo $last;; esac; done)\"; echo working >&2; sleep 1000");
     let mkfs = Mkfs::new().with_directories(directories).with_time_limit(Duration::from_secs(2));
     let error = mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(GIB)).unwrap_err();
-    let FsError::MkfsTimedOut { stderr, .. } = &error else { panic!("{error}") };
+    let FsError::ProgramTimedOut { stderr, .. } = &error else { panic!("{error}") };
     assert_eq!(stderr, "working");
     assert!(error.to_string().contains(text(&device)), "{error}");
     // The last reference to the device goes when the kernel has buried the killed ones.
@@ -296,7 +296,7 @@ fn a_missing_mkfs_and_its_package_are_named() {
         [(FsType::Ext4, ["mke2fs", "e2fsprogs"]), (FsType::Xfs, ["mkfs.xfs", "xfsprogs"])]
     {
         let error = mkfs.format(&device, &FsSpec::plain(fs_type), sectors(GIB)).unwrap_err();
-        assert!(matches!(error, FsError::MkfsMissing { .. }), "{error}");
+        assert!(matches!(error, FsError::ProgramMissing { .. }), "{error}");
         for name in names.iter().chain(&["/no/such/place"]) {
             assert!(error.to_string().contains(name), "{error}");
         }

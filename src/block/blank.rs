@@ -1,44 +1,26 @@
-//! Whether a block device is empty enough to be taken, and if not, what is on it.
+//! Finds out whether a block device is blank, and if not, what is on it.
 
-use std::fmt;
-
+use super::content::Content;
 use super::disk::Disk;
 use super::error::BlockError;
 
-/// How much is looked at from the beginning of a device, in bytes: what is of use to somebody has
-/// its labels there. A first partition, whose table may have been wiped, begins 1 MiB behind it.
+/// How many bytes are read at the start of a device. File systems, volume managers and partition
+/// tables have their labels there, and so has a first partition whose table was wiped.
 pub const HEAD: u64 = 4 << 20;
-/// How much is looked at up to its end.
+/// How many bytes are read at the end of a device.
 const TAIL: u64 = 1 << 20;
-/// Where a first partition begins.
+/// The byte at which partitioning programs put the first partition.
 const PARTITION: usize = 1 << 20;
 
-/// How much is read at once, in bytes.
+/// How many bytes are read at once.
 const CHUNK: usize = 64 << 10;
 
-/// What was found on a device that is not blank.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    /// The byte of the recognised label, or the first byte that is not zero.
-    pub offset: u64,
-    /// What has such a label: "an ext2, ext3 or ext4 file system", …; `None` for content of no
-    /// known kind.
-    pub kind: Option<&'static str>,
-}
-
-impl fmt::Display for Found {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = self.kind.unwrap_or("data of no known kind");
-        write!(f, "{kind} (at byte {})", self.offset)
-    }
-}
-
-/// Looks for content in the first 4 MiB and the last one of a device; `None` when all of that is
-/// zero.
+/// Looks for content in the first 4 MiB and the last 1 MiB of a device. `None` when all of these
+/// bytes are zero.
 ///
 /// # Errors
 /// As [`Disk::size`] and [`Disk::read_at`].
-pub fn find_content(disk: &dyn Disk) -> Result<Option<Found>, BlockError> {
+pub fn find_content(disk: &dyn Disk) -> Result<Option<Content>, BlockError> {
     let size = disk.size()?.bytes().unwrap_or(u64::MAX);
     let head = read(disk, 0, size.min(HEAD))?;
     let partition = head.get(PARTITION..).unwrap_or_default();
@@ -79,8 +61,8 @@ const GPT: &str = "a GPT partition table";
 const MD: &str = "a member of a Linux software RAID";
 const MD_MAGIC: [u8; 4] = 0xa92b_4efc_u32.to_le_bytes();
 
-/// Labels near the start, from the headers of those who write them. The first match wins, so a
-/// partition table's protective boot record stands behind the table itself.
+/// Labels near the start, from the headers of the programs that write them. The first match wins,
+/// so the boot record that protects a GPT comes after the GPT.
 const SIGNATURES: &[Signature] = &[
     // drivers/md/dm-thin-metadata.c: THIN_SUPERBLOCK_MAGIC 27022010, little-endian, behind csum,
     // flags, blocknr, uuid.
@@ -107,20 +89,21 @@ const SIGNATURES: &[Signature] = &[
     signature(510, &[0x55, 0xAA], "a partition table or a boot sector"),
 ];
 
-fn recognise(bytes: &[u8], signatures: &[Signature], start: u64) -> Option<Found> {
+fn recognise(bytes: &[u8], signatures: &[Signature], start: u64) -> Option<Content> {
     let matching = signatures.iter().find(|signature| {
         let from = usize::try_from(signature.offset).ok();
         from.and_then(|from| bytes.get(from..))
             .is_some_and(|rest| rest.starts_with(signature.magic))
     })?;
-    Some(Found { offset: start + matching.offset, kind: Some(matching.kind) })
+    Some(Content { offset: start + matching.offset, kind: Some(matching.kind) })
 }
 
-/// Labels that count from the end: the second GPT in the last sector, and old RAID superblocks.
-fn recognise_at_end(tail: &[u8], start: u64) -> Option<Found> {
+/// Labels whose place counts from the end: the backup GPT in the last sector, and old RAID
+/// superblocks.
+fn recognise_at_end(tail: &[u8], start: u64) -> Option<Content> {
     let length = tail.len() as u64;
-    // md 0.90 lies in the last whole 64 KiB but one boundary, md 1.0 at 8 KiB from the end rounded
-    // down to 4 KiB.
+    // md 0.90: 64 KiB before the end, after the end is rounded down to 64 KiB. md 1.0: 8 KiB before
+    // the end, after the end is rounded down to 4 KiB.
     let md_0_90 = ((start + length) & !0xFFFF).checked_sub(start + 0x10000);
     let md_1_0 = ((start + length) & !0xFFF).checked_sub(start + 0x2000);
     let labels: [(Option<u64>, &[u8], &'static str); 4] = [
@@ -132,13 +115,13 @@ fn recognise_at_end(tail: &[u8], start: u64) -> Option<Found> {
     labels.into_iter().find_map(|(offset, magic, kind)| {
         let offset = offset?;
         let rest = tail.get(usize::try_from(offset).ok()?..)?;
-        rest.starts_with(magic).then_some(Found { offset: start + offset, kind: Some(kind) })
+        rest.starts_with(magic).then_some(Content { offset: start + offset, kind: Some(kind) })
     })
 }
 
-fn first_nonzero(bytes: &[u8], start: u64) -> Option<Found> {
+fn first_nonzero(bytes: &[u8], start: u64) -> Option<Content> {
     let position = bytes.iter().position(|byte| *byte != 0)?;
-    Some(Found { offset: start + position as u64, kind: None })
+    Some(Content { offset: start + position as u64, kind: None })
 }
 
 #[cfg(test)]
@@ -176,7 +159,7 @@ mod tests {
     fn any_byte_near_an_end_counts() {
         for offset in [0, 5, HEAD - 1, SIZE - TAIL, SIZE - 1] {
             let found = find_content(&disk_with(offset, b"x")).unwrap();
-            assert_eq!(found, Some(Found { offset, kind: None }));
+            assert_eq!(found, Some(Content { offset, kind: None }));
         }
     }
 

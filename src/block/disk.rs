@@ -1,4 +1,4 @@
-//! One open block device, behind a small trait so that a modelled disk can stand in for a real one.
+//! An open block device behind a trait, so that tests can use a model in place of a real device.
 
 use std::fmt::Debug;
 use std::fs::{File, OpenOptions};
@@ -16,25 +16,24 @@ use crate::units::{DeviceNumber, Sectors};
 use super::error::BlockError;
 use super::ioctl;
 
-/// The most that [`discard_all`] gives to one discard call, 256 MiB, unless a block is larger. A
-/// discard cannot be interrupted while the kernel is at it, so this is also what a stop may have to
-/// wait for.
+/// The largest range that [`discard_all`] passes to one discard call, 256 MiB, unless a block is
+/// larger. A discard cannot be interrupted, so a caller that wants to stop waits for one such call.
 pub const DISCARD_STEP: Sectors = Sectors(1 << 19);
 
-/// What a device is opened for.
+/// How a device is opened.
 ///
-/// The exclusive kinds claim the device (`O_EXCL` without `O_CREAT`, open(2)): they fail with
-/// [`BlockError::Busy`] while it is mounted or claimed by another, and while they last nobody else
-/// can mount or claim it. They do not keep others from opening it plainly.
+/// The exclusive kinds claim the device (`O_EXCL` without `O_CREAT`, open(2)). They fail with
+/// [`BlockError::Busy`] while the device is mounted or claimed. As long as the claim lasts, no one
+/// else can mount or claim the device; opening it without a claim is still possible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Read beside others.
+    /// Read, without a claim.
     Read,
-    /// Read and write beside others.
+    /// Read and write, without a claim.
     Write,
-    /// Read, and claim.
+    /// Read, with a claim.
     ReadExclusive,
-    /// Read and write, and claim.
+    /// Read and write, with a claim.
     WriteExclusive,
 }
 
@@ -48,7 +47,7 @@ impl Access {
     }
 }
 
-/// Where disks come from: the real kernel, or a model of one.
+/// Opens disks: those of the real kernel, or those of a model.
 pub trait Disks: Send + Sync + Debug {
     /// Opens the block device at `path`.
     ///
@@ -60,10 +59,10 @@ pub trait Disks: Send + Sync + Debug {
 
 /// An open block device. Dropping it closes it and gives up its claim.
 pub trait Disk: Send + Debug {
-    /// The path it was opened by, for messages.
+    /// The path that it was opened by, for messages.
     fn path(&self) -> &Path;
 
-    /// Its size.
+    /// Its size in sectors (BLKGETSIZE64).
     ///
     /// # Errors
     /// [`BlockError::Step`].
@@ -72,42 +71,42 @@ pub trait Disk: Send + Debug {
     /// Its device number.
     ///
     /// # Errors
-    /// [`BlockError::Step`]; [`BlockError::NotABlockDevice`] for a disk that has none.
+    /// [`BlockError::Step`]; [`BlockError::NotABlockDevice`] for a model that has no number.
     fn number(&self) -> Result<DeviceNumber, BlockError> {
         Err(BlockError::NotABlockDevice { path: self.path().to_owned() })
     }
 
-    /// Makes everything written so far, by whomever, outlive a power cut: writes out the device's
-    /// page cache and has the device flush its own (fsync(2) on the device).
+    /// Makes all earlier writes to the device durable, also those of other openers: writes out the
+    /// device's page cache and flushes the device's own cache (fsync(2) on the device).
     ///
     /// # Errors
     /// [`BlockError::Step`]: some earlier write may be lost.
     fn flush(&self) -> Result<(), BlockError>;
 
-    /// Tells the device that `length` from `offset` on is not needed any more (BLKDISCARD, one
-    /// call). On a thin, whole pool blocks inside the range read as zeros afterwards and are free;
-    /// a block that is only partly inside is left as it is.
+    /// Discards `length` sectors from `offset` on, in one call (BLKDISCARD). On a thin, whole pool
+    /// blocks inside the range are freed and read as zeros afterwards. A block that is only partly
+    /// inside the range stays as it is.
     ///
     /// # Errors
-    /// [`BlockError::DiscardUnsupported`], [`BlockError::Discard`] naming where it stopped.
+    /// [`BlockError::DiscardUnsupported`]; [`BlockError::Discard`] with the range of the call.
     fn discard(&self, offset: Sectors, length: Sectors) -> Result<(), BlockError>;
 
-    /// Seals the device against new writes, or unseals it (BLKROSET). It holds for the device and
-    /// all its names until it is unsealed or gone, not just for this opening.
+    /// Makes the device read-only, or writable again (BLKROSET). This holds for the device under
+    /// all its names until it is changed back or the device is removed.
     ///
     /// # Errors
     /// [`BlockError::Step`].
     fn set_read_only(&self, read_only: bool) -> Result<(), BlockError>;
 
-    /// Whether the device is read-only, by a seal or by its nature (BLKROGET).
+    /// Whether the device is read-only, by [`Disk::set_read_only`] or by its nature (BLKROGET).
     ///
     /// # Errors
     /// [`BlockError::Step`].
     fn is_read_only(&self) -> Result<bool, BlockError>;
 
-    /// Drops what the page cache holds of the device, so that what is read next is what the device
-    /// has. dm-thin writes its metadata past the cache, which then goes on showing what was read
-    /// before for as long as the pool has the device open.
+    /// Drops the device's page cache, so that the next read comes from the device. dm-thin writes
+    /// its metadata past the page cache, which keeps old content as long as the pool has the device
+    /// open.
     ///
     /// # Errors
     /// [`BlockError::Step`].
@@ -115,27 +114,27 @@ pub trait Disk: Send + Debug {
         Ok(())
     }
 
-    /// Fills `buffer` from `offset` (in bytes) on.
+    /// Fills `buffer` from byte `offset` on.
     ///
     /// # Errors
-    /// [`BlockError::Transfer`], also when the device ends before the buffer does.
+    /// [`BlockError::Transfer`], also when the range reaches beyond the device.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), BlockError>;
 
-    /// Writes all of `data` at `offset` (in bytes), through the page cache: [`Disk::flush`] makes
-    /// it durable.
+    /// Writes all of `data` at byte `offset`, through the page cache. [`Disk::flush`] makes it
+    /// durable.
     ///
     /// # Errors
-    /// [`BlockError::Transfer`], also when the device ends before the data does.
+    /// [`BlockError::Transfer`], also when the range reaches beyond the device.
     fn write_at(&self, data: &[u8], offset: u64) -> Result<(), BlockError>;
 }
 
-/// Discards a whole device in steps of about [`DISCARD_STEP`], asking before each whether to go on.
+/// Discards a whole device in steps of about [`DISCARD_STEP`]. Before each step it asks
+/// `keep_going`.
 ///
-/// Steps begin and end at multiples of `block`, the unit in which the device can discard (a pool's
-/// block): what is only partly inside a step is left as it is, so a block that two steps share
-/// would stay behind.
+/// Steps begin and end at multiples of `block`, the unit in which the device can discard (the
+/// pool's block size). A block that lies in two steps would not be discarded by either.
 ///
-/// `Ok(false)` means that `keep_going` said no before the end was reached.
+/// Gives `false` when `keep_going` answered `false` before the end was reached.
 ///
 /// # Errors
 /// As [`Disk::size`] and [`Disk::discard`].
@@ -153,8 +152,8 @@ pub fn discard_all(
     Ok(true)
 }
 
-/// The pieces that make up `size`: whole blocks, as many as fit into [`DISCARD_STEP`] and one at
-/// least; the last piece is what is left.
+/// Divides `size` into steps of whole blocks: as many as fit into [`DISCARD_STEP`], at least one.
+/// The last step is the rest.
 fn steps(size: Sectors, block: Sectors) -> impl Iterator<Item = (Sectors, Sectors)> {
     let block = block.0.max(1);
     let most = (DISCARD_STEP.0 / block).max(1) * block;
@@ -185,8 +184,8 @@ struct RealDisk {
 
 impl RealDisk {
     fn open(path: &Path, access: Access) -> Result<Self, BlockError> {
-        // What O_EXCL does to other kinds of file is undefined (open(2)), and opening a FIFO would
-        // wait.
+        // The effect of O_EXCL on other kinds of files is undefined (open(2)), and opening a FIFO
+        // would block.
         let metadata = std::fs::metadata(path).map_err(|source| open_error(path, source))?;
         if !metadata.file_type().is_block_device() {
             return Err(BlockError::NotABlockDevice { path: path.to_owned() });
@@ -267,7 +266,7 @@ impl Disk for RealDisk {
 
     fn forget_cached(&self) -> Result<(), BlockError> {
         posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)
-            .map_err(|e| self.step("read anew", e))
+            .map_err(|e| self.step("drop the page cache of", e))
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), BlockError> {

@@ -1,32 +1,23 @@
-//! Growing a mounted file system into a device that has become larger.
+//! Grows a mounted file system after its device has become larger.
 
 use std::fs::File;
-use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
-
-use nix::errno::Errno;
 
 use super::error::BlockError;
 use super::ioctl;
 
-/// Grows the xfs mounted at `mounted` to `blocks` of its own blocks (XFS_IOC_FSGROWFSDATA,
+/// Grows the xfs that is mounted at `mounted` to `blocks` of its own blocks (XFS_IOC_FSGROWFSDATA,
 /// fs/xfs/xfs_fsops.c).
 ///
-/// `inode_percent` is the superblock's limit for inodes (`sb_imax_pct`), which the call sets anew.
+/// The call also sets the limit for inodes, so pass `inode_percent` as it is in the superblock
+/// (`sb_imax_pct`).
 ///
 /// # Errors
-/// [`BlockError::Grow`].
+/// [`BlockError::Open`], [`BlockError::Grow`].
 pub fn resize_xfs(mounted: &Path, blocks: u64, inode_percent: u8) -> Result<(), BlockError> {
-    let directory = open(mounted)?;
-    ioctl::xfs_grow(directory.as_fd(), blocks, u32::from(inode_percent))
-        .map_err(|e| failed(mounted, blocks, e))
-}
-
-fn open(mounted: &Path) -> Result<File, BlockError> {
-    File::open(mounted).map_err(|source| BlockError::Open { path: mounted.to_owned(), source })
-}
-
-fn failed(mounted: &Path, blocks: u64, errno: Errno) -> BlockError {
-    BlockError::Grow { path: mounted.to_owned(), blocks, source: io::Error::from(errno) }
+    let directory = File::open(mounted).map_err(|source| BlockError::open(mounted, source))?;
+    ioctl::xfs_grow(directory.as_fd(), blocks, u32::from(inode_percent)).map_err(|errno| {
+        BlockError::Grow { path: mounted.to_owned(), blocks, source: errno.into() }
+    })
 }

@@ -1,14 +1,13 @@
-//! Who keeps block devices busy, as far as /proc tells: mounts in any mount namespace, and open
+//! Finds the processes that keep block devices busy: by mounts in any mount namespace, and by open
 //! files.
 //!
-//! For messages only. It is a snapshot of moving things, reads what the caller may read, and
-//! reports what it found.
+//! The result is for messages only. It is not atomic, and it shows only what the caller may read in
+//! /proc.
 //!
-//! Invariant: nothing here asks a file system for anything but /proc. The links in `/proc/PID/fd`
-//! are read (the kernel prints a name it has in memory) and never followed: a stat through one that
-//! leads into the mount of a stopped FUSE or NFS server would wait for that server, for good. So an
-//! open file is known by its name alone, and one that was opened through a node of another name is
-//! not found.
+//! Invariant: this file reads no file system except /proc. The links in `/proc/PID/fd` are read (the
+//! kernel prints a name from memory) and never followed: a stat through a link into the mount of a
+//! dead FUSE or NFS server would block until that server answers. So an open file is known only by
+//! its name, and a device that was opened through a node with an unusual name is not found.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,32 +19,32 @@ use crate::units::DeviceNumber;
 /// A device-mapper device to look for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Watched {
-    /// Its number.
+    /// The device number.
     pub device: DeviceNumber,
-    /// Its name under `/dev/mapper`.
+    /// The device's name under `/dev/mapper`.
     pub name: String,
 }
 
-/// Who was found to hold each of the devices that were looked for.
-pub type Found = BTreeMap<DeviceNumber, Vec<Holder>>;
+/// The holders of each device that was looked for.
+pub type HoldersByDevice = BTreeMap<DeviceNumber, Vec<Holder>>;
 
-/// Somebody who keeps a device busy.
+/// A process that keeps a device busy.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Holder {
-    /// A process: the one with the file open, or one in the mount namespace.
+    /// The process that has the file open, or one process of the mount namespace.
     pub pid: u32,
-    /// Its name.
+    /// The name of the process.
     pub command: String,
-    /// What it has.
+    /// Whether it has the device mounted or open.
     pub how: Hold,
 }
 
 /// How a device is held.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hold {
-    /// Mounted there, as seen by the process.
+    /// Mounted at this path, as the process sees it.
     Mounted(PathBuf),
-    /// Open as a file.
+    /// Opened as a file.
     Open,
 }
 
@@ -60,10 +59,11 @@ impl fmt::Display for Holder {
     }
 }
 
-/// Everybody found to hold any of the devices, in one pass over all processes. A mount namespace is
-/// named once, by its process with the lowest pid.
-pub fn holders(watched: &[Watched]) -> Found {
-    let mut found: Found = watched.iter().map(|watched| (watched.device, Vec::new())).collect();
+/// Finds all holders of the devices in one pass over all processes. A mount namespace is listed
+/// once, under its process with the lowest pid.
+pub fn holders(watched: &[Watched]) -> HoldersByDevice {
+    let mut found: HoldersByDevice =
+        watched.iter().map(|watched| (watched.device, Vec::new())).collect();
     let mut pids: Vec<u32> =
         entries(Path::new("/proc")).filter_map(|name| name.parse().ok()).collect();
     pids.sort_unstable();
@@ -103,19 +103,19 @@ fn command(process: &Path) -> String {
     fs::read_to_string(process.join("comm")).unwrap_or_default().trim_end().to_owned()
 }
 
-/// What a mount namespace has of the devices.
+/// The mounts in one mount namespace that concern the watched devices.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Mounts {
-    /// Where they are mounted.
+    /// The mount points of the devices.
     mounted: Vec<(DeviceNumber, PathBuf)>,
-    /// Where a node of theirs is bind mounted, as containers get it, under whatever name.
+    /// The paths at which device nodes are bind mounted, as containers get them.
     nodes: BTreeMap<PathBuf, DeviceNumber>,
 }
 
 impl Mounts {
-    /// From a mountinfo file (proc_pid_mountinfo(5)): the third word of a line is the device, the
-    /// fourth what of the file system is mounted, the fifth where, and the one behind the dash the
-    /// file system's type.
+    /// Reads a mountinfo file (proc_pid_mountinfo(5)). In each line the third word is the device,
+    /// the fourth the mounted directory of the file system, the fifth the mount point, and the word
+    /// after the dash the file system type.
     fn read(mountinfo: &str, watched: &[Watched]) -> Mounts {
         let mut mounts = Mounts::default();
         for line in mountinfo.lines() {
@@ -141,7 +141,7 @@ impl Mounts {
     }
 }
 
-/// Blanks, tabs, line ends and backslashes are in octal in a mountinfo file.
+/// In a mountinfo file spaces, tabs, line ends and backslashes are written in octal.
 fn unescaped(text: &str) -> String {
     [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
         .into_iter()
@@ -154,13 +154,13 @@ fn opened(
     watched: &[Watched],
     nodes: &BTreeMap<PathBuf, DeviceNumber>,
 ) -> Option<DeviceNumber> {
-    // Its node may be gone: ours is, once a removal has been asked for.
+    // The node is gone once the removal of the device was requested; the kernel then adds a suffix.
     let text = link.to_str()?;
     let path = Path::new(text.strip_suffix(" (deleted)").unwrap_or(text));
     named(path, watched).or_else(|| nodes.get(path).copied())
 }
 
-/// The device whose node has this name, below whatever root: `dev/dm-N`, `mapper/NAME`,
+/// The device whose node has this name, below any root directory: `dev/dm-N`, `mapper/NAME` or
 /// `block/MAJOR:MINOR`.
 fn named(path: &Path, watched: &[Watched]) -> Option<DeviceNumber> {
     let name = path.file_name()?.to_str()?;
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_holds_a_device_that_is_not_there() {
+    fn a_device_that_does_not_exist_has_no_holder() {
         let device = DeviceNumber { major: 4095, minor: 1_000_000 };
         let found = holders(&[Watched { device, name: "no-such-device".into() }]);
         assert_eq!(found, [(device, vec![])].into_iter().collect());

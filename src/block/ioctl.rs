@@ -1,9 +1,9 @@
-//! Every ioctl of this room, each wrapped in one safe function. The only file here with `unsafe` in
-//! it.
+//! All ioctls of this module, each wrapped in one safe function. The only file of the module with
+//! `unsafe` code.
 //!
 //! Numbers and layouts are from the kernel's headers: linux/fs.h (BLK*, FS_IOC_*), linux/loop.h
 //! (LOOP_*) and fs/xfs/libxfs/xfs_fs.h (XFS_IOC_FSGROWFSDATA). All of them are part of the kernel's
-//! stable interface. Must not know what a call is good for: that is the callers' matter.
+//! stable interface. This file does not know what the calls are used for.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -77,26 +77,26 @@ struct XfsGrowData {
     padding: u32,
 }
 
-/// How many extents are asked for at a time.
+/// How many extents one call reads.
 pub(super) const FIEMAP_EXTENTS: usize = 128;
-/// `FIEMAP_EXTENT_DELALLOC`: its blocks have no place yet.
+/// `FIEMAP_EXTENT_DELALLOC`: the blocks of the extent are not allocated yet.
 pub(super) const FIEMAP_EXTENT_DELALLOC: u32 = 4;
 
 /// `struct fiemap_extent` (linux/fiemap.h): 56 bytes.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Extent {
-    /// Where it begins in the file, in bytes.
+    /// The extent's first byte in the file.
     pub logical: u64,
     pub physical: u64,
-    /// In bytes.
+    /// Its length in bytes.
     pub length: u64,
     pub reserved: [u64; 2],
     pub flags: u32,
     pub more_reserved: [u32; 3],
 }
 
-/// `struct fiemap` (linux/fiemap.h) with room for some extents behind its 32 bytes.
+/// `struct fiemap` (linux/fiemap.h), 32 bytes, with an array for the extents after it.
 #[repr(C)]
 #[derive(Debug)]
 struct Fiemap {
@@ -141,13 +141,13 @@ mod raw {
 
 /// Size of a block device in bytes (BLKGETSIZE64).
 pub(super) fn size_in_bytes(fd: BorrowedFd<'_>) -> Result<u64> {
-    // The request's number is made of size_t, what it writes is a u64 (linux/fs.h): on 64-bit they
-    // are one.
+    // The request number is computed from size_t, but the kernel writes a u64 (linux/fs.h). On
+    // 64-bit machines the two have the same size.
     const { assert!(size_of::<usize>() == size_of::<u64>()) };
     let mut bytes: usize = 0;
     // SAFETY: BLKGETSIZE64 writes exactly 8 bytes through the pointer, which is to a live, aligned
-    // 8-byte integer borrowed for the call alone; the descriptor is open for as long as `fd` lives.
-    // A descriptor of something else than a block device answers ENOTTY and writes nothing.
+    // 8-byte integer borrowed for the call only; the descriptor is open for as long as `fd` lives.
+    // On a descriptor that is no block device, the kernel answers ENOTTY and writes nothing.
     unsafe { raw::blk_get_size_64(fd.as_raw_fd(), &mut bytes) }?;
     Ok(bytes as u64)
 }
@@ -155,13 +155,12 @@ pub(super) fn size_in_bytes(fd: BorrowedFd<'_>) -> Result<u64> {
 /// Discards `length` bytes from `offset` on (BLKDISCARD). Both are in bytes, both multiples of 512.
 pub(super) fn discard(fd: BorrowedFd<'_>, offset: u64, length: u64) -> Result<()> {
     let range = [offset, length];
-    // SAFETY: BLKDISCARD reads two u64 through the pointer, which is to a live array of just that.
-    // What it does to the device's content is bounded by the kernel to the device; memory of this
-    // process is not touched.
+    // SAFETY: BLKDISCARD reads two u64 through the pointer, which is to a live array of two u64. It
+    // changes the content of the device only; memory of this process is not touched.
     unsafe { raw::blk_discard(fd.as_raw_fd(), &range) }.map(drop)
 }
 
-/// Makes a block device read-only or writable again for all who open it from now on (BLKROSET).
+/// Makes a block device read-only, or writable again, for all later openers (BLKROSET).
 pub(super) fn set_read_only(fd: BorrowedFd<'_>, read_only: bool) -> Result<()> {
     let flag = c_int::from(read_only);
     // SAFETY: BLKROSET reads one int through the pointer, which is to a live int.
@@ -172,7 +171,7 @@ pub(super) fn set_read_only(fd: BorrowedFd<'_>, read_only: bool) -> Result<()> {
 pub(super) fn is_read_only(fd: BorrowedFd<'_>) -> Result<bool> {
     let mut flag: c_int = 0;
     // SAFETY: BLKROGET writes one int through the pointer, which is to a live int borrowed for the
-    // call alone.
+    // call only.
     unsafe { raw::blk_ro_get(fd.as_raw_fd(), &mut flag) }?;
     Ok(flag != 0)
 }
@@ -185,7 +184,7 @@ pub(super) fn loop_get_free(control: BorrowedFd<'_>) -> Result<u32> {
     u32::try_from(number).map_err(|_| Errno::ENODEV)
 }
 
-/// Binds a file to a loop device and sets it up in one step (LOOP_CONFIGURE, Linux 5.8).
+/// Binds a file to a loop device and configures it in one call (LOOP_CONFIGURE, Linux 5.8).
 pub(super) fn loop_configure(device: BorrowedFd<'_>, config: &LoopConfig) -> Result<()> {
     // SAFETY: LOOP_CONFIGURE reads one struct loop_config; `LoopConfig` has its layout (size
     // asserted above) and is fully initialised. The kernel takes its own reference to the file in
@@ -200,7 +199,7 @@ pub(super) fn loop_set_fd(device: BorrowedFd<'_>, file: BorrowedFd<'_>) -> Resul
     unsafe { raw::loop_set_fd(device.as_raw_fd(), file.as_raw_fd()) }.map(drop)
 }
 
-/// Detaches a loop device, at its last close if somebody else has it open (LOOP_CLR_FD).
+/// Detaches a loop device (LOOP_CLR_FD); at its last close, if another process has it open.
 pub(super) fn loop_clear(device: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: LOOP_CLR_FD takes no argument and touches no memory of this process.
     unsafe { raw::loop_clr_fd(device.as_raw_fd()) }.map(drop)
@@ -213,17 +212,17 @@ pub(super) fn loop_set_status(device: BorrowedFd<'_>, info: &LoopInfo) -> Result
     unsafe { raw::loop_set_status_64(device.as_raw_fd(), info) }.map(drop)
 }
 
-/// What a loop device is bound to; ENXIO when to nothing (LOOP_GET_STATUS64).
+/// The status of a loop device (LOOP_GET_STATUS64); ENXIO when it is not bound to a file.
 pub(super) fn loop_status(device: BorrowedFd<'_>) -> Result<LoopInfo> {
     let mut info = LoopInfo::zeroed();
     // SAFETY: LOOP_GET_STATUS64 writes one struct loop_info64, of which every bit pattern is a
     // valid `LoopInfo` (integers and byte arrays, size asserted above), into memory borrowed for
-    // the call alone.
+    // the call only.
     unsafe { raw::loop_get_status_64(device.as_raw_fd(), &mut info) }?;
     Ok(info)
 }
 
-/// Takes over the backing file's present size (LOOP_SET_CAPACITY).
+/// Updates a loop device's size to that of its file (LOOP_SET_CAPACITY).
 pub(super) fn loop_set_capacity(device: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: LOOP_SET_CAPACITY takes no argument and touches no memory of this process.
     unsafe { raw::loop_set_capacity(device.as_raw_fd()) }.map(drop)
@@ -242,8 +241,8 @@ pub(super) fn loop_set_block_size(device: BorrowedFd<'_>, bytes: u32) -> Result<
     unsafe { raw::loop_set_block_size(device.as_raw_fd(), bytes) }.map(drop)
 }
 
-/// The extents of a file within `length` bytes from `start` on, the first [`FIEMAP_EXTENTS`] of
-/// them (FS_IOC_FIEMAP).
+/// The first [`FIEMAP_EXTENTS`] extents of a file within `length` bytes from `start` on
+/// (FS_IOC_FIEMAP).
 pub(super) fn extents(file: BorrowedFd<'_>, start: u64, length: u64) -> Result<Vec<Extent>> {
     let mut map = Fiemap {
         start,
@@ -255,23 +254,21 @@ pub(super) fn extents(file: BorrowedFd<'_>, start: u64, length: u64) -> Result<V
         extents: [Extent::default(); FIEMAP_EXTENTS],
     };
     // SAFETY: FS_IOC_FIEMAP reads and writes a `struct fiemap` and writes no more than
-    // `extent_count` extents behind it; `Fiemap` has that layout (sizes asserted above), with room
-    // for just as many, and is borrowed for the call alone. Every bit pattern of it is valid.
+    // `extent_count` extents after it; `Fiemap` has that layout (sizes asserted above), with an
+    // array of that length, and is borrowed for the call only. Every bit pattern of it is valid.
     unsafe { raw::fs_fiemap(file.as_raw_fd(), &mut map) }?;
     let count = (map.mapped_extents as usize).min(FIEMAP_EXTENTS);
     Ok(map.extents[..count].to_vec())
 }
 
-/// `FS_NOCOW_FL` (linux/fs.h): the file is overwritten in place on a file system that copies on
-/// write.
+/// `FS_NOCOW_FL` (linux/fs.h): a copy-on-write file system overwrites the file in place.
 const FS_NOCOW: c_long = 0x0080_0000;
 
-/// Asks that a file which is still empty be overwritten in place (FS_IOC_SETFLAGS with FS_NOCOW_FL,
-/// what `chattr +C` does).
+/// Sets FS_NOCOW_FL on an empty file (FS_IOC_SETFLAGS), as `chattr +C` does.
 pub(super) fn set_no_copy_on_write(file: BorrowedFd<'_>) -> Result<()> {
     let mut flags: c_long = 0;
     // SAFETY: FS_IOC_GETFLAGS writes at most one long (in fact an int) through the pointer, which
-    // is to a live long borrowed for the call alone.
+    // is to a live long borrowed for the call only.
     unsafe { raw::fs_get_flags(file.as_raw_fd(), &mut flags) }?;
     let flags = flags | FS_NOCOW;
     // SAFETY: FS_IOC_SETFLAGS reads at most one long (in fact an int) through the pointer, which is
@@ -282,8 +279,8 @@ pub(super) fn set_no_copy_on_write(file: BorrowedFd<'_>) -> Result<()> {
 /// Grows a mounted xfs to `blocks` of its own blocks (XFS_IOC_FSGROWFSDATA on any descriptor inside
 /// it).
 ///
-/// `inode_percent` is the share of the space that inodes may take; the call sets it too, so pass
-/// the present one.
+/// `inode_percent` is the share of the space that inodes may use. The call sets it as well, so pass
+/// the current value.
 pub(super) fn xfs_grow(inside: BorrowedFd<'_>, blocks: u64, inode_percent: u32) -> Result<()> {
     let data = XfsGrowData { new_blocks: blocks, inode_percent, padding: 0 };
     // SAFETY: XFS_IOC_FSGROWFSDATA reads one struct xfs_growfs_data; `XfsGrowData` has its layout,

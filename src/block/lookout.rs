@@ -1,36 +1,37 @@
-//! Looking for holders without ever waiting for long: one look at a time, on a thread of its own,
-//! and its result is kept.
+//! Searches for holders with a time limit: one search at a time, on its own thread, and its result
+//! is kept.
 //!
-//! A look reads /proc and nothing else ([`holders`](super::holders())), but also that may take long
-//! on a large machine, and a kernel may have locks that we do not know of. Whoever asks gets what
-//! the last look found.
+//! A search ([`holders`](super::holders())) reads only /proc. Even that may take long on a large
+//! machine or block on a lock in the kernel. A caller whose time limit ends gets the result of the
+//! last search.
 
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::holders::{holders, Found, Watched};
+use super::holders::{holders, HoldersByDevice, Watched};
 
-type Look = dyn Fn(&[Watched]) -> Found + Send + Sync;
+type Search = dyn Fn(&[Watched]) -> HoldersByDevice + Send + Sync;
 
-/// Looks for the holders of devices. Clones look together.
+/// Searches for the holders of devices. Clones share one search and its result.
 #[derive(Clone)]
 pub struct Lookout {
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    look: Box<Look>,
+    search: Box<Search>,
     state: Mutex<State>,
     ended: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    /// When the look that is under way began.
-    began: Option<Instant>,
-    /// What the last one found, and when it began.
-    found: Found,
+    /// The start of the running search.
+    running_since: Option<Instant>,
+    /// The result of the last finished search.
+    found: HoldersByDevice,
+    /// The start of the last finished search.
     last: Option<Instant>,
 }
 
@@ -47,24 +48,25 @@ impl Default for Lookout {
 }
 
 impl Lookout {
-    fn with(look: impl Fn(&[Watched]) -> Found + Send + Sync + 'static) -> Lookout {
+    fn with(search: impl Fn(&[Watched]) -> HoldersByDevice + Send + Sync + 'static) -> Lookout {
         Lookout {
             shared: Arc::new(Shared {
-                look: Box::new(look),
+                search: Box::new(search),
                 state: Mutex::default(),
                 ended: Condvar::new(),
             }),
         }
     }
 
-    /// Who holds these devices, looked up since this was called if that takes no longer than
-    /// `limit`; else what was found before. A device that has no entry has not been looked for yet.
-    pub fn ask(&self, watched: &[Watched], limit: Duration) -> Found {
+    /// The holders of these devices. The result is of a search that began after this call, if it
+    /// ends within `limit`; otherwise it is the result of the last search. A device without an
+    /// entry was not part of that search.
+    pub fn ask(&self, watched: &[Watched], limit: Duration) -> HoldersByDevice {
         let asked = Instant::now();
         let mut state = self.shared.state();
         while !watched.is_empty() && state.last.is_none_or(|last| last < asked) {
-            match state.began {
-                // It has been at it for long: nothing is to be expected of it.
+            match state.running_since {
+                // It has run for so long that it is not expected to end.
                 Some(began) if began.elapsed() >= limit && began < asked => break,
                 Some(_) => {}
                 None => {
@@ -85,22 +87,22 @@ impl Lookout {
         watched.iter().filter_map(entry).collect()
     }
 
-    /// How long the look that is under way has been at it.
+    /// How long the running search has taken so far; `None` when no search runs.
     pub fn busy(&self) -> Option<Duration> {
-        self.shared.state().began.map(|began| began.elapsed())
+        self.shared.state().running_since.map(|began| began.elapsed())
     }
 
     fn begin(&self, state: &mut State, watched: &[Watched]) -> bool {
         let (shared, watched) = (Arc::clone(&self.shared), watched.to_vec());
         let began = Instant::now();
-        let look = move || {
-            let found = (shared.look)(&watched);
+        let search = move || {
+            let found = (shared.search)(&watched);
             let mut state = shared.state();
-            *state = State { began: None, found, last: Some(began) };
+            *state = State { running_since: None, found, last: Some(began) };
             shared.ended.notify_all();
         };
-        let started = std::thread::Builder::new().name("holders".into()).spawn(look).is_ok();
-        state.began = started.then_some(began);
+        let started = std::thread::Builder::new().name("holders".into()).spawn(search).is_ok();
+        state.running_since = started.then_some(began);
         started
     }
 }
@@ -121,44 +123,44 @@ mod tests {
     use crate::units::DeviceNumber;
 
     #[test]
-    fn a_look_that_hangs_is_waited_for_once_and_not_begun_again() {
+    fn a_search_that_hangs_is_waited_for_once_and_not_started_again() {
         const LIMIT: Duration = Duration::from_millis(50);
         let (release, held) = mpsc::channel::<()>();
-        let (held, looks) = (Mutex::new(held), Arc::new(AtomicUsize::new(0)));
+        let (held, searches) = (Mutex::new(held), Arc::new(AtomicUsize::new(0)));
         let lookout = Lookout::with({
-            let looks = Arc::clone(&looks);
+            let searches = Arc::clone(&searches);
             move |watched| {
-                if looks.fetch_add(1, Ordering::SeqCst) == 1 {
+                if searches.fetch_add(1, Ordering::SeqCst) == 1 {
                     let _ = held.lock().unwrap().recv();
                 }
                 let holder = |pid| Holder { pid, command: "x".into(), how: Hold::Open };
                 watched
                     .iter()
-                    .map(|w| (w.device, vec![holder(looks.load(Ordering::SeqCst) as u32)]))
+                    .map(|w| (w.device, vec![holder(searches.load(Ordering::SeqCst) as u32)]))
                     .collect()
             }
         });
         let device = DeviceNumber { major: 253, minor: 1 };
         let watched = [Watched { device, name: "x".into() }];
-        let pid = |found: &Found| found.get(&device).map(|holders| holders[0].pid);
+        let pid = |found: &HoldersByDevice| found.get(&device).map(|holders| holders[0].pid);
         assert_eq!(pid(&lookout.ask(&watched, Duration::from_secs(60))), Some(1));
 
-        // The second look hangs: what the first one found is what is known.
+        // The second search hangs, so the result is that of the first one.
         assert_eq!(pid(&lookout.ask(&watched, LIMIT)), Some(1));
         assert!(lookout.busy().is_some());
         let other = [Watched { device: DeviceNumber { major: 253, minor: 2 }, name: "y".into() }];
         let began = Instant::now();
         for _ in 0..1000 {
             assert_eq!(pid(&lookout.ask(&watched, LIMIT)), Some(1));
-            assert!(lookout.ask(&other, LIMIT).is_empty(), "not looked for yet");
+            assert!(lookout.ask(&other, LIMIT).is_empty(), "not searched for yet");
         }
         assert!(began.elapsed() < 200 * LIMIT, "each of them waited: {:?}", began.elapsed());
-        assert_eq!(looks.load(Ordering::SeqCst), 2);
+        assert_eq!(searches.load(Ordering::SeqCst), 2);
 
         release.send(()).unwrap();
         assert_eq!(pid(&lookout.ask(&watched, Duration::from_secs(60))), Some(3));
         assert_eq!(lookout.busy(), None);
         assert!(lookout.ask(&[], LIMIT).is_empty());
-        assert_eq!(looks.load(Ordering::SeqCst), 3, "nothing is looked for when nothing is asked");
+        assert_eq!(searches.load(Ordering::SeqCst), 3, "no search for no devices");
     }
 }

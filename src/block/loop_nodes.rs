@@ -1,4 +1,4 @@
-//! The loop driver's nodes under /dev and its list in sysfs.
+//! The loop driver's device nodes under /dev and its list of devices in sysfs.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
@@ -15,10 +15,10 @@ use crate::units::DeviceNumber;
 use super::error::BlockError;
 use super::ioctl;
 
-/// The loop driver's number (Documentation/admin-guide/devices.txt).
+/// The loop driver's major number (Documentation/admin-guide/devices.txt).
 const LOOP_MAJOR: u32 = 7;
 
-/// Where the nodes are, and where the kernel lists its block devices.
+/// The directory of the device nodes, and the one in which sysfs lists block devices.
 #[derive(Debug, Clone)]
 pub(super) struct LoopNodes {
     dev: PathBuf,
@@ -32,7 +32,7 @@ impl Default for LoopNodes {
 }
 
 impl LoopNodes {
-    /// The number of a device that nobody uses at the moment.
+    /// The number of a loop device that is not bound at the moment.
     pub(super) fn free(&self) -> Result<u32, BlockError> {
         let path = self.dev.join("loop-control");
         let control = OpenOptions::new().read(true).write(true).open(&path);
@@ -41,8 +41,7 @@ impl LoopNodes {
             .map_err(|source| driver_error(&path, source))
     }
 
-    /// The numbers of the devices that are bound to something: those for which sysfs has a `loop`
-    /// directory.
+    /// The numbers of the bound loop devices: those for which sysfs has a `loop` directory.
     pub(super) fn attached(&self) -> Result<Vec<u32>, BlockError> {
         let unreadable =
             |source| BlockError::step("list the block devices in", &self.sys_block, source);
@@ -59,10 +58,10 @@ impl LoopNodes {
         Ok(indices)
     }
 
-    /// Opens `/dev/loopN`, making the node where nobody else (udev, devtmpfs) has made it.
+    /// Opens `/dev/loopN`, and creates the node if udev or devtmpfs has not.
     ///
-    /// Only who is going to write should ask for that: when one that may write closes it, udev
-    /// looks at the device anew.
+    /// Ask for `writes` only in order to write: when a descriptor that may write is closed, udev
+    /// probes the device again.
     pub(super) fn open(&self, index: u32, writes: bool) -> Result<(PathBuf, File), BlockError> {
         let path = self.dev.join(format!("loop{index}"));
         let number = self.number_of(index);
@@ -81,8 +80,7 @@ impl LoopNodes {
         device.map(|device| (path.clone(), device)).map_err(|source| driver_error(&path, source))
     }
 
-    /// A loop device's number as sysfs has it; the minor is not the index where `loop.max_part` is
-    /// set.
+    /// A loop device's number, from sysfs. With `loop.max_part` the minor number is not the index.
     fn number_of(&self, index: u32) -> DeviceNumber {
         let listed = std::fs::read_to_string(self.sys_block.join(format!("loop{index}/dev")));
         let number = listed.ok().and_then(|text| text.trim().parse().ok());
@@ -97,18 +95,18 @@ fn is_device(node: &Metadata, number: DeviceNumber) -> bool {
 fn make_node(path: &Path, number: DeviceNumber) -> Result<(), BlockError> {
     let device = makedev(u64::from(number.major), u64::from(number.minor));
     match mknod(path, SFlag::S_IFBLK, Mode::S_IRUSR | Mode::S_IWUSR, device) {
-        // Somebody else made it a moment ago.
+        // EEXIST: another program created it a moment ago.
         Ok(()) | Err(Errno::EEXIST) => Ok(()),
         Err(errno) => Err(match errno {
             Errno::EPERM | Errno::EACCES => {
                 BlockError::LoopPermission { path: path.to_owned(), source: errno.into() }
             }
-            errno => BlockError::step("make the device node", path, errno),
+            errno => BlockError::step("create the device node", path, errno),
         }),
     }
 }
 
-/// A failure to reach the driver, told apart by what the user can do about it.
+/// The error for a loop driver that cannot be used, by what the operator can do about it.
 fn driver_error(path: &Path, source: io::Error) -> BlockError {
     let path = path.to_owned();
     match source.raw_os_error() {

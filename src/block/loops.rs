@@ -1,11 +1,11 @@
-//! Loop devices: files as block devices, straight from the kernel's ioctls.
+//! Loop devices: files as block devices, by the kernel's ioctls.
 //!
-//! A file is recognised by its device and inode number, never by its name: names in a loop device's
-//! status are cut to 63 bytes, go stale when a file is renamed, and mean other files in other mount
-//! namespaces.
+//! A file is identified by its device and inode numbers, never by its name. The name in a loop
+//! device's status is cut to 63 bytes, is out of date after a rename, and means another file in
+//! another mount namespace.
 //!
-//! Invariant: a device handed out here was seen, after it was attached or found, to be bound to
-//! that very file.
+//! Invariant: each [`LoopDevice`] was checked, after it was attached or found, to be bound to the
+//! right file.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
@@ -25,24 +25,23 @@ use super::ioctl::{
 use super::limit::within;
 use super::loop_nodes::LoopNodes;
 
-/// How often a free device is looked for again when somebody else took the last one in between.
+/// How many free loop devices are tried when other programs take each one first.
 const ATTACH_TRIES: u32 = 64;
 
-/// How long a loop device that may be another file's is waited for.
+/// The time limit for the status of one loop device.
 const STATUS_LIMIT: std::time::Duration = std::time::Duration::from_secs(3);
 
-/// How to attach a file.
+/// Options for attaching a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoopOptions {
     /// The logical block size in bytes, a power of two from 512 to the page size.
     pub block_size: u32,
-    /// Read and write the file past the page cache where that works; where it doesn't, it is done
-    /// without.
+    /// Use direct I/O on the file, past the page cache, if the file system supports it.
     pub direct_io: bool,
-    /// Let the kernel detach the device at its last close: it stays only while this [`LoopDevice`]
-    /// or another opener holds it.
+    /// Let the kernel detach the device at its last close. It stays attached while this
+    /// [`LoopDevice`] or another opener holds it open.
     pub autoclear: bool,
-    /// Refuse writes.
+    /// Make the device read-only.
     pub read_only: bool,
 }
 
@@ -68,8 +67,8 @@ pub struct Loops {
     in_steps: bool,
 }
 
-/// An attached loop device, open. Dropping it closes it; without [`LoopOptions::autoclear`] it
-/// stays attached.
+/// An attached loop device, held open. Dropping it closes it. Without [`LoopOptions::autoclear`]
+/// the device stays attached.
 #[derive(Debug)]
 pub struct LoopDevice {
     path: PathBuf,
@@ -79,8 +78,8 @@ pub struct LoopDevice {
 }
 
 impl Loops {
-    /// Attaches by the calls that all kernels have, without trying the one that came with Linux
-    /// 5.8.
+    /// Attaches by LOOP_SET_FD and LOOP_SET_STATUS64, as on kernels before Linux 5.8, without
+    /// trying LOOP_CONFIGURE.
     #[must_use]
     pub fn in_steps(self) -> Self {
         Loops { in_steps: true, ..self }
@@ -88,8 +87,8 @@ impl Loops {
 
     /// Attaches `file` to a free loop device.
     ///
-    /// A file that is attached already gets a second device, and two of them spoil each other's
-    /// content: ask [`Loops::find`] first.
+    /// Call [`Loops::find`] first: a file that is attached already gets a second device, and writes
+    /// through two devices damage the content.
     ///
     /// # Errors
     /// [`BlockError::LoopModuleMissing`], [`BlockError::LoopPermission`],
@@ -99,7 +98,7 @@ impl Loops {
             .read(true)
             .write(!options.read_only)
             .open(file)
-            .map_err(|source| BlockError::Open { path: file.to_owned(), source })?;
+            .map_err(|source| BlockError::open(file, source))?;
         for _ in 0..ATTACH_TRIES {
             let (path, device) = self.nodes.open(self.nodes.free()?, true)?;
             match self.bind(&device, &backing, file, options) {
@@ -117,28 +116,30 @@ impl Loops {
         Err(BlockError::LoopNoneFree { file: file.to_owned(), tries: ATTACH_TRIES })
     }
 
-    /// All loop devices that hold the whole of `file`, by number. (A device over a part of it is
-    /// not listed.)
+    /// All loop devices that are bound to the whole of `file`, ordered by number. A device that is
+    /// bound to a part of the file is not listed.
     ///
     /// # Errors
     /// [`BlockError::Open`] for the file, [`BlockError::LoopPermission`], [`BlockError::Step`] when
     /// the kernel's list cannot be read.
     pub fn find(&self, file: &Path) -> Result<Vec<LoopDevice>, BlockError> {
-        let metadata = std::fs::metadata(file)
-            .map_err(|source| BlockError::Open { path: file.to_owned(), source })?;
+        let metadata = std::fs::metadata(file).map_err(|source| BlockError::open(file, source))?;
         let mut found = Vec::new();
         for index in self.nodes.attached()? {
             let nodes = self.nodes.clone();
-            // For the status the kernel asks the file system that the device's file is on
-            // (loop_get_status in drivers/block/loop.c), which may be the mount of a server that
-            // does not answer. Ours has just answered.
+            // For the status the kernel asks the file system that holds the backing file
+            // (loop_get_status in drivers/block/loop.c). That may be a network file system whose
+            // server does not answer. The file system of `file` has just answered.
             let asked = within(STATUS_LIMIT, move || {
                 let (path, device) = nodes.open(index, false)?;
                 let status = ioctl::loop_status(device.as_fd());
                 Ok((path, device, status))
             });
             let Some(asked) = asked else {
-                tracing::warn!("/dev/loop{index} is left out: the file system that its file is on does not answer");
+                tracing::warn!(
+                    "/dev/loop{index} is left out: the file system that its file is on does not \
+                     answer"
+                );
                 continue;
             };
             let (path, device, status) = asked?;
@@ -146,7 +147,7 @@ impl Loops {
                 Ok(info) if is_whole(&info, &metadata) => {
                     found.push(LoopDevice::new(path, device, &info)?)
                 }
-                // Another file's, or detached since it was listed.
+                // It belongs to another file, or was detached in the meantime.
                 Ok(_) | Err(Errno::ENXIO) => {}
                 Err(errno) => {
                     return Err(BlockError::step("read the loop status of", &path, errno))
@@ -156,7 +157,7 @@ impl Loops {
         Ok(found)
     }
 
-    /// Detaches all devices that hold the whole of `file`, and says how many there were.
+    /// Detaches all devices that are bound to the whole of `file`. Gives their number.
     ///
     /// # Errors
     /// As [`Loops::find`] and [`LoopDevice::detach`].
@@ -167,7 +168,7 @@ impl Loops {
         Ok(count)
     }
 
-    /// Binds the file, by LOOP_CONFIGURE or, on kernels before 5.8, by the older pair of calls.
+    /// Binds the file, by LOOP_CONFIGURE or, on kernels before Linux 5.8, by several calls.
     fn bind(
         &self,
         device: &File,
@@ -183,8 +184,7 @@ impl Loops {
             return bind_in_steps(device, backing, &config);
         }
         match ioctl::loop_configure(device.as_fd(), &config) {
-            // What kernels that do not know the call answer (drivers/block/loop.c, lo_ioctl:
-            // -EINVAL or -ENOTTY).
+            // Kernels without the call answer -EINVAL or -ENOTTY (drivers/block/loop.c, lo_ioctl).
             Err(Errno::EINVAL | Errno::ENOTTY) => bind_in_steps(device, backing, &config),
             done => done,
         }
@@ -198,25 +198,25 @@ impl LoopDevice {
         Ok(LoopDevice { path, file, number, direct_io: info.flags & LO_FLAGS_DIRECT_IO != 0 })
     }
 
-    /// Its node, `/dev/loopN`.
+    /// Its device node, `/dev/loopN`.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Its device number, for tables.
+    /// Its device number, for device-mapper tables.
     #[must_use]
     pub fn number(&self) -> DeviceNumber {
         self.number
     }
 
-    /// Whether it reads and writes its file past the page cache.
+    /// Whether it uses direct I/O on its file.
     #[must_use]
     pub fn direct_io(&self) -> bool {
         self.direct_io
     }
 
-    /// Its present size.
+    /// Its current size.
     ///
     /// # Errors
     /// [`BlockError::Step`].
@@ -226,21 +226,21 @@ impl LoopDevice {
         Ok(Sectors::from_bytes_down(bytes))
     }
 
-    /// Takes over the file's size after the file has grown, and gives it.
+    /// Updates the device's size after the file has grown (LOOP_SET_CAPACITY). Gives the new size.
     ///
     /// # Errors
     /// [`BlockError::Step`].
     pub fn set_capacity(&self) -> Result<Sectors, BlockError> {
         ioctl::loop_set_capacity(self.file.as_fd())
-            .map_err(|e| BlockError::step("take over the file's size on", &self.path, e))?;
+            .map_err(|e| BlockError::step("update the size of", &self.path, e))?;
         self.size()
     }
 
-    /// Detaches it from its file. While somebody else has it open, that happens at the last close
-    /// instead.
+    /// Detaches it from its file. While another process has the device open, the kernel detaches it
+    /// at the last close instead.
     ///
     /// # Errors
-    /// [`BlockError::Step`]; one that is detached already is no error.
+    /// [`BlockError::Step`]. A device that is already detached is no error.
     pub fn detach(self) -> Result<(), BlockError> {
         match ioctl::loop_clear(self.file.as_fd()) {
             Ok(()) | Err(Errno::ENXIO) => Ok(()),
@@ -256,18 +256,18 @@ fn bind_in_steps(device: &File, backing: &File, config: &LoopConfig) -> Result<(
         ioctl::loop_set_status(device.as_fd(), &LoopInfo { flags, ..config.info })?;
         ioctl::loop_set_block_size(device.as_fd(), config.block_size)?;
         if config.info.flags & LO_FLAGS_DIRECT_IO != 0 {
-            // Not every file system has it; whether it came on is read back later.
+            // Not every file system supports it; `bound` reads back whether it is on.
             let _ = ioctl::loop_set_direct_io(device.as_fd(), true);
         }
         Ok(())
     };
     set_up().inspect_err(|_| {
-        // The cause is worth more to the caller than a failed undo.
+        // The first error matters more to the caller than an error of this cleanup.
         let _ = ioctl::loop_clear(device.as_fd());
     })
 }
 
-/// Checks a device just bound: it is this file's, and it can be read the way it is set up.
+/// Checks a newly bound device: that it is bound to this file and can be read with its settings.
 fn bound(
     path: PathBuf,
     device: File,
@@ -276,7 +276,7 @@ fn bound(
 ) -> Result<LoopDevice, BlockError> {
     let failed = |source: io::Error| BlockError::step("check the newly attached", &path, source);
     if direct_io && device.read_at(&mut [0; 512], 0).is_err() {
-        // The file system took the flag and then could not do it.
+        // The file system accepted the flag, but its direct I/O does not work.
         ioctl::loop_set_direct_io(device.as_fd(), false).map_err(|e| failed(e.into()))?;
     }
     let info = ioctl::loop_status(device.as_fd()).map_err(|e| failed(e.into()))?;
@@ -292,8 +292,8 @@ fn is_whole(info: &LoopInfo, file: &Metadata) -> bool {
     same && info.offset == 0 && info.size_limit == 0
 }
 
-/// The name a loop device shows in its status: for people only, cut to what the kernel's field
-/// holds.
+/// The file name in a loop device's status, for display only. It is cut to the length of the
+/// kernel's field.
 fn status_name(file: &Path) -> [u8; 64] {
     let mut name = [0; 64];
     let bytes = file.as_os_str().as_bytes();

@@ -1,4 +1,4 @@
-//! A disk in memory, for unit tests of code that only reads and writes.
+//! A disk in memory, for unit tests.
 
 use std::io;
 use std::path::Path;
@@ -8,7 +8,7 @@ use crate::units::Sectors;
 
 use super::{BlockError, Disk};
 
-/// Takes memory only up to the last byte that was written, so that it can claim to be large.
+/// Uses memory only up to the last byte that was written, so that a large disk costs little.
 #[derive(Debug)]
 pub(crate) struct MemoryDisk {
     size: Sectors,

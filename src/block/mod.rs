@@ -1,12 +1,13 @@
-//! Block devices and the files behind them: open, size, discard, seal, loop devices, mounts nobody
-//! else sees.
+//! Block devices and the files behind them: open, size, flush, discard, read-only; loop devices;
+//! private mounts; allocating and freeing the blocks of files; who holds a device.
 //!
-//! Knows the kernel's block layer and its mount calls. Must not know thin pools, snapshots,
-//! databases or which program makes a file system: those are `dm`, `pool`, `store` and `fs`. Runs
-//! no program. The room's only `unsafe` is in `ioctl.rs`.
+//! This module knows the kernel's block layer and its mount calls. It must not know thin pools,
+//! snapshots, databases or the programs that make file systems: those belong to `dm`, `pool`,
+//! `store` and `fs`. It runs no programs. The only `unsafe` code is in `ioctl.rs`.
 #![warn(missing_docs)]
 
 mod blank;
+mod content;
 mod disk;
 mod error;
 mod growth;
@@ -22,11 +23,12 @@ mod process;
 mod ranges;
 mod sparse;
 
-pub use blank::{find_content, Found, HEAD as BLANK_HEAD};
+pub use blank::{find_content, HEAD as BLANK_HEAD};
+pub use content::Content;
 pub use disk::{discard_all, Access, Disk, Disks, RealDisks, DISCARD_STEP};
 pub use error::BlockError;
 pub use growth::resize_xfs;
-pub use holders::{holders, Found as HoldersFound, Hold, Holder, Watched};
+pub use holders::{holders, Hold, Holder, HoldersByDevice, Watched};
 pub use lookout::Lookout;
 pub use loops::{LoopDevice, LoopOptions, Loops};
 pub use mounts::{with_private_mount, PrivateMount};

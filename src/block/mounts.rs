@@ -1,11 +1,11 @@
-//! Mounting a device for a moment where nobody else can see it.
+//! Mounts a device for a short time in a mount namespace that no other process is in.
 //!
-//! A dedicated thread enters a mount namespace of its own, mounts, works, unmounts and ends. The
-//! mount never shows in any other namespace, so no container and no shell can be started into it
-//! and keep the device busy; and if the process is killed in the middle, the kernel drops the
-//! namespace with the thread and the mount with the namespace.
+//! A dedicated thread enters its own mount namespace, mounts, works, unmounts and ends. The mount is
+//! not visible in any other namespace, so no container or shell can start in it and keep the device
+//! busy. If the process is killed, the kernel drops the namespace with the thread, and the mount
+//! with the namespace.
 //!
-//! Invariant: nothing outside the thread ever depends on the mount being there.
+//! Invariant: no code outside the thread depends on the mount.
 
 use std::io;
 use std::panic;
@@ -18,34 +18,33 @@ use nix::unistd::syncfs;
 
 use super::error::BlockError;
 
-/// Directories that can be mounted over inside the private namespace: the first that exists is
-/// taken. What they hold stays visible to everybody else.
+/// Candidates for the mount point in the private namespace; the first one that exists is used. Other
+/// namespaces are not affected.
 const MOUNT_POINTS: [&str; 4] = ["/mnt", "/run", "/tmp", "/proc"];
 
-/// What to mount.
+/// A mount for [`with_private_mount`].
 #[derive(Debug, Clone)]
 pub struct PrivateMount<'a> {
     /// The block device.
     pub device: &'a Path,
     /// The kernel's name of the file system type.
     pub fs_type: &'a str,
-    /// Whether to mount it read-only. (On a writable device that still replays a journal.)
+    /// Whether to mount it read-only. On a writable device the kernel still replays the journal.
     pub read_only: bool,
-    /// Options of the file system, separated by commas; may be empty.
+    /// The file system's own options, separated by commas; may be empty.
     pub options: &'a str,
 }
 
-/// Mounts a device in a namespace of its own, runs `work` with the directory it is mounted at,
-/// syncs and unmounts.
+/// Mounts a device in a private mount namespace, calls `work` with the mount point, syncs and
+/// unmounts.
 ///
-/// `work` runs on a thread of its own; only there does the directory mean the mounted file system.
-/// When this returns, the device is not mounted any more and, unless mounted read-only, all that
-/// was written is on the disk. A panic in `work` unmounts, then goes on in the caller.
+/// `work` runs on its own thread. The mount is visible only on that thread. When this function
+/// returns, the device is unmounted and, if the mount was writable, all writes are on the disk. A
+/// panic in `work` unmounts the device and then continues in the caller.
 ///
 /// # Errors
 /// [`BlockError::Namespace`], [`BlockError::Mount`], [`BlockError::Step`] for the sync,
-/// [`BlockError::Unmount`], or what `work` gave; `work`'s own error comes before those of tidying
-/// up.
+/// [`BlockError::Unmount`], or the error of `work`, which comes before an error of the unmount.
 pub fn with_private_mount<T, E>(
     what: &PrivateMount<'_>,
     work: impl FnOnce(&Path) -> Result<T, E> + Send,
@@ -75,7 +74,7 @@ fn mounted<T, E: From<BlockError>>(
     Ok(done)
 }
 
-/// A mount of this thread's namespace; unmounted on drop where `finish` was not reached.
+/// A mount in this thread's namespace. Unmounted on drop if `finish` was not called.
 struct Mounted<'a> {
     what: &'a PrivateMount<'a>,
     directory: PathBuf,
@@ -100,7 +99,6 @@ impl<'a> Mounted<'a> {
         Ok(Mounted { what, directory, finished: false })
     }
 
-    /// Syncs and unmounts, and says whether both went well.
     fn finish(mut self) -> Result<(), BlockError> {
         self.finished = true;
         let synced = self.sync();
@@ -111,7 +109,7 @@ impl<'a> Mounted<'a> {
         synced.and(unmounted)
     }
 
-    /// Unmounting writes everything too, but does not report what it could not write.
+    /// Unmounting writes everything too, but does not report failed writes.
     fn sync(&self) -> Result<(), BlockError> {
         let opened = std::fs::File::open(&self.directory);
         opened
@@ -123,16 +121,15 @@ impl<'a> Mounted<'a> {
 impl Drop for Mounted<'_> {
     fn drop(&mut self) {
         if !self.finished {
-            // The work's error is on its way to the caller. The thread ends next, and the mount
-            // with it.
+            // The caller gets the error of the work. The mount ends with the thread in any case.
             let _ = umount(&self.directory);
         }
     }
 }
 
-/// Gives the calling thread mounts of its own. Slave, not private: a mount made here stays here,
-/// while what others unmount goes from here as well, so that this thread never keeps a stranger's
-/// device busy.
+/// Gives the calling thread its own mount namespace. The mounts are slaves and not private: a mount
+/// made here is not visible elsewhere, and an unmount elsewhere also takes effect here, so that this
+/// thread does not keep the device of another mount busy.
 fn enter_namespace() -> io::Result<()> {
     unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)?;
     let flags = MsFlags::MS_SLAVE | MsFlags::MS_REC;

@@ -1,4 +1,4 @@
-//! Ranges of a file: their blocks given back to the file system, and taken again.
+//! Frees and allocates the blocks of ranges of a file.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -13,32 +13,31 @@ use super::error::BlockError;
 use super::ioctl;
 use super::sparse::host_space;
 
-/// Gives the blocks of these ranges of a file, in bytes, back to its file system: they read as
-/// zeros afterwards. The file stays as long as it is (fallocate(2), `FALLOC_FL_PUNCH_HOLE`).
+/// Frees the blocks of these byte ranges of a file (fallocate(2), `FALLOC_FL_PUNCH_HOLE`). The
+/// ranges read as zeros afterwards. The length of the file does not change.
 ///
 /// # Errors
-/// [`BlockError::Open`]; [`BlockError::Step`], also where the file system cannot do that
-/// (`EOPNOTSUPP`).
+/// [`BlockError::Open`]; [`BlockError::Step`], with `EOPNOTSUPP` if the file system does not support
+/// it.
 pub fn punch(path: &Path, ranges: &[Range<u64>]) -> Result<(), BlockError> {
     let file = open(path)?;
     let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
     let punched = ranges.iter().try_for_each(|range| at(&file, mode, range));
-    punched.map_err(|errno| BlockError::step("give back blocks of", path, errno))
+    punched.map_err(|errno| BlockError::step("free blocks of", path, errno))
 }
 
-/// Sees to it that these ranges of a file, in bytes, have all their blocks, so that writing them
-/// never meets a full disk. When this returns, that outlives a power cut. What is in the file stays
-/// as it is, and so does its length. `missing` says how many of their bytes have no blocks yet, at
-/// the most.
+/// Allocates the missing blocks of these byte ranges of a file, so that a later write to them does
+/// not fail on a full disk. Durable on return. Neither the content nor the length of the file
+/// changes. `missing` is an upper limit for the bytes that have no blocks yet.
 ///
 /// # Errors
-/// [`BlockError::Open`]; [`BlockError::Allocate`]: where there is no room for all of them (ENOSPC),
-/// some of them may have their blocks.
+/// [`BlockError::Open`]; [`BlockError::Allocate`], with ENOSPC if there is not enough free space.
+/// Then some of the blocks may have been allocated.
 pub fn allocate_ranges(path: &Path, ranges: &[Range<u64>], missing: u64) -> Result<(), BlockError> {
     let file = open(path)?;
     let error =
         |source: io::Error| BlockError::Allocate { path: path.to_owned(), bytes: missing, source };
-    // The kernel would fill the disk before it gives up.
+    // Otherwise the kernel would fill the disk and then fail.
     if missing > host_space(path)?.free {
         return Err(error(Errno::ENOSPC.into()));
     }
@@ -49,8 +48,8 @@ pub fn allocate_ranges(path: &Path, ranges: &[Range<u64>], missing: u64) -> Resu
     file.sync_all().map_err(error)
 }
 
-/// Which parts of these ranges of a file, in bytes, have no blocks (FS_IOC_FIEMAP). All of them,
-/// where the file system does not tell.
+/// The parts of these byte ranges of a file that have no blocks (FS_IOC_FIEMAP). All of them, if
+/// the file system does not support the call.
 ///
 /// # Errors
 /// [`BlockError::Open`], [`BlockError::Step`].
@@ -63,7 +62,7 @@ pub fn without_blocks(path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Range<u6
             let extents = match ioctl::extents(file.as_fd(), at, range.end - at) {
                 Ok(extents) => extents,
                 Err(Errno::EOPNOTSUPP | Errno::ENOTTY) => return Ok(ranges.to_vec()),
-                Err(errno) => return Err(BlockError::step("look for the blocks of", path, errno)),
+                Err(errno) => return Err(BlockError::step("list the blocks of", path, errno)),
             };
             let full = extents.len() == ioctl::FIEMAP_EXTENTS;
             for extent in
@@ -85,10 +84,7 @@ pub fn without_blocks(path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Range<u6
 }
 
 fn open(path: &Path) -> Result<File, BlockError> {
-    OpenOptions::new()
-        .write(true)
-        .open(path)
-        .map_err(|source| BlockError::Open { path: path.to_owned(), source })
+    OpenOptions::new().write(true).open(path).map_err(|source| BlockError::open(path, source))
 }
 
 fn at(file: &File, mode: FallocateFlags, range: &Range<u64>) -> Result<(), Errno> {
@@ -104,7 +100,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
-    fn what_is_punched_has_no_blocks_and_what_is_allocated_has_them_again() {
+    fn punched_ranges_have_no_blocks_and_allocated_ranges_have_them_again() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("data");
         std::fs::write(&path, vec![7; 8 << 20]).unwrap();
@@ -125,14 +121,14 @@ mod tests {
     }
 
     #[test]
-    fn parts_without_blocks_are_found_where_the_file_system_tells() {
+    fn parts_without_blocks_are_found_if_the_file_system_lists_its_blocks() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("data");
         std::fs::write(&path, vec![7; 4 << 20]).unwrap();
         File::options().write(true).open(&path).unwrap().sync_all().unwrap();
         let all = [0..2 * MIB, 2 * MIB..5 * MIB];
         if without_blocks(&path, &all).unwrap() == all {
-            // It does not tell.
+            // This file system does not list its blocks.
             return;
         }
         let beyond = [4 * MIB..5 * MIB];

@@ -1,7 +1,6 @@
-//! Backing files, sparse or with all their blocks, and how much room their file system has left for
-//! them.
+//! Backing files, sparse or with all blocks allocated, and the free space of their file system.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
@@ -16,96 +15,94 @@ use nix::unistd::{lseek, Whence};
 use super::error::BlockError;
 use super::ioctl;
 
-/// Makes a sparse file of `bytes` bytes, or makes an existing one that long if it is shorter; never
-/// shortens one. Gives the file's size in bytes afterwards.
+/// Creates a sparse file of `bytes` bytes. An existing file that is shorter is made that long; a
+/// longer one stays as it is. Gives the file's size in bytes.
 ///
-/// When it returns, the file with its size and its name outlive a power cut (the file and its
-/// directory are synced). A new file is for its owner alone (mode 0600); its directory must exist.
+/// The file, its size and its name are durable on return. A new file has mode 0600. The directory
+/// must exist.
 ///
 /// # Errors
-/// [`BlockError::Open`], [`BlockError::SetLength`] (`EFBIG`: the file system has no files as large
-/// as that), [`BlockError::Step`] for the syncs.
+/// [`BlockError::Open`]; [`BlockError::SetLength`], with `EFBIG` if the file system does not support
+/// files of that size; [`BlockError::Step`] for the syncs.
 pub fn create_sparse(path: &Path, bytes: u64) -> Result<u64, BlockError> {
-    let open_error = |source| BlockError::Open { path: path.to_owned(), source };
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(open_error)?;
-    let metadata = file.metadata().map_err(open_error)?;
-    if !metadata.is_file() {
-        return Err(open_error(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
-    }
+    let (file, metadata) = open_or_create(path)?;
     if metadata.len() < bytes {
         let error = |source| BlockError::SetLength { path: path.to_owned(), bytes, source };
         file.set_len(bytes).map_err(error)?;
     }
-    // Also when nothing was to be done: the one who made it may have crashed before the sync.
+    // Always synced: an earlier call may have crashed before its sync.
     file.sync_all().map_err(|e| BlockError::step("sync", path, e))?;
     sync_parent(path)?;
     Ok(metadata.len().max(bytes))
 }
 
-/// Sees to it that the first `bytes` bytes of a file have their blocks, so that writing them never
-/// meets a full disk, without writing them and without making the file longer (fallocate(2),
-/// `FALLOC_FL_KEEP_SIZE`). Where the file system cannot do that (`EOPNOTSUPP`), nothing is set
-/// aside, and the log says so.
+fn open_or_create(path: &Path) -> Result<(File, Metadata), BlockError> {
+    let open = || -> io::Result<_> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        Ok((file, metadata))
+    };
+    open().map_err(|source| BlockError::open(path, source))
+}
+
+/// Allocates the blocks of the first `bytes` bytes of a file, so that a later write to them does not
+/// fail on a full disk. It writes nothing and does not make the file longer (fallocate(2),
+/// `FALLOC_FL_KEEP_SIZE`). If the file system does not support this (`EOPNOTSUPP`), nothing is
+/// allocated and a warning is logged.
 ///
 /// # Errors
-/// [`BlockError::Allocate`] where there is no room for all of it; then nothing is taken.
+/// [`BlockError::Allocate`] if there is not enough free space; then nothing is allocated.
 pub fn set_aside(path: &Path, bytes: u64) -> Result<(), BlockError> {
     let error = |source: io::Error| BlockError::Allocate { path: path.to_owned(), bytes, source };
     let file = OpenOptions::new().write(true).open(path).map_err(error)?;
-    // The kernel would fill the disk before it gives up.
+    // Otherwise the kernel would fill the disk and then fail.
     if bytes.saturating_sub(allocated(path)?) > host_space(path)?.free {
         return Err(error(Errno::ENOSPC.into()));
     }
     match fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, bytes as i64) {
         Ok(()) => file.sync_all().map_err(error),
         Err(Errno::EOPNOTSUPP) => {
-            tracing::warn!(path = %path.display(), "its file system cannot set room aside: it must not get full");
+            tracing::warn!(
+                path = %path.display(),
+                "the file system of this file cannot reserve space for it (no fallocate): do not \
+                 let the file system get full"
+            );
             Ok(())
         }
         Err(errno) => Err(error(errno.into())),
     }
 }
 
-/// Makes a file `bytes` bytes long, if it is shorter, and gives all of it its blocks from byte
-/// `from` on: nothing that is written there later meets a full disk. A new file is for its owner
-/// alone (mode 0600). What is in the file stays as it is.
+/// Makes a file `bytes` bytes long, if it is shorter, and allocates all its blocks from byte `from`
+/// on, so that a later write to them does not fail on a full disk. A new file has mode 0600. The
+/// content does not change.
 ///
-/// Done by fallocate(2); where the file system cannot do that, what has no blocks yet is written
-/// with zeros. On a file system that copies on write, a new file is marked to be overwritten in
-/// place (btrfs). When this returns, all of it outlives a power cut.
+/// This is done by fallocate(2). If the file system does not support it, zeros are written to the
+/// parts that have no blocks. On a copy-on-write file system (btrfs) a new file is marked to be
+/// overwritten in place. The file and its blocks are durable on return.
 ///
 /// # Errors
-/// [`BlockError::Open`]; [`BlockError::Allocate`]: ENOSPC without room for all of it, EFBIG when
-/// the file system has no files as large as that. Then the file may be longer than before, and what
-/// it has is all allocated.
+/// [`BlockError::Open`]; [`BlockError::Allocate`], with ENOSPC if there is not enough free space and
+/// EFBIG if the file system does not support files of that size. Then the file may be longer than
+/// before; all that was added to it is allocated.
 pub fn allocate(path: &Path, from: u64, bytes: u64) -> Result<(), BlockError> {
-    let open_error = |source| BlockError::Open { path: path.to_owned(), source };
     let error = |source: io::Error| BlockError::Allocate { path: path.to_owned(), bytes, source };
     let is_new = !path.exists();
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path);
-    let file = file.map_err(open_error)?;
-    let metadata = file.metadata().map_err(open_error)?;
-    if !metadata.is_file() {
-        return Err(open_error(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
-    }
+    let (file, metadata) = open_or_create(path)?;
     if is_new {
-        // Only some file systems know the flag, and only those that copy on write need it.
+        // Only some file systems know the flag, and only copy-on-write file systems need it.
         let _ = ioctl::set_no_copy_on_write(file.as_fd());
     }
-    // The kernel would fill the disk before it gives up.
+    // Otherwise the kernel would fill the disk and then fail.
     let needed =
         bytes.saturating_sub(from).min(bytes.saturating_sub(metadata.blocks().saturating_mul(512)));
     if needed > 0 && needed > host_space(path)?.free {
@@ -130,8 +127,8 @@ pub fn allocate(path: &Path, from: u64, bytes: u64) -> Result<(), BlockError> {
     sync_parent(path)
 }
 
-/// The parts of a range of a file that have no blocks, or hold nothing that was ever written; what
-/// lies behind its end included (lseek(2), `SEEK_HOLE`).
+/// The parts of a range of a file that are holes (lseek(2), `SEEK_HOLE`), and the part beyond the
+/// end of the file.
 fn holes(file: &File, range: Range<u64>) -> io::Result<Vec<Range<u64>>> {
     let end = file.metadata()?.len().min(range.end);
     let mut holes = Vec::new();
@@ -147,7 +144,7 @@ fn holes(file: &File, range: Range<u64>) -> io::Result<Vec<Range<u64>>> {
         }
         at = match lseek(file, start as i64, Whence::SeekData) {
             Ok(data) => (data as u64).min(end),
-            // Nothing but a hole up to the end.
+            // The hole reaches to the end of the file.
             Err(Errno::ENXIO) => end,
             Err(errno) => return Err(errno.into()),
         };
@@ -170,27 +167,27 @@ fn write_zeros(file: &File, range: Range<u64>) -> io::Result<()> {
     Ok(())
 }
 
-/// How many bytes of disk a file takes; for a sparse file less than its size.
+/// The bytes on disk that are allocated to a file. For a sparse file they are fewer than its size.
 ///
 /// # Errors
 /// [`BlockError::Step`].
 pub fn allocated(path: &Path) -> Result<u64, BlockError> {
-    // st_blocks counts 512 bytes whatever the file system's block size is (stat(2)).
+    // The unit of st_blocks is 512 bytes for every block size of the file system (stat(2)).
     let metadata = std::fs::metadata(path).map_err(|e| BlockError::step("look up", path, e))?;
     Ok(metadata.blocks().saturating_mul(512))
 }
 
-/// How much of something there is, and how much of it is free, in bytes.
+/// The size of an area and its free part, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
-    /// Its size.
+    /// The whole size.
     pub total: u64,
-    /// What is free.
+    /// The free part.
     pub free: u64,
 }
 
-/// The size and the free space of the file system that `path` is on (statvfs(3)), without the
-/// reserve that only root may use.
+/// The size and the free space of the file system that holds `path` (statvfs(3)). Blocks that are
+/// reserved for root do not count as free.
 ///
 /// # Errors
 /// [`BlockError::Step`].
@@ -230,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_aside_is_taken_and_neither_written_nor_shown() {
+    fn space_that_is_set_aside_is_allocated_and_changes_neither_content_nor_length() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("metadata");
         std::fs::write(&path, b"content").unwrap();
@@ -244,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_allocated_has_all_its_blocks_and_keeps_its_content() {
+    fn an_allocated_file_has_all_its_blocks_and_keeps_its_content() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("data");
         std::fs::write(&path, b"content").unwrap();
@@ -302,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_system_has_more_room_in_all_than_free() {
+    fn a_file_system_has_no_more_free_space_than_its_size() {
         let space = host_space(Path::new("/")).unwrap();
         assert!(space.total >= space.free && space.total > 0, "{space:?}");
         let error = host_space(Path::new("/no/such/place")).unwrap_err();

@@ -1,8 +1,14 @@
-//! From text to selectors, by recursive descent.
+//! Parses a filter into its selectors, by recursive descent.
 
+use regex::bytes::{Regex, RegexBuilder};
+
+use super::error::FilterError;
 use super::quote;
-use super::regexp;
-use super::{FilterError, Selector, Test};
+use super::selector::{Selector, Test};
+
+/// The maximum size of a compiled regular expression in bytes, so that a client cannot make the
+/// daemon use much memory.
+const REGEX_SIZE_LIMIT: usize = 1 << 20;
 
 /// All selectors of a filter.
 pub(super) fn selectors(text: &str) -> Result<Vec<Selector>, FilterError> {
@@ -29,9 +35,9 @@ enum Operator {
     Matches,
 }
 
-/// The text and how far it is understood.
 struct Parser<'a> {
     text: &'a str,
+    /// All bytes before this one are parsed.
     at: usize,
 }
 
@@ -71,9 +77,9 @@ impl<'a> Parser<'a> {
         match operator {
             Operator::Equal => Ok(Test::Equal(value)),
             Operator::NotEqual => Ok(Test::NotEqual(value)),
-            Operator::Matches => regexp::compile(&value)
-                .map(Test::Matches)
-                .map_err(|reason| self.error_at(start, reason)),
+            Operator::Matches => {
+                compile(&value).map(Test::Matches).map_err(|reason| self.error_at(start, reason))
+            }
         }
     }
 
@@ -102,7 +108,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// What is between a quote and its like.
+    /// The text between two quotes.
     fn quoted(&mut self, quote: char) -> Result<String, FilterError> {
         let start = self.at;
         let inside = start + quote.len_utf8();
@@ -118,7 +124,7 @@ impl<'a> Parser<'a> {
                 Err(self.error_at(inside + at, "no such escape sequence"))
             }
             Err(quote::Trouble::NotText) => {
-                Err(self.error_at(start, "the escapes in this quote make no UTF-8"))
+                Err(self.error_at(start, "the escapes in this quote are not valid UTF-8"))
             }
         }
     }
@@ -145,6 +151,17 @@ impl<'a> Parser<'a> {
     fn error_at(&self, position: usize, reason: impl Into<String>) -> FilterError {
         FilterError { filter: self.text.to_owned(), position, reason: reason.into() }
     }
+}
+
+fn compile(expression: &str) -> Result<Regex, String> {
+    RegexBuilder::new(expression).size_limit(REGEX_SIZE_LIMIT).build().map_err(
+        |error| match error {
+            regex::Error::CompiledTooBig(_) => {
+                format!("the regular expression {expression:?} is too big")
+            }
+            _ => format!("not a regular expression: {expression:?}"),
+        },
+    )
 }
 
 fn is_field_char(c: char) -> bool {

@@ -2,19 +2,19 @@
 
 use std::str::Chars;
 
-/// What is wrong with a quoted text.
+/// A problem in quoted text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Trouble {
-    /// The text or the line ends before the quote does.
+    /// The text or the line ends before the closing quote.
     NotClosed,
-    /// The escape at this byte of the quoted text does not exist.
+    /// There is no such escape as the one at this byte of the quoted text.
     Escape(usize),
-    /// Escapes name bytes, and these are no UTF-8.
+    /// The bytes of the escapes are not valid UTF-8.
     NotText,
 }
 
-/// What the text up to the closing quote stands for, and how many bytes of it that took, the
-/// closing quote included. `text` starts behind the opening quote.
+/// The value of the quoted text, and its length in bytes with the closing quote. `text` starts after
+/// the opening quote.
 pub(super) fn unquote(text: &str, quote: char) -> Result<(String, usize), Trouble> {
     let mut value = Vec::new();
     let mut chars = text.chars();
@@ -35,7 +35,7 @@ pub(super) fn unquote(text: &str, quote: char) -> Result<(String, usize), Troubl
     }
 }
 
-/// What an escape stands for.
+/// The value of an escape.
 enum Meant {
     Char(char),
     Byte(u8),
@@ -50,7 +50,7 @@ impl Meant {
     }
 }
 
-/// Reads an escape behind its backslash.
+/// Reads an escape after its backslash.
 fn escape(chars: &mut Chars<'_>, quote: char) -> Option<Meant> {
     let meant = match chars.next()? {
         'a' => Meant::Char('\x07'),
@@ -70,7 +70,7 @@ fn escape(chars: &mut Chars<'_>, quote: char) -> Option<Meant> {
     Some(meant)
 }
 
-/// Reads exactly `count` digits after those that make `value` already.
+/// Reads exactly `count` more digits of a number that begins with `value`.
 fn digits(chars: &mut Chars<'_>, base: u32, count: usize, mut value: u32) -> Option<u32> {
     for _ in 0..count {
         let digit = chars.next()?.to_digit(base)?;
@@ -79,7 +79,7 @@ fn digits(chars: &mut Chars<'_>, base: u32, count: usize, mut value: u32) -> Opt
     Some(value)
 }
 
-/// The character with this number; as in Go, half of a surrogate pair counts as U+FFFD.
+/// The character with this number. As in Go, half of a surrogate pair is U+FFFD.
 fn character(number: u32) -> Option<char> {
     match number {
         0xD800..=0xDFFF => Some(char::REPLACEMENT_CHARACTER),

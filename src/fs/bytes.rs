@@ -1,6 +1,7 @@
-//! Reading integers out of a block read from a disk, with bounds checks.
+//! Reads integers from the bytes of an on-disk structure, with bounds checks.
 
-/// A block of bytes whose fields are named by offset; a field past its end reads as `None`.
+/// The bytes of an on-disk structure. Its fields are read by offset; a field beyond the end is
+/// `None`.
 #[derive(Clone, Copy)]
 pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 
@@ -9,7 +10,7 @@ impl<'a> Fields<'a> {
         self.0.get(offset..)?.first_chunk().copied()
     }
 
-    /// The block from `offset` on.
+    /// The bytes from `offset` on.
     pub(super) fn from(self, offset: usize) -> Option<Fields<'a>> {
         self.0.get(offset..).map(Fields)
     }

@@ -1,8 +1,9 @@
-//! How much of a thin pool an empty file system takes, by its size, and which sizes make sense at
-//! all.
+//! Estimates how many pool blocks an empty file system maps, by its size, and which sizes are
+//! possible.
 //!
-//! Measured with mke2fs 1.47.0 and mkfs.xfs 6.1 by this crate's own options, Linux 6.1, in pool
-//! blocks of 64 KiB mapped (`tests/guest_sizes.rs` measures again and holds the estimates to it):
+//! The tables show the mapped pool blocks of 64 KiB, measured with mke2fs 1.47.0 and mkfs.xfs 6.1
+//! with this crate's options on Linux 6.1. (The guest test of sizes measures again and checks the
+//! estimates.)
 //!
 //! | ext4 made | 1 GiB | 10 GiB | 100 GiB | 1 TiB | 4 TiB | 10 TiB |
 //! |---|---|---|---|---|---|---|
@@ -12,7 +13,7 @@
 //! |---|---|---|---|---|---|---|
 //! | blocks | 22 | 42 | 426 | 1692 | 88 | 2002 |
 //!
-//! (Below 512 MiB mke2fs makes blocks of 1 KiB, and groups of them that are a sixteenth as large.)
+//! (Below 512 MiB mke2fs uses blocks of 1 KiB, and its block groups are a sixteenth as large.)
 //!
 //! | xfs made | 300 MiB | 10 GiB | 1 TiB | 16 TiB | 100 TiB |
 //! |---|---|---|---|---|---|
@@ -22,9 +23,9 @@
 //! |---|---|---|---|---|---|
 //! | blocks | 116 | 196 | 1675 | 3313 | 172 |
 //!
-//! An xfs keeps the allocation groups that it was made with and gets more of them when it grows,
-//! each for four pool blocks and some 250 KiB of the kernel's memory when it is made; 40,000 of
-//! them took all that a host had.
+//! An xfs keeps its allocation groups and gets more of them when it grows. Each new group maps about
+//! four pool blocks and needs about 250 KiB of kernel memory while it is made. 40,000 new groups
+//! used all memory of a host.
 
 use crate::units::Sectors;
 
@@ -34,21 +35,22 @@ const MIB: u64 = 2048;
 const GIB: u64 = 1024 * MIB;
 const TIB: u64 = 1024 * GIB;
 
-/// What the estimate counts in, in bytes: the smallest block of a pool, and the one that was
-/// measured with.
+/// The unit of the estimate in bytes: the smallest block size of a pool, with which the numbers were
+/// measured.
 pub const UNIT: u64 = 64 << 10;
 
-/// Red Hat supports no larger ext4, and e2fsprogs' authors recommend none.
+/// The largest ext4 that Red Hat supports and that e2fsprogs' authors recommend.
 const EXT4_MOST: Sectors = Sectors(50 * TIB);
-/// The size up to which xfs is supported by those who sell it.
+/// The largest xfs that Linux distributions support.
 const XFS_MOST: Sectors = Sectors(1024 * TIB);
-/// The most allocation groups that an xfs is grown to: 256 MiB of the kernel's memory.
+/// The maximum number of allocation groups to which an xfs is grown. They need 256 MiB of kernel
+/// memory.
 pub const XFS_GROUPS_MOST: u64 = 1024;
 
-/// mke2fs makes blocks of 1 KiB below this.
+/// Below this size mke2fs uses blocks of 1 KiB.
 const EXT4_SMALL: Sectors = Sectors(512 * MIB);
 
-/// The largest that a file system of this type can be that was made with `made` sectors.
+/// The largest size of a file system of this type that was made with `made` sectors.
 #[must_use]
 pub fn largest(fs_type: FsType, made: Sectors) -> Sectors {
     match fs_type {
@@ -59,8 +61,8 @@ pub fn largest(fs_type: FsType, made: Sectors) -> Sectors {
     }
 }
 
-/// Bytes of a pool that an empty file system takes at the most which was made with `made` sectors
-/// and grown to `size`; equal where it is not grown.
+/// An upper limit for the bytes of a pool that an empty file system maps, which was made with `made`
+/// sectors and grown to `size`. Pass the same value for both if it is not grown.
 #[must_use]
 pub fn bytes(fs_type: FsType, made: Sectors, size: Sectors) -> u64 {
     let grown = size.0.saturating_sub(made.0);
@@ -72,8 +74,8 @@ pub fn bytes(fs_type: FsType, made: Sectors, size: Sectors) -> u64 {
     units.saturating_mul(UNIT)
 }
 
-/// The largest size, a whole number of GiB above `made`, at which [`bytes`] are no more than
-/// `most`, and which the file system can have; `None` where that of `made` is too much already.
+/// The largest possible size at which [`bytes`] is not above `most`; `made` plus a whole number of
+/// GiB. `None` if `made` itself needs more.
 #[must_use]
 pub fn fits(fs_type: FsType, made: Sectors, most: u64) -> Option<Sectors> {
     let fine = |size: Sectors| size <= largest(fs_type, made) && bytes(fs_type, made, size) <= most;
@@ -83,7 +85,7 @@ pub fn fits(fs_type: FsType, made: Sectors, most: u64) -> Option<Sectors> {
     Some(most_that(made, fine))
 }
 
-/// The largest size that can be made at once for no more than `most` bytes of a pool.
+/// The largest size of a new file system that maps no more than `most` bytes of a pool.
 #[must_use]
 pub fn makes(fs_type: FsType, most: u64) -> Sectors {
     most_that(Sectors(0), |size| {
@@ -91,8 +93,8 @@ pub fn makes(fs_type: FsType, most: u64) -> Sectors {
     })
 }
 
-/// The largest size of whole GiB above `least` of which `fine` is true; it is true of all smaller
-/// ones.
+/// The largest size for which `fine` is true; `least` plus a whole number of GiB. `fine` must be
+/// true for all smaller sizes.
 fn most_that(least: Sectors, fine: impl Fn(Sectors) -> bool) -> Sectors {
     let at = |step: u64| Sectors(least.0 + step * GIB);
     let (mut low, mut high) = (0, 2 * XFS_MOST.0 / GIB);
@@ -103,9 +105,9 @@ fn most_that(least: Sectors, fine: impl Fn(Sectors) -> bool) -> Sectors {
     at(low)
 }
 
-/// Sectors in an allocation group of an xfs made with `made` sectors and no options of the user's:
-/// a quarter up to 4 TiB, and 1 TiB above (xfsprogs, libxfs/topology.c,
-/// `calc_default_ag_geometry`).
+/// The sectors of an allocation group of an xfs that was made with `made` sectors and without
+/// options of the operator: a quarter of the size up to 4 TiB, and 1 TiB above that (xfsprogs,
+/// libxfs/topology.c, `calc_default_ag_geometry`).
 fn xfs_group(made: Sectors) -> u64 {
     (made.0 / 4).clamp(1, TIB)
 }

@@ -1,24 +1,22 @@
-//! Looking into a file system: one door for all types, on any disk, that ends in an answer or an
-//! error whatever the bytes.
+//! Reads the state of a file system of any type. With any content of the disk it ends with a result
+//! or an error, after a limited number of reads.
 
 use crate::block::Disk;
 
 use super::error::FsError;
 use super::types::{FsState, FsType};
-use super::{ext4_super, xfs};
+use super::{ext4, xfs};
 
-/// Reads what the file system on a disk says of itself. The disk should not be mounted: see
-/// [`FsState`].
+/// Reads the state of the file system on a disk. The disk should not be mounted: see [`FsState`].
 ///
-/// Takes no more than some megabytes of reads, and memory for one of them, whatever is on the disk:
-/// the superblock, the first block of an ext4's journal, and of an xfs's log what is around its
-/// head.
+/// Reads the superblock, the first block of an ext4's journal, and the part of an xfs's log around
+/// its head: a few megabytes at most.
 ///
 /// # Errors
 /// [`FsError::Superblock`], [`FsError::Block`].
 pub fn inspect(disk: &dyn Disk, fs_type: FsType) -> Result<FsState, FsError> {
     match fs_type {
-        FsType::Ext4 => ext4_super::Superblock::read(disk)?.state(disk),
+        FsType::Ext4 => ext4::Superblock::read(disk)?.state(disk),
         FsType::Xfs => xfs::Superblock::read(disk)?.state(disk),
     }
 }

@@ -1,8 +1,6 @@
-//! The trait that makes, grows and inspects file systems, and the real one, by the programs of
-//! e2fsprogs and xfsprogs.
+//! Makes and maintains file systems with the programs of e2fsprogs and xfsprogs.
 
 use std::ffi::OsString;
-use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -14,64 +12,23 @@ use crate::block::{
 use crate::units::Sectors;
 
 use super::error::FsError;
+use super::formatter::Formatter;
 use super::mounting::MountOptions;
-use super::options;
 use super::program::Ended;
 use super::tools::{Tool, Tools};
 use super::types::{FsSpec, FsState, FsType, Writer};
-use super::{cost, ext4, ext4_groups, ext4_super, xfs, zeros};
+use super::{cost, ext4, inspect, options, xfs, zeros};
 
-/// Where the kernel shows which kinds of damage in an xfs are to end it; there is none before xfs
-/// is loaded.
+/// The kinds of damage in an xfs on which the kernel panics. The file does not exist before the xfs
+/// module is loaded.
 const XFS_PANIC_MASK: &str = "/proc/sys/fs/xfs/panic_mask";
 
-/// What the layers' file systems are made and kept by.
-pub trait Formatter: Send + Sync + Debug {
-    /// Makes a file system of `size` on a blank device that reads as zeros. Afterwards it is empty
-    /// (no `lost+found`), clean, unmounted and on the disk, and takes as little of a thin pool as
-    /// can be.
-    ///
-    /// # Errors
-    /// [`FsError`]; a device that is not blank is left as it is ([`BlockError::NotBlank`]). After
-    /// other errors it may be half written.
-    fn format(&self, device: &Path, spec: &FsSpec, size: Sectors) -> Result<(), FsError>;
-
-    /// Grows the file system on a device that has become larger to `size`, and leaves one that
-    /// reaches there already as it is. `writer` says who may have written what is there. What the
-    /// device has beyond the old size must read as zeros, as it does on a thin that never was
-    /// larger. It may be mounted elsewhere at the time; then it takes more of the pool.
-    ///
-    /// # Errors
-    /// [`FsError::MountForbidden`]; [`FsError`].
-    fn grow(
-        &self,
-        device: &Path,
-        fs_type: FsType,
-        size: Sectors,
-        writer: Writer,
-    ) -> Result<(), FsError>;
-
-    /// Reads the file system's superblock. The device should not be mounted: see [`FsState`].
-    ///
-    /// # Errors
-    /// [`FsError::Superblock`], [`FsError::Block`].
-    fn inspect(&self, device: &Path, fs_type: FsType) -> Result<FsState, FsError>;
-
-    /// Makes a file system clean that was not unmounted and that anybody may have written, by
-    /// replaying its journal. One that has noted errors ([`FsState::errors`]) is left as it is.
-    ///
-    /// # Errors
-    /// [`FsError::NotClean`] for one that has noted errors, is damaged or has no journal;
-    /// [`FsError::MountForbidden`]; [`FsError`].
-    fn replay(&self, device: &Path, fs_type: FsType) -> Result<(), FsError>;
-}
-
-/// Makes and keeps file systems by the programs that come with them, and does the rest itself.
+/// The [`Formatter`] for real devices.
 #[derive(Debug)]
 pub struct Mkfs {
     tools: Tools,
     mount_untrusted: bool,
-    /// Whether mke2fs knows that storage may be zero already; unknown until asked.
+    /// Whether mke2fs knows [`ext4::PREZEROED`]; `None` until it was tried.
     prezeroed: Mutex<Option<bool>>,
 }
 
@@ -82,29 +39,29 @@ impl Default for Mkfs {
 }
 
 impl Mkfs {
-    /// Looks for programs on PATH and in the directories for administrators; gives each five
-    /// minutes.
+    /// Looks for programs in the directories of PATH, /usr/sbin and /sbin. Each program may take
+    /// five minutes.
     #[must_use]
     pub fn new() -> Self {
         Mkfs { tools: Tools::new(), mount_untrusted: true, prezeroed: Mutex::new(None) }
     }
 
-    /// Looks for programs in these directories only.
+    /// Looks for programs only in these directories.
     #[must_use]
     pub fn with_directories(mut self, directories: Vec<PathBuf>) -> Self {
         self.tools.directories = directories;
         self
     }
 
-    /// Kills a program that takes longer than this.
+    /// Kills a program that runs longer than `limit`.
     #[must_use]
     pub fn with_time_limit(mut self, limit: Duration) -> Self {
         self.tools.time_limit = limit;
         self
     }
 
-    /// Whether a file system may be mounted on this host that others than this program may have
-    /// written (default: yes).
+    /// Whether an xfs that containers or guests may have written may be mounted on this host
+    /// (default: yes).
     #[must_use]
     pub fn mounting_untrusted(mut self, allowed: bool) -> Self {
         self.mount_untrusted = allowed;
@@ -121,17 +78,21 @@ impl Mkfs {
         )?;
         arguments.extend(ext4_place(device, size));
         self.tools.run_well(&program, &arguments, device)?;
-        ext4_super::note_lost_writes(RealDisks.open(device, Access::WriteExclusive)?.as_ref())?;
+        ext4::note_lost_writes(RealDisks.open(device, Access::WriteExclusive)?.as_ref())?;
         remove_lost_and_found(device)?;
         if spec.zeroed && !prezeroed {
             let disk = RealDisks.open(device, Access::Write)?;
-            let freed = zeros::punch(disk.as_ref(), &ext4_groups::zeroed_ranges(disk.as_ref())?)?;
-            tracing::info!(device = %device.display(), freed, "this mke2fs (before 1.47) wrote zeros; they were discarded");
+            let freed = zeros::punch(disk.as_ref(), &ext4::zeroed_ranges(disk.as_ref())?)?;
+            tracing::info!(
+                device = %device.display(),
+                freed,
+                "mke2fs is older than 1.47 and wrote zeros; they were discarded"
+            );
         }
         Ok(())
     }
 
-    /// Whether mke2fs takes [`ext4::PREZEROED`], found out by a run that writes nothing (`-n`).
+    /// Whether mke2fs knows [`ext4::PREZEROED`], found out by a dry run (`-n`).
     fn knows_prezeroed(
         &self,
         program: &Path,
@@ -149,55 +110,61 @@ impl Mkfs {
         let knows =
             self.tools.run(program, &dry(&["-E", ext4::PREZEROED]), device)?.status.success();
         if !knows {
-            // Was it the option? Without it the same must work.
+            // Without the option the dry run must work; otherwise something else is wrong.
             self.tools.run_well(program, &dry(&[]), device)?;
         }
         *known = Some(knows);
         Ok(knows)
     }
 
-    /// By e2fsck, so that the kernel never mounts it. `journal_only` replays the journal and works
-    /// off the list of files that were deleted while open, and mends nothing else; what it leaves
-    /// is what mounting and unmounting leaves. One that is not clean afterwards is damaged.
+    /// Replays with e2fsck, so that the kernel does not mount the file system. `journal_only`
+    /// replays the journal and frees the files that were deleted while open. It repairs nothing
+    /// else: the result is the same as after a mount and an unmount. A file system that is not
+    /// clean afterwards is damaged.
     fn replay_ext4(&self, device: &Path) -> Result<(), FsError> {
         let program = self.tools.find(Tool::E2fsck)?;
         let disk = RealDisks.open(device, Access::Read)?;
-        ext4_super::Superblock::read(disk.as_ref())?.must_be_known(disk.as_ref())?;
+        ext4::Superblock::read(disk.as_ref())?.must_be_known(disk.as_ref())?;
         drop(disk);
         let arguments =
             ["-p", "-E", "journal_only"].map(OsString::from).into_iter().chain([device.into()]);
         let Ended { status, stderr } =
             self.tools.run(&program, &arguments.collect::<Vec<_>>(), device)?;
-        // Exit codes of e2fsck(8): 1, 2 and 4 stand for damage, mended or not. A journal that is
-        // none is made anew, for one; the next Commit must not take what is left for a whole layer.
+        // Exit codes of e2fsck(8): 1, 2 and 4 stand for damage, repaired or not. For example, an
+        // invalid journal is created again. The error is marked in the superblock, so that a later
+        // Commit does not accept the rest as a whole layer.
         if status.code().is_some_and(|code| code & 7 != 0) {
-            ext4_super::note_error(RealDisks.open(device, Access::WriteExclusive)?.as_ref())?;
+            ext4::note_error(RealDisks.open(device, Access::WriteExclusive)?.as_ref())?;
             let (device, fs_type) = (device.to_owned(), FsType::Ext4);
             return Err(FsError::NotClean { device, fs_type, program_said: stderr });
         }
         if !status.success() {
-            return Err(FsError::MkfsFailed { program, device: device.to_owned(), status, stderr });
+            return Err(FsError::ProgramFailed {
+                program,
+                device: device.to_owned(),
+                status,
+                stderr,
+            });
         }
         Ok(RealDisks.open(device, Access::Read)?.flush()?)
     }
 
-    /// By resize2fs, so that the kernel does not mount what others may have written.
+    /// Grows with resize2fs, so that the kernel does not mount the file system.
     fn grow_ext4(&self, device: &Path, size: Sectors) -> Result<(), FsError> {
         let disk = RealDisks.open(device, Access::Read)?;
-        let superblock = ext4_super::Superblock::read(disk.as_ref())?;
+        let superblock = ext4::Superblock::read(disk.as_ref())?;
         if superblock.blocks >= size.0 / u64::from(superblock.block_size / 512) {
             return Ok(());
         }
         superblock.must_be_known(disk.as_ref())?;
         drop(disk);
         let program = self.tools.find(Tool::Resize2fs)?;
-        // It is clean, and -f says that this is known: without it resize2fs wants a full check
-        // first.
+        // Without -f resize2fs asks for a full check first. The file system is known to be clean.
         let arguments = [OsString::from("-f"), device.into(), format!("{}s", size.0).into()];
         self.tools.run_well(&program, &arguments, device)?;
         match RealDisks.open(device, Access::WriteExclusive) {
-            Ok(disk) => ext4_groups::note_zeros_behind(disk.as_ref(), superblock.blocks).map(drop),
-            // Mounted elsewhere: the kernel will clear the new inode tables by and by.
+            Ok(disk) => ext4::note_zeros_behind(disk.as_ref(), superblock.blocks).map(drop),
+            // It is mounted elsewhere; the kernel zeroes the new inode tables in the background.
             Err(BlockError::Busy { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -217,15 +184,16 @@ impl Mkfs {
                 most: cost::XFS_GROUPS_MOST,
             });
         }
-        let instead =
-            "ask for no more than its parent's size (the label containerd.io/snapshot/max-size, base_image_size)";
+        let instead = "ask for no more than its parent's size (the label \
+                       containerd.io/snapshot/max-size, base_image_size)";
         self.may_mount(device, FsType::Xfs, writer, "grow it", instead)?;
         mounted(device, FsType::Xfs, |directory| {
             Ok(resize_xfs(directory, blocks, superblock.inode_percent)?)
         })
     }
 
-    /// Whether a device may be mounted on this host whose content `writer` wrote.
+    /// Refuses to mount a device on this host if it is not safe or not allowed, by the `writer` of
+    /// its content.
     fn may_mount(
         &self,
         device: &Path,
@@ -258,7 +226,7 @@ impl Mkfs {
         if !spec.zeroed {
             return Ok(());
         }
-        // The log is written with zeros, and this is nearly all that is mapped.
+        // mkfs.xfs writes zeros to the log, which are nearly all blocks that are mapped.
         let disk = RealDisks.open(device, Access::Write)?;
         let log = xfs::Superblock::read(disk.as_ref())?.log();
         zeros::punch(disk.as_ref(), log.as_slice())?;
@@ -268,7 +236,7 @@ impl Mkfs {
 
 impl Formatter for Mkfs {
     fn format(&self, device: &Path, spec: &FsSpec, size: Sectors) -> Result<(), FsError> {
-        refuse_unless_fit(device, size)?;
+        refuse_unfit(device, size)?;
         match spec.fs_type {
             FsType::Ext4 => self.format_ext4(device, spec, size)?,
             FsType::Xfs => self.format_xfs(device, spec, size)?,
@@ -299,7 +267,7 @@ impl Formatter for Mkfs {
     }
 
     fn inspect(&self, device: &Path, fs_type: FsType) -> Result<FsState, FsError> {
-        super::inspect(RealDisks.open(device, Access::Read)?.as_ref(), fs_type)
+        inspect::inspect(RealDisks.open(device, Access::Read)?.as_ref(), fs_type)
     }
 
     fn replay(&self, device: &Path, fs_type: FsType) -> Result<(), FsError> {
@@ -311,7 +279,8 @@ impl Formatter for Mkfs {
         match fs_type {
             FsType::Ext4 => self.replay_ext4(device)?,
             FsType::Xfs => {
-                let instead = "have whoever mounts it (the virtual machine) unmount it before it is committed";
+                let instead = "unmount it where it is mounted (in the virtual machine) before the \
+                               commit";
                 self.may_mount(device, fs_type, Writer::Anybody, "replay its log", instead)?;
                 mounted(device, fs_type, |_| Ok(()))?;
             }
@@ -324,8 +293,8 @@ impl Formatter for Mkfs {
     }
 }
 
-/// Refuses what mkfs must not be let loose on.
-fn refuse_unless_fit(device: &Path, size: Sectors) -> Result<(), FsError> {
+/// Refuses a device that is mounted, claimed, too small or not blank.
+fn refuse_unfit(device: &Path, size: Sectors) -> Result<(), FsError> {
     let disk = RealDisks.open(device, Access::ReadExclusive)?;
     refuse_if_small(disk.as_ref(), size)?;
     match find_content(disk.as_ref())? {
@@ -342,12 +311,12 @@ fn refuse_if_small(disk: &dyn Disk, wanted: Sectors) -> Result<(), FsError> {
     Ok(())
 }
 
-/// Device and size as mke2fs wants them.
+/// The device and the size as arguments of mke2fs.
 fn ext4_place(device: &Path, size: Sectors) -> [OsString; 2] {
     [device.into(), format!("{}k", size.0 / 2).into()]
 }
 
-/// Mounts a device privately for the length of `work`, then flushes it.
+/// Mounts a device privately, calls `work`, unmounts and flushes the device.
 fn mounted(
     device: &Path,
     fs_type: FsType,

@@ -1,20 +1,19 @@
-//! File systems on block devices: make one, grow one, look into one, replay its journal.
+//! File systems on block devices: make, grow, inspect and replay them.
 //!
-//! Others have written to them: containers, and guests with kernels of their own. So all that is
-//! read is checked against the device first; an ext4 of theirs is never mounted here, and an xfs
-//! only to replay its log or to grow it.
+//! Containers and guest kernels may have written to them. So all data that is read is checked
+//! against the device first. An ext4 that others may have written is never mounted by this module;
+//! such an xfs is mounted only to replay its log or to grow it.
 //!
-//! The only room that runs programs (mke2fs, e2fsck, resize2fs, mkfs.xfs; nothing else). Uses
-//! `block/` for devices, private mounts and ioctls. Must not know thin pools, snapshots or
-//! databases: to it a device is a path, and what makes a thin special is one fact alone, that what
-//! was never written, or was discarded, reads as zeros.
+//! This is the only module that runs programs: mke2fs, e2fsck, resize2fs and mkfs.xfs. It uses
+//! `block` for devices, private mounts and ioctls. It must not know thin pools, snapshots or
+//! databases. For this module a device is a path, and a thin has one special property: blocks that
+//! were never written, or were discarded, read as zeros.
 
 mod bytes;
 pub mod cost;
 mod error;
 mod ext4;
-mod ext4_groups;
-mod ext4_super;
+mod formatter;
 mod inspect;
 mod mkfs;
 mod mounting;
@@ -23,12 +22,12 @@ mod program;
 mod tools;
 mod types;
 mod xfs;
-mod xfs_log;
 mod zeros;
 
 pub use error::FsError;
-pub use ext4_groups::{note_zeros_behind, zeroed_ranges};
+pub use ext4::{note_zeros_behind, zeroed_ranges};
+pub use formatter::Formatter;
 pub use inspect::inspect;
-pub use mkfs::{Formatter, Mkfs};
+pub use mkfs::Mkfs;
 pub use mounting::MountOptions;
-pub use types::{FsSpec, FsState, FsType, NotedErrors, Writer};
+pub use types::{FsSpec, FsState, FsType, NotedErrors, UnknownFsType, Writer};

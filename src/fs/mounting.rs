@@ -1,10 +1,10 @@
-//! With which options a layer's file system is mounted: by this program, and by whoever is told how
-//! to mount a snapshot.
+//! The mount options of a snapshot's file system: for mounts by this program, and for the mounts
+//! that callers get.
 //!
-//! The one place that decides them. What stands in the superblock was perhaps written by a guest:
-//! its error policy, its default options and its string of options. An explicit option wins over
-//! all three (fs/ext4/super.c, `__ext4_fill_super`: superblock's defaults, then `s_mount_opts`,
-//! then the caller's).
+//! This file alone decides them. A guest may have written the superblock, with its error policy, its
+//! default options and its options as text. An explicit option overrides all three (fs/ext4/super.c,
+//! `__ext4_fill_super`: first the superblock's defaults, then `s_mount_opts`, then the options of
+//! the mount).
 
 use super::types::FsType;
 
@@ -16,28 +16,28 @@ pub struct MountOptions {
 }
 
 impl MountOptions {
-    /// Those of a writable mount.
+    /// The options of a writable mount.
     #[must_use]
     pub const fn of(fs_type: FsType) -> Self {
         MountOptions { fs_type, read_only: false }
     }
 
-    /// The same for a mount that is read-only, or is not.
+    /// The same options, for a read-only mount if `read_only`.
     #[must_use]
     pub const fn read_only(self, read_only: bool) -> Self {
         MountOptions { read_only, ..self }
     }
 
-    /// All of them as containerd's mount type and `mount -o` want them. Each is known to every
-    /// kernel since 2.6, since virtual machines hand them on to kernels of their own.
+    /// All options, for containerd's mounts and `mount -o`. Every kernel since 2.6 knows them,
+    /// because virtual machines pass them to their own kernels.
     #[must_use]
     pub fn list(self) -> Vec<String> {
         let own = self.of_the_file_system().iter();
         self.read_only.then_some(&"ro").into_iter().chain(own).map(ToString::to_string).collect()
     }
 
-    /// Those that the file system itself reads, separated by commas (mount(2)'s `data`): all but
-    /// `ro`.
+    /// The options that the file system itself parses, separated by commas (the `data` of
+    /// mount(2)): all except `ro`.
     #[must_use]
     pub fn data(self) -> String {
         self.of_the_file_system().join(",")
@@ -45,10 +45,11 @@ impl MountOptions {
 
     const fn of_the_file_system(self) -> &'static [&'static str] {
         match self.fs_type {
-            // The superblock may ask for a panic of the kernel at the first error.
+            // Otherwise the superblock could ask for a kernel panic at the first error.
             FsType::Ext4 => &["errors=remount-ro"],
-            // Snapshots of one template share a UUID, of which xfs mounts one at a time otherwise.
-            // Its superblock has no error policy: errors in metadata shut the file system down.
+            // Snapshots of one template have the same UUID, and without this option xfs mounts only
+            // one of them at a time. xfs's superblock has no error policy: the file system shuts
+            // down on metadata errors.
             FsType::Xfs => &["nouuid"],
         }
     }

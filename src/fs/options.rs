@@ -1,34 +1,35 @@
-//! Putting this crate's mkfs options and the user's together.
+//! Combines this crate's mkfs options with the operator's.
 
 use std::ffi::OsString;
 
 use super::error::FsError;
 
-/// An option of this crate: its letter and its value, if it takes one.
+/// An option of this crate: its letter, and its value if it takes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Own {
     pub(super) letter: char,
     pub(super) value: Option<String>,
 }
 
-/// How a mkfs program reads its arguments.
+/// The syntax of a mkfs program's arguments.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Syntax {
-    /// The letters that take a value.
+    /// The letters of options that take a value.
     pub(super) with_value: &'static str,
-    /// The letter of which only the last one counts and whose value is a list, so that two must be
-    /// joined.
+    /// The letter of an option whose value is a list. The program uses only the last one, so
+    /// several are joined into one.
     pub(super) joined: Option<char>,
 }
 
-/// An option as the user gave it.
+/// An option of the operator.
 struct Given<'a> {
     letter: char,
     value: Option<&'a str>,
 }
 
-/// The arguments for mkfs: this crate's options, but for those of a letter that the user gives too,
-/// then the user's. The joined letter's values become one, the user's last, where they win.
+/// The arguments for mkfs: this crate's options, without those whose letter the operator gives, and
+/// then the operator's. The values of the joined option become one list, the operator's last, where
+/// they override earlier ones.
 ///
 /// # Errors
 /// [`FsError::StrayArgument`], [`FsError::OptionWithoutValue`].
@@ -65,7 +66,7 @@ fn push(arguments: &mut Vec<OsString>, letter: char, value: Option<&str>) {
     arguments.extend(value.map(OsString::from));
 }
 
-/// Takes the user's items apart the way getopt(3) does, clusters such as `-qF` included.
+/// Parses the operator's items as getopt(3) does, including clusters such as `-qF`.
 fn parse(syntax: Syntax, user: &[String]) -> Result<Vec<Given<'_>>, FsError> {
     let mut given = Vec::new();
     let mut items = user.iter();
@@ -110,12 +111,12 @@ mod tests {
     }
 
     #[test]
-    fn without_users_options_ours_stand_alone() {
+    fn without_the_operators_options_there_are_only_ours() {
         assert_eq!(joined(&[]).unwrap(), "-q -m 0 -E nodiscard,resize=5");
     }
 
     #[test]
-    fn a_users_option_replaces_ours_and_lists_are_joined_with_the_users_last() {
+    fn the_operators_option_replaces_ours_and_lists_are_joined_with_the_operators_last() {
         assert_eq!(joined(&["-m", "5"]).unwrap(), "-q -E nodiscard,resize=5 -m 5");
         assert_eq!(joined(&["-m5", "-Fv"]).unwrap(), "-q -E nodiscard,resize=5 -m 5 -F -v");
         assert_eq!(
@@ -126,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_mkfs_would_take_for_the_device_is_refused() {
+    fn an_item_that_mkfs_would_take_for_the_device_is_refused() {
         for user in [
             &["/dev/sda"][..],
             &["-F", "/dev/sda"],

@@ -1,4 +1,4 @@
-//! Running one program with a time limit and keeping what it says.
+//! Runs a program with a time limit and keeps its output.
 
 use std::ffi::OsString;
 use std::io::{PipeReader, Read};
@@ -16,31 +16,31 @@ use crate::failpoint;
 
 use super::error::FsError;
 
-/// The most that is kept of what a program says, in bytes.
+/// How many bytes of a program's output are kept.
 const STDERR_LIMIT: usize = 4096;
 
-/// How often a program is looked at, apart from when it closes its standard error.
+/// The interval at which a program's exit is polled. It is also checked when its output ends.
 const POLL: Duration = Duration::from_millis(10);
 
-/// How long a killed program may take to go before it is left to itself (it hangs inside the kernel
-/// then).
+/// How long to wait for a killed program to exit. If it takes longer, it hangs in the kernel and is
+/// waited for in the background.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How a program ended by itself.
+/// The exit status and the output of a program that was not killed.
 #[derive(Debug)]
 pub(super) struct Ended {
     pub(super) status: ExitStatus,
     pub(super) stderr: String,
 }
 
-/// What came of a program.
+/// The result of running a program.
 #[derive(Debug)]
 pub(super) enum Outcome {
     Ended(Ended),
     TimedOut { stderr: String },
 }
 
-/// The first executable file of that name in the directories.
+/// The first executable file with that name in the directories.
 pub(super) fn find(program: &str, directories: &[PathBuf]) -> Option<PathBuf> {
     let executable = |path: &PathBuf| {
         std::fs::metadata(path)
@@ -49,24 +49,23 @@ pub(super) fn find(program: &str, directories: &[PathBuf]) -> Option<PathBuf> {
     directories.iter().map(|directory| directory.join(program)).find(executable)
 }
 
-/// Runs a program, without a shell, in a process group of its own and in the C locale. Standard
-/// input is empty, standard output and standard error are one (e2fsck complains on the former). At
-/// the time limit the whole group is killed.
+/// Runs a program without a shell, in its own process group and in the C locale. Standard input is
+/// empty. Standard output and standard error are collected together, since e2fsck writes its
+/// messages to standard output. At the time limit the whole group is killed.
 ///
 /// # Errors
-/// [`FsError::MkfsStart`].
+/// [`FsError::ProgramStart`].
 pub(super) fn run(
     program: &Path,
     arguments: &[OsString],
     limit: Duration,
 ) -> Result<Outcome, FsError> {
-    let start_error = |source| FsError::MkfsStart { program: program.to_owned(), source };
+    let start_error = |source| FsError::ProgramStart { program: program.to_owned(), source };
     let deadline = Instant::now() + limit;
     failpoint::reach(|| "before a program".into());
     let (said, says) = std::io::pipe().map_err(start_error)?;
     let says_as_well = says.try_clone().map_err(start_error)?;
-    // The command goes at the end of the statement, and with it our ends of what the program writes
-    // to.
+    // The command is dropped at the end of this statement, which closes our ends of the pipe.
     let mut child = Command::new(program)
         .args(arguments)
         .env("LC_ALL", "C")
@@ -89,15 +88,14 @@ pub(super) fn run(
     }
 }
 
-/// What a program says, read on a thread of its own so that a full pipe never stops the program.
-struct Said {
+/// The output of a program, read on a separate thread so that a full pipe never blocks the program.
+struct Output {
     kept: Arc<Mutex<Vec<u8>>>,
-    /// Nothing is ever sent; it disconnects when the last holder of the pipe's other end has closed
-    /// it.
+    /// Nothing is sent. It disconnects when all writing ends of the pipe are closed.
     closed: Receiver<()>,
 }
 
-fn collect(mut pipe: PipeReader) -> Said {
+fn collect(mut pipe: PipeReader) -> Output {
     let kept = Arc::new(Mutex::new(Vec::new()));
     let (open, closed) = mpsc::channel();
     let keep = Arc::clone(&kept);
@@ -105,21 +103,21 @@ fn collect(mut pipe: PipeReader) -> Said {
         let mut buffer = [0; 1024];
         while let Ok(length @ 1..) = pipe.read(&mut buffer) {
             let mut kept = lock(&keep);
-            let room = STDERR_LIMIT - kept.len();
-            kept.extend_from_slice(&buffer[..length.min(room)]);
+            let space = STDERR_LIMIT - kept.len();
+            kept.extend_from_slice(&buffer[..length.min(space)]);
         }
         drop(open);
     });
-    Said { kept, closed }
+    Output { kept, closed }
 }
 
-impl Said {
-    /// All of it, once the program has ended. Others of its group that still hold the pipe are
-    /// killed.
+impl Output {
+    /// The whole output, after the program has ended. Other processes of its group that still hold
+    /// the pipe are killed.
     fn finish(&self, group: u32) -> String {
         if self.closed.recv_timeout(POLL) == Err(RecvTimeoutError::Timeout) {
-            // The pipe is held, so the group has a member and its number cannot mean another group
-            // by now. (A holder that has left the group is not waited for.)
+            // A process holds the pipe, so the group still exists and its number was not reused. A
+            // holder that has left the group is not waited for.
             let _ = kill_group(group);
             let _ = self.closed.recv_timeout(POLL);
         }
@@ -138,7 +136,7 @@ fn lock(bytes: &Mutex<Vec<u8>>) -> MutexGuard<'_, Vec<u8>> {
 /// Waits for the program; `None` at the deadline.
 fn wait_until(
     child: &mut Child,
-    stderr: &Said,
+    stderr: &Output,
     deadline: Instant,
 ) -> std::io::Result<Option<ExitStatus>> {
     loop {
@@ -149,17 +147,16 @@ fn wait_until(
         if left.is_zero() {
             return Ok(None);
         }
-        // Wakes at once when the program ends, since that closes its standard error.
+        // Wakes when the program ends, because that closes the pipe.
         if stderr.closed.recv_timeout(POLL.min(left)) == Err(RecvTimeoutError::Disconnected) {
             thread::sleep(Duration::from_millis(1).min(left));
         }
     }
 }
 
-/// Kills the program and its group, and sees to it that nothing of it stays behind as a zombie.
+/// Kills the program and its process group, and collects its exit status so that no zombie remains.
 fn kill(mut child: Child) {
-    // Fails only if all have ended since, and then there is nothing to do but to collect the exit
-    // status.
+    // This fails only if all processes have ended; then only the exit status is to be collected.
     let _ = kill_group(child.id());
     let deadline = Instant::now() + KILL_PATIENCE;
     while Instant::now() < deadline {
@@ -171,7 +168,7 @@ fn kill(mut child: Child) {
     thread::spawn(move || child.wait());
 }
 
-/// The text without the usage that mkfs.xfs prints after each complaint.
+/// The text without the usage text that mkfs.xfs prints after each error message.
 fn tidy(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
     let lines: Vec<_> = text
@@ -201,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_program_says_and_how_it_ends_come_back() {
+    fn the_output_and_the_exit_status_of_a_program_are_returned() {
         let ended =
             ended("echo no such option >&2; echo; echo Usage: me >&2; echo more >&2; exit 7");
         assert_eq!(ended.status.code(), Some(7));
@@ -215,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_says_a_lot_is_not_stopped_by_it() {
+    fn a_program_with_much_output_is_not_blocked_by_it() {
         let ended = ended("head -c 300000 /dev/zero | tr '\\0' x >&2; exit 3");
         assert_eq!(ended.status.code(), Some(3));
         assert_eq!(ended.stderr.len(), STDERR_LIMIT);
@@ -251,8 +248,8 @@ mod tests {
         assert!(!runs(std::fs::read_to_string(pid).unwrap().trim()));
     }
 
-    /// Whether a process runs; one that has been killed may take a moment to go, or stay as a
-    /// zombie for its parent.
+    /// Whether a process runs. A killed process may take a moment to end, and may remain as a
+    /// zombie.
     fn runs(pid: &str) -> bool {
         let status = format!("/proc/{pid}/status");
         let deadline = Instant::now() + Duration::from_secs(5);

@@ -1,5 +1,5 @@
-//! The programs that this room runs: where they are found, how long they may take, and what it
-//! means when they fail.
+//! The programs of this module: where they are found, their time limit, and the errors when they
+//! fail.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -8,13 +8,13 @@ use std::time::Duration;
 use super::error::FsError;
 use super::program::{self, Ended, Outcome};
 
-/// How long a program may take unless told otherwise.
+/// The default time limit of a program.
 const TIME_LIMIT: Duration = Duration::from_secs(300);
 
-/// Where programs of this kind are besides PATH, which in a daemon may be short.
+/// Directories that are searched after PATH, which in a daemon may lack them.
 const MORE_DIRECTORIES: [&str; 2] = ["/usr/sbin", "/sbin"];
 
-/// A program.
+/// A program of e2fsprogs or xfsprogs.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Tool {
     /// Makes an ext4.
@@ -28,7 +28,7 @@ pub(super) enum Tool {
 }
 
 impl Tool {
-    /// Its name, and Debian's package that has it.
+    /// The program's name and Debian's package of it.
     const fn name_and_package(self) -> (&'static str, &'static str) {
         match self {
             Tool::Mke2fs => ("mke2fs", "e2fsprogs"),
@@ -39,7 +39,7 @@ impl Tool {
     }
 }
 
-/// Where programs are looked for, and how long each may take.
+/// The directories that are searched for programs, and the time limit of each program.
 #[derive(Debug)]
 pub(super) struct Tools {
     pub(super) directories: Vec<PathBuf>,
@@ -47,7 +47,7 @@ pub(super) struct Tools {
 }
 
 impl Tools {
-    /// PATH and the directories for administrators; five minutes.
+    /// Searches PATH, /usr/sbin and /sbin; the time limit is five minutes.
     pub(super) fn new() -> Self {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let directories =
@@ -57,7 +57,7 @@ impl Tools {
 
     pub(super) fn find(&self, tool: Tool) -> Result<PathBuf, FsError> {
         let (program, package) = tool.name_and_package();
-        program::find(program, &self.directories).ok_or_else(|| FsError::MkfsMissing {
+        program::find(program, &self.directories).ok_or_else(|| FsError::ProgramMissing {
             program,
             package,
             searched: self
@@ -69,17 +69,17 @@ impl Tools {
         })
     }
 
-    /// Runs a program on a device; gives how it ended, whether well or not.
+    /// Runs a program on a device. A failed exit status is no error.
     pub(super) fn run(
         &self,
         program: &Path,
         arguments: &[OsString],
         device: &Path,
     ) -> Result<Ended, FsError> {
-        tracing::debug!(program = %program.display(), ?arguments, "running");
+        tracing::debug!(program = %program.display(), ?arguments, "running a program");
         match program::run(program, arguments, self.time_limit)? {
             Outcome::Ended(ended) => Ok(ended),
-            Outcome::TimedOut { stderr } => Err(FsError::MkfsTimedOut {
+            Outcome::TimedOut { stderr } => Err(FsError::ProgramTimedOut {
                 program: program.to_owned(),
                 device: device.to_owned(),
                 limit: self.time_limit,
@@ -88,7 +88,7 @@ impl Tools {
         }
     }
 
-    /// Runs a program on a device that must end with status 0.
+    /// Runs a program on a device. Any exit status except 0 is an error.
     pub(super) fn run_well(
         &self,
         program: &Path,
@@ -99,7 +99,7 @@ impl Tools {
         if status.success() {
             return Ok(());
         }
-        Err(FsError::MkfsFailed {
+        Err(FsError::ProgramFailed {
             program: program.to_owned(),
             device: device.to_owned(),
             status,

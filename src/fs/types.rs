@@ -1,4 +1,4 @@
-//! Which file systems there are, how one is asked for, and what can be read off one.
+//! The types of this module: kinds of file systems, specifications and states.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,23 +7,32 @@ use uuid::Uuid;
 
 use crate::units::Sectors;
 
-use super::error::FsError;
-
-/// A file system type that layers can have.
+/// The type of a snapshot's file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FsType {
     /// The default.
     Ext4,
-    /// At least 300 MiB, and a log of 64 MiB in each.
+    /// Needs at least 300 MiB; its log takes 64 MiB.
     Xfs,
 }
 
+/// A name that is not the name of an [`FsType`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "unknown file system type {name:?}: known are {}",
+    FsType::ALL.map(FsType::name).join(", ")
+)]
+pub struct UnknownFsType {
+    /// The name.
+    pub name: String,
+}
+
 impl FsType {
-    /// All of them.
+    /// All types.
     pub const ALL: [FsType; 2] = [FsType::Ext4, FsType::Xfs];
 
-    /// Goes up when what this crate itself does at mkfs changes, so that no template made otherwise
-    /// is taken for one of these.
+    /// A number that goes up when this crate makes the file system in another way, so that older
+    /// templates are not used any more.
     const fn recipe(self) -> u32 {
         match self {
             FsType::Ext4 => 2,
@@ -31,7 +40,7 @@ impl FsType {
         }
     }
 
-    /// The kernel's name of it, which is also containerd's mount type.
+    /// The kernel's name of the type, which is also containerd's mount type.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -48,37 +57,36 @@ impl fmt::Display for FsType {
 }
 
 impl FromStr for FsType {
-    type Err = FsError;
+    type Err = UnknownFsType;
 
-    fn from_str(name: &str) -> Result<Self, FsError> {
+    fn from_str(name: &str) -> Result<Self, UnknownFsType> {
         let found = FsType::ALL.into_iter().find(|fs_type| fs_type.name() == name);
-        found.ok_or_else(|| FsError::UnknownType { name: name.to_owned() })
+        found.ok_or_else(|| UnknownFsType { name: name.to_owned() })
     }
 }
 
-/// What file system to make, its size apart.
+/// How to make a file system, except for its size.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct FsSpec {
     /// The type.
     pub fs_type: FsType,
-    /// More arguments for its mkfs, each one as it stands; they come after this crate's own and win
-    /// over them.
+    /// The operator's arguments for mkfs. They come after this crate's arguments and override them.
     pub options: Vec<String>,
-    /// Whether the device reads as zeros wherever nothing was written: not only as long as it is
-    /// blank, but also in the rest of a larger block of its own that is written in part.
+    /// Whether all unwritten parts of the device read as zeros, also the rest of a pool block that
+    /// is partly written.
     pub zeroed: bool,
 }
 
 impl FsSpec {
-    /// A file system of this type with no further options.
+    /// A file system of this type without further options, on a device that reads as zeros.
     #[must_use]
     pub fn plain(fs_type: FsType) -> Self {
         FsSpec { fs_type, options: Vec::new(), zeroed: true }
     }
 
-    /// A short text that is the same for the same specification, in every process and release that
-    /// makes the same file system of it, and different for different ones: part of a template's
-    /// key. The size is not in it.
+    /// A short text that identifies the specification; part of a template's key. It is the same in
+    /// every process, and in every release that makes the same file system from the specification.
+    /// The size is not part of it.
     #[must_use]
     pub fn digest(&self) -> String {
         let mut hash = Fnv::new();
@@ -95,7 +103,7 @@ impl FsSpec {
     }
 }
 
-/// FNV-1a, 64 bits: fixed for ever, which the standard library's hashers are not.
+/// FNV-1a with 64 bits. The standard library's hashers may change between releases.
 struct Fnv(u64);
 
 impl Fnv {
@@ -110,49 +118,48 @@ impl Fnv {
     }
 }
 
-/// What an unmounted file system says of itself.
+/// The state of an unmounted file system.
 ///
-/// While it is mounted the numbers on the disk are old ones: both file systems keep them in memory
-/// and write them at unmount or freeze.
+/// While a file system is mounted, the numbers on the disk are out of date: the kernel keeps them in
+/// memory and writes them at unmount or freeze.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FsState {
-    /// Which it is.
+    /// Its type.
     pub fs_type: FsType,
-    /// How far it reaches on its device.
+    /// Its size.
     pub size: Sectors,
     /// Its block size in bytes.
     pub block_size: u32,
-    /// Inodes in use, the file system's own included.
+    /// Inodes in use, including the file system's internal ones.
     pub used_inodes: u64,
-    /// Whether it was unmounted or frozen in good order: nothing to replay, no error noted.
+    /// Whether it was properly unmounted or frozen: no journal to replay, no recorded error.
     pub clean: bool,
-    /// Its UUID; snapshots share it.
+    /// Its UUID. A snapshot has the UUID of its origin.
     pub uuid: Uuid,
-    /// The errors that it has noted, if any. Then a write may be lost or its content damaged, also
-    /// where it is clean otherwise.
+    /// The errors that it has recorded, if any. Then a write may be lost or content may be damaged,
+    /// even if there is nothing to replay.
     pub errors: Option<NotedErrors>,
 }
 
-/// What an ext4 has noted of the errors that it met while it was mounted: in its superblock
-/// (`s_state`, `s_error_count` and what follows) and in that of its journal (`s_errno`). xfs keeps
-/// no such record.
+/// The errors that an ext4 has recorded while it was mounted: in its superblock (`s_state`,
+/// `s_error_count` and the following fields) and in its journal (`s_errno`). xfs has no such record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct NotedErrors {
-    /// How many errors; 0 where only the state or the journal tells of one.
+    /// The number of errors; 0 if only the state or the journal shows that there was one.
     pub count: u32,
-    /// When the first of them was, in seconds since 1970.
+    /// The time of the first error in seconds since 1970.
     pub first: u32,
-    /// When the last of them was, in seconds since 1970.
+    /// The time of the last error in seconds since 1970.
     pub last: u32,
-    /// The kernel's function that found the first one, padded with zeros.
+    /// The kernel function that found the first error, padded with zeros.
     pub function: [u8; 32],
-    /// The errno that ended the journal; 0 for none.
+    /// The errno that aborted the journal; 0 for none.
     pub journal: i32,
 }
 
 impl fmt::Display for NotedErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Written by whoever wrote the superblock: no more than what a function's name can have.
+        // A guest may have written this text. Only characters of a function name are printed.
         let name: String = self
             .function
             .iter()
@@ -179,12 +186,12 @@ impl fmt::Display for NotedErrors {
     }
 }
 
-/// Who may have written what is on a device.
+/// Who may have written the content of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Writer {
-    /// This program alone: a template, or a snapshot of one that was handed to nobody yet.
+    /// Only this program: a template, or a new snapshot of one that was never handed out.
     Us,
-    /// Whoever had it: a container, a guest's kernel.
+    /// Any container or guest kernel.
     Anybody,
 }
 

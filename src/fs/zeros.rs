@@ -1,26 +1,26 @@
-//! Giving back blocks that were written with nothing but zeros.
+//! Frees the blocks of a thin that hold only zeros.
 //!
-//! Blocks of a thin that are not mapped read as zeros, and so do discarded ones: discarding zeros
-//! changes no content, but what the device takes up.
+//! An unmapped or discarded block of a thin reads as zeros. So discarding zeros changes no content,
+//! only the number of mapped blocks.
 
 use std::ops::Range;
 
 use crate::block::{BlockError, Disk};
 use crate::units::Sectors;
 
-/// The smallest piece looked at, in bytes: the smallest block of a thin pool.
+/// The unit of discards in bytes: the smallest block size of a thin pool.
 const PIECE: u64 = 64 << 10;
 
-/// How much is read at once, in bytes.
+/// How many bytes are read at once.
 const CHUNK: u64 = 1 << 20;
 
-/// Discards every aligned piece of 64 KiB that touches one of `ranges` (in bytes) and holds nothing
-/// but zeros. Gives how many bytes were handed to the device; a device without discard gives 0.
+/// Discards every aligned piece of 64 KiB that overlaps one of the byte `ranges` and holds only
+/// zeros. Gives the number of discarded bytes; 0 if the device does not support discard.
 ///
 /// # Errors
-/// Those of [`Disk`]'s steps. Where it stops, the content is still the same.
+/// As the methods of [`Disk`]. The content is the same even after an error.
 pub(super) fn punch(disk: &dyn Disk, ranges: &[Range<u64>]) -> Result<u64, BlockError> {
-    // What lies in the page cache only would otherwise be written again after the discard.
+    // Otherwise zeros in the page cache could be written after the discard.
     disk.flush()?;
     let end = disk.size()?.bytes().unwrap_or(u64::MAX) / PIECE * PIECE;
     let mut run = Run { disk, zeros: 0..0, discarded: 0 };
@@ -51,8 +51,8 @@ fn punch_ranges(run: &mut Run<'_>, ranges: &[Range<u64>], end: u64) -> Result<()
     Ok(())
 }
 
-/// Zeros that lie side by side are discarded in one go, so that pools of larger blocks get whole
-/// ones.
+/// Collects adjacent pieces into one discard, so that it covers whole blocks of a pool with larger
+/// blocks.
 struct Run<'a> {
     disk: &'a dyn Disk,
     zeros: Range<u64>,
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
     use crate::block::memory::MemoryDisk;
 
-    /// A disk that forgets nothing it is told to discard but notes it, to see that only zeros are.
+    /// A disk that records discards and keeps the content, to check that only zeros are discarded.
     #[derive(Debug)]
     struct Noting {
         disk: MemoryDisk,

@@ -238,7 +238,7 @@ fn role(record: &SnapshotRecord) -> Role {
 }
 
 fn fs_type(name: &str) -> Result<FsType, Error> {
-    name.parse().map_err(|e: crate::fs::FsError| {
+    name.parse().map_err(|e: crate::fs::UnknownFsType| {
         Error::invalid(format!("file system {name:?}"), e.to_string())
     })
 }

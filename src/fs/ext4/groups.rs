@@ -1,26 +1,28 @@
-//! ext4's block groups: where the inode tables and the journal are, and which tables the kernel
-//! need not clear.
+//! ext4's block groups: the places of the inode tables, and the flag that a table is zeroed.
 //!
-//! The layout is the kernel's (Documentation/filesystems/ext4/group_descr.rst, blockgroup.rst,
-//! ifork.rst); all of it little-endian.
+//! Layout: Documentation/filesystems/ext4/group_descr.rst and blockgroup.rst; all of it is
+//! little-endian.
 
 use std::ops::Range;
 
 use crate::block::Disk;
+use crate::fs::bytes::Fields;
+use crate::fs::error::FsError;
 
-use super::bytes::Fields;
-use super::error::FsError;
-use super::ext4_super::{crc32c, Layout, Superblock};
+use super::crc32c::crc32c;
+use super::journal;
+use super::superblock::{Layout, Superblock};
 
-/// Where a descriptor has its checksum, and its flags.
+/// The first byte of a descriptor's checksum.
 const CHECKSUM: usize = 30;
+/// The first byte of a descriptor's flags.
 const FLAGS: usize = 18;
 
-/// `EXT4_BG_INODE_ZEROED`: the inode table holds zeros already.
+/// `EXT4_BG_INODE_ZEROED`: the inode table is zeroed.
 const INODE_TABLE_ZEROED: u16 = 4;
 
-/// Where mke2fs writes zeros when it may not assume that they are there: inode tables and journal,
-/// in bytes. All of the file system, where that cannot be told.
+/// The byte ranges to which mke2fs writes zeros if it cannot assume zeroed storage: the inode tables
+/// and the journal. The whole file system, if their places are unknown.
 ///
 /// # Errors
 /// [`FsError::Superblock`], [`FsError::Block`].
@@ -28,7 +30,7 @@ pub fn zeroed_ranges(disk: &dyn Disk) -> Result<Vec<Range<u64>>, FsError> {
     let superblock = Superblock::read(disk)?;
     let groups = Groups::new(disk, &superblock);
     let bytes = |block: u64| block.saturating_mul(groups.block_size);
-    let journal = superblock.layout.journal.and_then(|map| journal_extents(Fields(&map)));
+    let journal = superblock.layout.journal.and_then(|map| journal::extents(&map));
     let tables = groups.inode_tables(0..groups.count)?;
     let (Some(mut extents), Some(tables)) = (journal, tables) else {
         let everything = 0..bytes(superblock.blocks);
@@ -38,16 +40,15 @@ pub fn zeroed_ranges(disk: &dyn Disk) -> Result<Vec<Range<u64>>, FsError> {
     Ok(extents.into_iter().map(|extent| bytes(extent.start)..bytes(extent.end)).collect())
 }
 
-/// Notes for all groups behind the first `old_blocks` blocks that their inode tables hold zeros,
-/// and says for how many.
+/// Marks the inode tables of all groups after the first `old_blocks` blocks as zeroed. Gives the
+/// number of groups that were marked.
 ///
-/// A file system that has grown has groups whose tables the kernel would clear behind the next
-/// mounts: 16 MiB for each GiB, and in each snapshot again. Behind the old end of a thin there is
-/// nothing but zeros. Without checksums over all metadata (a choice of mke2fs.conf that is rare by
-/// now) nothing is done.
+/// The kernel zeroes the inode tables of new groups in the background after the next mount: 16 MiB
+/// for each GiB, and again in each snapshot. On a thin that has grown, these blocks already read as
+/// zeros. Nothing is done for a file system without metadata checksums, which is rare.
 ///
-/// The file system must be unmounted and clean. Each note is within one sector and right by itself,
-/// so that a crash in the middle does no harm.
+/// The file system must be unmounted and clean. Each mark is within one sector and valid by itself,
+/// so a crash between two of them does no harm.
 ///
 /// # Errors
 /// [`FsError::Superblock`], [`FsError::Block`].
@@ -63,8 +64,7 @@ pub fn note_zeros_behind(disk: &dyn Disk, old_blocks: u64) -> Result<u64, FsErro
             return Ok(noted);
         };
         let flags = Fields(&descriptor).le16(FLAGS).unwrap_or_default();
-        // One whose checksum is not what it should be is not what it is taken for, and is left
-        // alone.
+        // With a wrong checksum these bytes may be no descriptor, so they are left alone.
         if Fields(&descriptor).le16(CHECKSUM) != Some(checksum(seed, group, &descriptor)) {
             return Ok(noted);
         }
@@ -94,7 +94,7 @@ impl<'a> Groups<'a> {
         Groups { disk, layout, block_size, count: superblock.groups() }
     }
 
-    /// The inode tables of these groups in blocks; `None` when the place of a descriptor is
+    /// The inode tables of these groups, in blocks. `None` when the place of a descriptor is
     /// unknown.
     fn inode_tables(&self, groups: Range<u64>) -> Result<Option<Vec<Range<u64>>>, FsError> {
         let table = u64::from(self.layout.inodes_per_group) * u64::from(self.layout.inode_size);
@@ -112,7 +112,7 @@ impl<'a> Groups<'a> {
         Ok(Some(tables))
     }
 
-    /// A group's descriptor and its place in bytes; `None` when that is unknown.
+    /// A group's descriptor and its first byte on the disk. `None` when its place is unknown.
     fn read(&self, group: u64) -> Result<Option<(u64, Vec<u8>)>, FsError> {
         let Some(place) = self.place(group) else {
             return Ok(None);
@@ -122,11 +122,11 @@ impl<'a> Groups<'a> {
         Ok(Some((place, descriptor)))
     }
 
-    /// Where a group's descriptor is, in bytes.
+    /// The first byte of a group's descriptor.
     ///
-    /// All descriptors follow the superblock's block, but for those from the first meta block on:
-    /// each block of these is at the start of the groups that it describes (fs/ext4/super.c,
-    /// `descriptor_loc`).
+    /// The descriptors follow the superblock's block. With meta_bg, each descriptor block from the
+    /// first meta block on is at the start of the groups that it describes instead
+    /// (fs/ext4/super.c, `descriptor_loc`).
     fn place(&self, group: u64) -> Option<u64> {
         let size = u64::from(self.layout.descriptor_size);
         let per_block = self.block_size / size;
@@ -143,8 +143,8 @@ impl<'a> Groups<'a> {
         Some(block * self.block_size + within)
     }
 
-    /// Whether a group begins with a copy of the superblock; `None` for layouts of copies that are
-    /// rarely used.
+    /// Whether a group begins with a copy of the superblock. `None` when the copies are not in the
+    /// usual groups.
     fn has_superblock(&self, group: u64) -> Option<bool> {
         let power_of = |base: u64| {
             std::iter::successors(Some(base), |power| power.checked_mul(base))
@@ -154,34 +154,14 @@ impl<'a> Groups<'a> {
     }
 }
 
-/// A descriptor's checksum (fs/ext4/super.c, `ext4_group_desc_csum`): its own field counts as zero.
+/// A descriptor's checksum (fs/ext4/super.c, `ext4_group_desc_csum`). The checksum field itself
+/// counts as zero.
 fn checksum(seed: u32, group: u64, descriptor: &[u8]) -> u16 {
-    // Group numbers are 32 bits wide on the disk.
+    // A group number has 32 bits on the disk.
     let crc = crc32c(seed, &(group as u32).to_le_bytes());
     let crc = crc32c(crc, &descriptor[..CHECKSUM]);
     let crc = crc32c(crc, &[0, 0]);
     crc32c(crc, &descriptor[CHECKSUM + 2..]) as u16
-}
-
-/// The journal in blocks, if its map is the root of an extent tree that has no further level.
-pub(super) fn journal_extents(map: Fields<'_>) -> Option<Vec<Range<u64>>> {
-    const EXTENT_MAGIC: u16 = 0xF30A;
-    let (magic, entries, depth) = (map.le16(0)?, map.le16(2)?, map.le16(6)?);
-    if magic != EXTENT_MAGIC || depth != 0 || entries > 4 {
-        return None;
-    }
-    (0..usize::from(entries))
-        .map(|entry| {
-            let extent = map.from(12 * (entry + 1))?;
-            let start = u64::from(extent.le16(6)?) << 32 | u64::from(extent.le32(8)?);
-            // Lengths above 32768 mean allocated but unwritten, and count from there.
-            let length =
-                extent
-                    .le16(4)
-                    .map(|length| if length > 32768 { length - 32768 } else { length })?;
-            Some(start..start + u64::from(length))
-        })
-        .collect()
 }
 
 #[cfg(test)]
@@ -238,7 +218,7 @@ mod tests {
         assert_eq!(places(&Layout { sparse_copies: false, ..meta }, 129), None);
     }
 
-    /// A map of two extents: 4096 blocks at 77, and 3 unwritten ones far behind.
+    /// A map of two extents: 4096 blocks at 77, and 3 unwritten blocks far behind.
     fn journal_map() -> Vec<u8> {
         let mut map = vec![0; 60];
         map[..8].copy_from_slice(&[0x0A, 0xF3, 2, 0, 4, 0, 0, 0]);
@@ -247,21 +227,7 @@ mod tests {
         map
     }
 
-    #[test]
-    fn the_journals_extents_are_read_from_a_tree_of_one_level() {
-        let far = (1 << 32) + 5;
-        assert_eq!(
-            journal_extents(Fields(&journal_map())),
-            Some(vec![77..77 + 4096, far..far + 3])
-        );
-        for (offset, value) in [(0, 0), (2, 5), (6, 1)] {
-            let mut map = journal_map();
-            map[offset] = value;
-            assert_eq!(journal_extents(Fields(&map)), None, "byte {offset}");
-        }
-    }
-
-    /// A disk with a superblock for `groups` groups and their descriptors, none noted as zeroed.
+    /// A disk with a superblock for `groups` groups and their descriptors, none marked as zeroed.
     fn grown(groups: u32) -> MemoryDisk {
         let disk = MemoryDisk::new(Sectors(u64::from(groups) * 32_768 * 8));
         let mut superblock = vec![0; 1024];
@@ -305,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn only_groups_wholly_behind_the_old_end_are_noted_and_once() {
+    fn only_groups_wholly_behind_the_old_end_are_marked_and_once() {
         let disk = grown(6);
         assert_eq!(note_zeros_behind(&disk, 2 * 32_768 + 1).unwrap(), 3);
         assert_eq!((0..6).map(|group| flags(&disk, group)).collect::<Vec<_>>(), [3, 3, 3, 7, 7, 7]);
@@ -313,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_descriptor_that_is_not_what_it_is_taken_for_is_left_alone() {
+    fn a_descriptor_with_a_wrong_checksum_is_left_alone() {
         let disk = grown(4);
         disk.write_at(&[0xFF], 4096 + 2 * 64 + 40).unwrap();
         assert_eq!(note_zeros_behind(&disk, 32_768).unwrap(), 1);
@@ -323,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_layout_is_zeros_anywhere() {
+    fn in_an_unknown_layout_zeros_may_be_anywhere() {
         let disk = grown(2);
         let everything = 0..2 * 32_768 * 4096;
         assert_eq!(zeroed_ranges(&disk).unwrap(), [everything]);
@@ -342,8 +308,7 @@ mod tests {
             for (offset, value) in noise {
                 disk.write_at(&[value], 1024 + offset).unwrap();
             }
-            // Absurd layouts are refused, or lie behind the disk's end; then reading them fails, in
-            // good order.
+            // An invalid layout is refused, or a read beyond the disk's end fails.
             let _ = zeroed_ranges(&disk);
             let _ = note_zeros_behind(&disk, 1);
         }

@@ -1,37 +1,36 @@
-//! Whether an xfs log ends in an unmount record, that is, whether the file system is clean.
+//! xfs's log: whether it ends with an unmount record, that is, whether the file system is clean.
 //!
-//! The log is a ring of blocks of 512 bytes. Each begins with the number of the round it was
-//! written in (a record's header has it behind its magic number), so the place where the number
-//! falls is the head. The file system is clean when the last record before the head is an unmount
-//! record and ends there (fs/xfs/xfs_log_recover.c: `xlog_find_head`, `xlog_find_tail`,
-//! `xlog_check_unmount_rec`).
+//! The log is a ring of blocks of 512 bytes. Each block begins with its cycle: the number of the
+//! pass through the ring in which it was written. (In a record's header the cycle follows the magic
+//! number.) The head is where the cycle decreases. The file system is clean when the last record
+//! before the head is an unmount record and ends there (fs/xfs/xfs_log_recover.c: `xlog_find_head`,
+//! `xlog_find_tail`, `xlog_check_unmount_rec`).
 
 use std::ops::Range;
 
 use crate::block::{BlockError, Disk};
-
-use super::bytes::Fields;
+use crate::fs::bytes::Fields;
 
 const BLOCK: u64 = 512;
 const HEADER_MAGIC: u32 = 0xFEED_BABE;
 const VERSION_2: u32 = 2;
 const UNMOUNT_FLAG: u8 = 0x20;
 
-/// How much log a header describes; longer records have more header blocks
+/// How many bytes of log one header block describes. Longer records have more header blocks
 /// (`XLOG_HEADER_CYCLE_SIZE`).
 const HEADER_COVERS: u32 = 32 << 10;
 
-/// The most that can be on its way to the disk out of order: 8 buffers of 256 KiB
+/// How many blocks can be written out of order at most: 8 buffers of 256 KiB
 /// (`XLOG_TOTAL_REC_SHIFT`).
 const IN_FLIGHT: u64 = (2 << 20) / BLOCK;
 
-/// How much is read at once, in bytes.
+/// How many bytes are read at once.
 const CHUNK: usize = 64 << 10;
 
-/// The longest record in blocks, header and all, with room to spare.
+/// An upper limit for the length of a record with its header, in blocks.
 const LONGEST_RECORD: u64 = 2 * (256 << 10) / BLOCK;
 
-/// Whether the log at `place` (in bytes) was closed by an unmount.
+/// Whether the log in this byte range ends with an unmount record.
 ///
 /// # Errors
 /// Those of [`Disk::read_at`].
@@ -42,7 +41,7 @@ pub(super) fn is_clean(disk: &dyn Disk, place: Range<u64>) -> Result<bool, Block
     }
     let first = log.cycle(0)?;
     if first == 0 {
-        // Never written to.
+        // The log was never written.
         return Ok(true);
     }
     let head = log.head(first)?;
@@ -69,7 +68,7 @@ impl Log<'_> {
         Ok(cycle(&self.read(block)?))
     }
 
-    /// The first block that is not of the newest round; the log's length stands for its start.
+    /// The first block that is not of the newest cycle; the log's length if all blocks are.
     fn head(&self, newest: u32) -> Result<u64, BlockError> {
         let (mut newest_end, mut older_start) = (0, self.blocks);
         while older_start - newest_end > 1 {
@@ -83,8 +82,8 @@ impl Log<'_> {
         Ok(older_start)
     }
 
-    /// Whether something of the newest round lies beyond the head: then writes were under way when
-    /// it stopped.
+    /// Whether a block of the newest cycle is beyond the head. Then writes were in flight when the
+    /// log ended.
     fn has_gap(&self, head: u64, newest: u32) -> Result<bool, BlockError> {
         let mut chunk = vec![0; CHUNK];
         let stop = (head + IN_FLIGHT).min(self.blocks);
@@ -100,7 +99,7 @@ impl Log<'_> {
         Ok(false)
     }
 
-    /// Whether the last record before the head is an unmount record that ends right there.
+    /// Whether the last record before the head is an unmount record that ends at the head.
     fn ends_in_unmount(&self, head: u64) -> Result<bool, BlockError> {
         for back in 1..=LONGEST_RECORD.min(self.blocks) {
             let at = head + self.blocks - back;
@@ -112,7 +111,7 @@ impl Log<'_> {
             if !ends_at_head || record.operations != 1 {
                 return Ok(false);
             }
-            // The operation's flags are the tenth byte of its header (`struct xlog_op_header`).
+            // The flags are the tenth byte of the operation's header (`struct xlog_op_header`).
             let operation = self.read(at + record.header_blocks)?;
             return Ok(operation[9] & UNMOUNT_FLAG != 0);
         }
@@ -130,7 +129,7 @@ fn cycle(block: &[u8]) -> u32 {
     }
 }
 
-/// What is needed of a record's header (`struct xlog_rec_header`).
+/// The fields of a record's header (`struct xlog_rec_header`) that this file needs.
 struct Record {
     header_blocks: u64,
     data_blocks: u64,
@@ -158,7 +157,7 @@ mod tests {
     use crate::block::memory::MemoryDisk;
     use crate::units::Sectors;
 
-    /// The log begins here on the disk, so that a forgotten offset shows.
+    /// The log does not start at byte 0, so that a missing offset shows.
     const START: u64 = 8192;
     const BLOCKS: u64 = 9000;
 
@@ -210,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_log_is_clean_after_an_unmount_wherever_its_head_is() {
-        // The first round, further rounds, a record across the end, and one that ends right at it.
+        // The first cycle, later cycles, a record across the end, and one that ends at the end.
         for head in [
             0,
             1,
