@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytesize::ByteSize;
 use devmapper_snapshotter::block::RealDisks;
 use devmapper_snapshotter::config::Config;
 use devmapper_snapshotter::dm::Dm;
 use devmapper_snapshotter::pool::{DeviceNames, MetadataError, Pool, PoolError, Role};
 use devmapper_snapshotter::snapshotter;
 use devmapper_snapshotter::store::{Kind, ReclaimKind, Store};
-use devmapper_snapshotter::units::ThinId;
+use devmapper_snapshotter::units::{bytes_text, ThinId};
 
 use crate::{
     database, device_mapper, look_at_state_directory, open, own_state_directory, parts, AnyError,
@@ -202,9 +201,7 @@ impl Row {
         let active = pool.is_some_and(|pool| pool.info(self.role).is_ok_and(|info| info.is_some()));
         let device = if active { names.name(self.role).to_string() } else { "-".into() };
         let block = pool.map_or(0, |pool| pool.block_size().0 * 512);
-        let bytes = mapped
-            .get(&self.thin)
-            .map_or("-".into(), |blocks| ByteSize(blocks * block).display().iec().to_string());
+        let bytes = mapped.get(&self.thin).map_or("-".into(), |blocks| bytes_text(blocks * block));
         let key = printable(&self.key);
         let parent = self
             .parent

@@ -1,35 +1,51 @@
 //! devmapper-snapshotter: a containerd snapshotter on device-mapper thin provisioning, and the
-//! device-mapper library it stands on.
+//! device-mapper library that it is built on.
 //!
-//! The map, from the ground up; each room knows those above it in this list and no others:
+//! Without the feature `daemon`, which is on by default, the crate is the library alone: [`units`],
+//! [`names`], [`dm`] and [`block`]. That depends on nix, thiserror and tracing only. The feature
+//! `model` adds the modelled kernel that the tests run on.
 //!
-//! | room | what it is for |
+//! The modules from the bottom up; each may use some of those above it in this list, and no others:
+//!
+//! | module | what it is for |
 //! |---|---|
-//! | [`failpoint`] | steps at which tests end the process; nothing in other builds |
+//! | [`failpoint`] | steps at which tests end the process; does nothing in other builds |
 //! | [`units`], [`names`] | sectors, thin ids, device numbers; device-mapper names and uuids |
-//! | [`dm`] | raw device-mapper: ioctls, tables and status, events, udev; a real and a modelled kernel |
+//! | [`dm`] | raw device-mapper: ioctls, tables and status, events, udev |
 //! | [`block`] | disks, loop devices, private mounts |
-//! | [`store`] | the database |
-//! | [`filter`] | containerd's filter language |
-//! | [`fs`] | mkfs, growing and inspecting file systems; the one room that runs a program |
-//! | [`config`] | what an operator may set |
-//! | [`pool`] | the thin pool: backing, identity, ids |
-//! | [`snapshotter`] | containerd's semantics on thins |
-//! | [`metrics`] | what monitoring asks for |
-//! | [`grpc`], [`server`], [`monitor`] | the service, the socket, the watch over the pool's room |
+//! | `store` | the database |
+//! | `filter` | containerd's filter language |
+//! | `fs` | mkfs, growing and inspecting file systems; the only module that runs programs |
+//! | `config` | what an operator can set |
+//! | `pool` | the thin pool: backing, identity, ids |
+//! | `snapshotter` | containerd's snapshots on thins |
+//! | `metrics` | figures for Prometheus |
+//! | `grpc`, `server`, `monitor` | the service, the socket, the watch over the pool |
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod block;
-pub mod config;
 pub mod dm;
 pub mod failpoint;
-pub mod filter;
-pub mod fs;
-pub mod grpc;
-pub mod metrics;
-pub mod monitor;
 pub mod names;
-pub mod pool;
-pub mod server;
-pub mod snapshotter;
-pub mod store;
 pub mod units;
+
+#[cfg(feature = "daemon")]
+pub mod config;
+#[cfg(feature = "daemon")]
+pub mod filter;
+#[cfg(feature = "daemon")]
+pub mod fs;
+#[cfg(feature = "daemon")]
+pub mod grpc;
+#[cfg(feature = "daemon")]
+pub mod metrics;
+#[cfg(feature = "daemon")]
+pub mod monitor;
+#[cfg(feature = "daemon")]
+pub mod pool;
+#[cfg(feature = "daemon")]
+pub mod server;
+#[cfg(feature = "daemon")]
+pub mod snapshotter;
+#[cfg(feature = "daemon")]
+pub mod store;

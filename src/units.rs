@@ -5,10 +5,12 @@
 //! use this module; it uses nothing.
 #![warn(missing_docs)]
 
+mod bytes;
+
 use std::fmt;
 use std::str::FromStr;
 
-use bytesize::ByteSize;
+pub use bytes::{bytes_text, parse_bytes};
 
 /// Bytes in a sector. The block layer counts in this unit whatever the disk's real sector size is
 /// (kernel: `SECTOR_SHIFT` in include/linux/blk_types.h).
@@ -103,15 +105,15 @@ impl Sectors {
     /// # Errors
     /// [`UnitError::NotASize`] for zero as well.
     pub fn parse_device(text: &str) -> Result<Sectors, UnitError> {
-        match text.trim().parse::<ByteSize>() {
-            Ok(size) if size.as_u64() > 0 => Ok(Sectors::of_device(size.as_u64())),
+        match parse_bytes(text.trim()) {
+            Some(bytes) if bytes > 0 => Ok(Sectors::of_device(bytes)),
             _ => Err(UnitError::NotASize { text: text.to_owned() }),
         }
     }
 
     /// The size as people read it, such as `10.0 GiB`.
     pub fn to_text(self) -> String {
-        ByteSize(self.0.saturating_mul(SECTOR_SIZE)).display().iec().to_string()
+        bytes_text(self.0.saturating_mul(SECTOR_SIZE))
     }
 
     /// The size in bytes.

@@ -3,12 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use bytesize::ByteSize;
 use toml::Value;
 
 use super::{paths, PoolFeature};
 use crate::names::{DevicePrefix, DmName};
-use crate::units::Sectors;
+use crate::units::{bytes_text, parse_bytes, Sectors};
 
 /// dm-thin's limits for the block size (thin-provisioning.rst): 64 KiB to 1 GiB, a multiple of 64
 /// KiB.
@@ -92,19 +91,12 @@ fn exact_size(value: &Value, least: u64, most: u64) -> Result<u64, String> {
     let Value::String(text) = value else {
         return Err(format!("is {} where a size is needed: {FORM}", kind(value)));
     };
-    let bytes =
-        text.parse::<ByteSize>().map_err(|_| format!("{text:?} is not a size: {FORM}"))?.as_u64();
+    let bytes = parse_bytes(text).ok_or_else(|| format!("{text:?} is not a size: {FORM}"))?;
     if bytes < least {
-        return Err(format!(
-            "{text:?} is too small; at least {} is needed",
-            ByteSize(least).display().iec()
-        ));
+        return Err(format!("{text:?} is too small; at least {} is needed", bytes_text(least)));
     }
     if bytes > most {
-        return Err(format!(
-            "{text:?} is too large; at most {} is allowed",
-            ByteSize(most).display().iec()
-        ));
+        return Err(format!("{text:?} is too large; at most {} is allowed", bytes_text(most)));
     }
     Ok(bytes)
 }

@@ -2,14 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use bytesize::ByteSize;
-
 use super::MetadataError;
 use crate::block::BlockError;
 use crate::dm;
 use crate::names::{DevicePrefix, DmName};
 use crate::store::StoreError;
-use crate::units::{Sectors, ThinId};
+use crate::units::{bytes_text, Sectors, ThinId};
 
 /// A failed step on the pool. Device, thin id and the kernel's own error are in each message.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +39,7 @@ pub enum PoolError {
     #[error("pool {pool} must be checked: the kernel could not write its metadata (a disk that failed or was full) and takes no changes since. Once the disk is well, {}run 'thin_check --clear-needs-check-flag {}' and start the daemon again", taken_away(*active), metadata.display())]
     NeedsCheck { pool: DmName, metadata: PathBuf, active: bool },
     /// The disk is well and nothing is damaged: the metadata area has no block left.
-    #[error("the metadata of pool {pool} is full, all {} of it, and the kernel takes no changes, removals among them, until it is larger. {}", ByteSize(*total).display().iec(), way_out(growth, check.as_deref(), *active))]
+    #[error("the metadata of pool {pool} is full, all {} of it, and the kernel takes no changes, removals among them, until it is larger. {}", bytes_text(*total), way_out(growth, check.as_deref(), *active))]
     MetadataFull {
         pool: DmName,
         total: u64,
@@ -90,11 +88,11 @@ pub enum PoolError {
     NotOurs { device: DmName, uuid: String },
     #[error("data_device {data} and metadata_device {metadata} are the same device; name two, or leave metadata_device out to have both areas on the one")]
     SameDisk { data: PathBuf, metadata: PathBuf },
-    #[error("the data area of pool {pool} on {path} has become smaller: {} found, {} in use by the pool", ByteSize(found.0 * 512).display().iec(), ByteSize(needed.0 * 512).display().iec())]
+    #[error("the data area of pool {pool} on {path} has become smaller: {} found, {} in use by the pool", found.to_text(), needed.to_text())]
     Shrunk { path: PathBuf, pool: DmName, found: Sectors, needed: Sectors },
     #[error("pool {pool} has no areas of its own: somebody else assembles it")]
     NoAreas { pool: String },
-    #[error("{path} is too small for a pool: {} found, {} needed at least", ByteSize(found.0 * 512).display().iec(), ByteSize(needed.0 * 512).display().iec())]
+    #[error("{path} is too small for a pool: {} found, {} needed at least", found.to_text(), needed.to_text())]
     TooSmall { path: PathBuf, found: Sectors, needed: Sectors },
     #[error("the metadata of pool {pool} cannot be read: {source}")]
     Metadata { pool: DmName, source: MetadataError },
@@ -103,7 +101,7 @@ pub enum PoolError {
 }
 
 fn shortage(what: &str, free: u64, total: u64, percent: u8) -> String {
-    let [free_size, total] = [free, total].map(|bytes| ByteSize(bytes).display().iec());
+    let [free_size, total] = [free, total].map(bytes_text);
     if free == 0 {
         return format!("nothing of {total} of {what} is free");
     }
