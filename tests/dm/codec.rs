@@ -2,8 +2,6 @@
 //! lies is an error that names the field, and nothing panics. And the texts inside: what is printed
 //! is parsed back.
 
-mod dm_layout;
-
 use devmapper_snapshotter::dm::codec::{decode, encode, CodecError};
 use devmapper_snapshotter::dm::message::PoolMessage;
 use devmapper_snapshotter::dm::{
@@ -14,7 +12,7 @@ use devmapper_snapshotter::dm::{
 };
 use devmapper_snapshotter::names::{DmName, DmUuid};
 use devmapper_snapshotter::units::{DeviceNumber, Sectors, ThinId};
-use dm_layout::Read;
+use crate::layout::{self, Read};
 use proptest::prelude::*;
 
 // --- values ---
@@ -239,13 +237,13 @@ proptest! {
 
     #[test]
     fn what_the_kernel_lays_out_is_read_back((verb, reply) in answer(), room in 0usize..4096) {
-        let buffer = dm_layout::reply(&reply, room);
+        let buffer = layout::reply(&reply, room);
         prop_assert_eq!(decode(verb, &buffer), Ok(reply));
     }
 
     #[test]
     fn a_reply_that_is_cut_short_is_an_error((verb, reply) in answer(), cut in any::<prop::sample::Index>()) {
-        let buffer = dm_layout::reply(&reply, 0);
+        let buffer = layout::reply(&reply, 0);
         let end = cut.index(buffer.len());
         // Without data nothing but the header counts.
         if reply.data != ReplyData::None || end < 305 {
@@ -259,7 +257,7 @@ proptest! {
         asked in prop::sample::select(Verb::ALL.to_vec()),
         lies in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
     ) {
-        let mut buffer = dm_layout::reply(&reply, 0);
+        let mut buffer = layout::reply(&reply, 0);
         for (place, byte) in lies {
             let place = place.index(buffer.len());
             buffer[place] = byte;
@@ -292,7 +290,7 @@ proptest! {
             request = request.create_uuid(uuid);
         }
         let buffer = encode(&request, room).unwrap();
-        prop_assert!(buffer.len() >= dm_layout::HEADER + room);
+        prop_assert!(buffer.len() >= layout::HEADER + room);
         let read = Read(&buffer);
         prop_assert_eq!((read.u32(0), read.u32(12) as usize), (4, buffer.len()));
         prop_assert_eq!((read.u32(28), read.u32(32)), (flags, event_nr));
@@ -360,7 +358,7 @@ fn two_devices() -> Vec<u8> {
         event_nr: Some(1),
         uuid: Some(b"uuid".to_vec()),
     };
-    dm_layout::reply(
+    layout::reply(
         &Reply { header: named(), data: ReplyData::Devices(vec![entry(1), entry(2)]) },
         0,
     )
@@ -374,12 +372,12 @@ fn two_targets() -> Vec<u8> {
         params: "7:0 0".to_owned(),
     };
     let header = Header { target_count: 2, ..named() };
-    dm_layout::reply(&Reply { header, data: ReplyData::Targets(vec![line.clone(), line]) }, 0)
+    layout::reply(&Reply { header, data: ReplyData::Targets(vec![line.clone(), line]) }, 0)
 }
 
 fn two_versions() -> Vec<u8> {
     let version = TargetVersion { name: "linear".to_owned(), version: DriverVersion::new(1, 4, 0) };
-    dm_layout::reply(
+    layout::reply(
         &Reply { header: named(), data: ReplyData::Versions(vec![version.clone(), version]) },
         0,
     )
@@ -387,7 +385,7 @@ fn two_versions() -> Vec<u8> {
 
 fn two_deps() -> Vec<u8> {
     let deps = vec![DeviceNumber { major: 7, minor: 0 }; 2];
-    dm_layout::reply(&Reply { header: named(), data: ReplyData::Deps(deps) }, 0)
+    layout::reply(&Reply { header: named(), data: ReplyData::Deps(deps) }, 0)
 }
 
 /// `value` at `at`, which counts from the start of the data when it is past the header.
@@ -404,7 +402,7 @@ fn endless(mut buffer: Vec<u8>, at: usize) -> Vec<u8> {
 
 #[test]
 fn errors_name_the_field() {
-    const DATA: usize = dm_layout::HEADER;
+    const DATA: usize = layout::HEADER;
     let full = |field: &str| format!("dm_{field}");
     let cases: Vec<(Verb, Vec<u8>, String)> = vec![
         (Verb::Info, vec![0; 10], "open_count".into()),

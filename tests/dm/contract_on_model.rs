@@ -1,14 +1,12 @@
 //! The device-mapper contract on the modelled kernel, which must not differ from a real one.
 
-mod dm_contract;
-
 use std::sync::Arc;
 
 use devmapper_snapshotter::dm::fake::{FakeHandle, FakeKernel, IoError};
 use devmapper_snapshotter::dm::{Dm, Settings};
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors};
-use dm_contract::{Opened, World};
+use crate::contract::{self, Opened, World};
 
 struct Model {
     kernel: FakeKernel,
@@ -89,7 +87,7 @@ macro_rules! on_the_model {
         $(
             #[test]
             fn $case() {
-                dm_contract::$case(&mut Model::new());
+                contract::$case(&mut Model::new());
             }
         )*
     };

@@ -2,7 +2,6 @@
 //! as it reads them.
 //!
 //! Written from linux/dm-ioctl.h and dm-ioctl.c, not from the codec that it is there to test.
-#![allow(dead_code)]
 
 use devmapper_snapshotter::dm::{Header, ListEntry, Reply, ReplyData, TargetLine, TargetVersion};
 use devmapper_snapshotter::units::DeviceNumber;

@@ -56,7 +56,6 @@ pub trait Opened {
 }
 
 /// Calls `callback!` with the names of all cases.
-#[macro_export]
 macro_rules! for_every_case {
     ($callback:ident) => {
         $callback! {

@@ -1,9 +1,6 @@
 //! Block devices on a real kernel: claiming, sealing, discarding, flushing, recognising what is on
 //! them. Needs root, loop devices and device-mapper; the rig runs it in a guest.
 
-mod disk_common;
-mod dm_common;
-
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -15,8 +12,8 @@ use devmapper_snapshotter::block::{
 };
 use devmapper_snapshotter::dm::{ActivateOptions, Target, ThinStatus};
 use devmapper_snapshotter::units::Sectors;
-use disk_common::{run, sectors, text, OnLoop, MIB};
-use dm_common::{thin_id, Bench};
+use crate::lab::{Bench, MIB, OnLoop, sectors, text, thin_id};
+use kit::{run};
 
 #[test]
 fn a_mounted_or_claimed_device_is_busy_for_those_who_want_it_alone() {

@@ -1,8 +1,6 @@
 //! Loop devices on a real kernel: attached, found by what they hold, grown, detached.
 //! Needs root; the rig runs it in a guest.
 
-mod disk_common;
-
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, FileTypeExt};
@@ -13,7 +11,8 @@ use devmapper_snapshotter::block::{
     allocated, create_sparse, discard_all, Access, BlockError, Disks, LoopDevice, LoopOptions,
     Loops, RealDisks,
 };
-use disk_common::{is_attached, run, sectors, soon, text, OnLoop, MIB};
+use crate::lab::{MIB, OnLoop, is_attached, sectors, text};
+use kit::{run, soon};
 
 #[test]
 fn a_file_is_attached_found_by_what_it_is_detached_and_attached_again() {

@@ -1,8 +1,6 @@
 //! Mounts that nobody else sees, on a real kernel: who has them in his table, and what is left of
 //! them after errors, panics and a kill. Needs root and loop devices; the rig runs it in a guest.
 
-mod disk_common;
-
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -14,7 +12,8 @@ use std::time::Duration;
 use devmapper_snapshotter::block::{
     create_sparse, with_private_mount, Access, BlockError, Disks, PrivateMount, RealDisks,
 };
-use disk_common::{run, soon, text, OnLoop, MIB};
+use crate::lab::{MIB, OnLoop, text};
+use kit::{run, soon};
 
 fn private<T: Send>(
     device: &Path,
@@ -150,7 +149,7 @@ fn mount_and_wait(device: &Path) {
 /// The helper in a process of its own, once it has mounted the device.
 fn helper(device: &Path) -> Child {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_process_killed_in_the_middle_leaves_nothing_mounted", "--nocapture"])
+        .args(["--exact", "block::mounts::a_process_killed_in_the_middle_leaves_nothing_mounted", "--nocapture"])
         .env("HELPER_DEVICE", device)
         .stdout(Stdio::piped())
         .spawn()

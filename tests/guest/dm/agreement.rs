@@ -2,8 +2,6 @@
 //! info, dependencies, lists, targets, versions. Needs root and device-mapper; the rig runs it in a
 //! guest.
 
-mod dm_common;
-
 use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
@@ -13,12 +11,11 @@ use devmapper_snapshotter::dm::{
 };
 use devmapper_snapshotter::names::{DmName, DmUuid};
 use devmapper_snapshotter::units::Sectors;
-use dm_common::{run, thin_id, Bench, MIB};
+use crate::lab::{Bench, MIB, thin_id};
 
 /// Runs dmsetup; returns what it printed, by lines.
 fn dmsetup(args: &[&str]) -> Vec<String> {
-    std::env::set_var("DM_DISABLE_UDEV", "1");
-    run("dmsetup", args).lines().map(|line| line.trim_end().to_owned()).collect()
+    kit::dmsetup(args).lines().map(|line| line.trim_end().to_owned()).collect()
 }
 
 /// A zoo of devices: every kind of target, every state that a device can be seen in.

@@ -1,7 +1,8 @@
 //! The device-mapper contract on the running kernel. Needs root and device-mapper; the rig runs it
 //! in a guest.
 
-mod dm_common;
+#[macro_use]
+#[path = "../../dm/contract/mod.rs"]
 mod dm_contract;
 
 use std::fs::File;
@@ -12,8 +13,9 @@ use std::process::Command;
 use devmapper_snapshotter::dm::Dm;
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::DeviceNumber;
-use dm_common::{Bench, DirectFile};
-use dm_contract::{Opened, World};
+use self::dm_contract::{Opened, World};
+use crate::lab::{Bench, DirectFile};
+use kit::{run};
 
 impl World for Bench {
     fn dm(&self) -> &Dm {
@@ -27,7 +29,7 @@ impl World for Bench {
     fn resize_disk(&mut self, disk: DeviceNumber, bytes: u64) {
         let (node, file) = self.loop_of(disk);
         File::options().write(true).open(file).and_then(|f| f.set_len(bytes)).unwrap();
-        dm_common::run("losetup", &["--set-capacity", &node.to_string_lossy()]);
+        run("losetup", &["--set-capacity", &node.to_string_lossy()]);
     }
 
     fn fill_disk(&mut self, disk: DeviceNumber, offset: u64, bytes: &[u8]) {

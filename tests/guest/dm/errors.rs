@@ -2,8 +2,6 @@
 //! driver that is too old, no permission. Needs root and device-mapper; the rig runs it in a guest.
 //! One test, because it gives root up at the end.
 
-mod dm_common;
-
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::sync::Arc;
 
@@ -11,7 +9,7 @@ use devmapper_snapshotter::dm::{
     Dm, DriverVersion, Errno, Error, RealKernel, Settings, OLDEST_DRIVER,
 };
 use devmapper_snapshotter::units::DeviceNumber;
-use dm_common::Bench;
+use crate::lab::{Bench};
 
 #[test]
 fn what_is_in_the_way_is_told_apart() {

@@ -3,14 +3,13 @@
 //! nothing maps it. The crash campaigns count such blocks in a row of their own, and
 //! ARCHITECTURE.md says so under I6.
 
-mod dm_common;
-
 use std::time::{Duration, Instant};
 
 use devmapper_snapshotter::dm::{ActivateOptions, LinearTable, Target, ThinPoolTable, ThinStatus};
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::Sectors;
-use dm_common::{run, thin_id, Bench, BLOCK, MIB};
+use crate::lab::{BLOCK, Bench, MIB, thin_id};
+use kit::{run};
 
 /// How long the pool's data disk takes for a write, in milliseconds.
 const DELAY: u64 = 3000;

@@ -1,12 +1,10 @@
 //! The example program, as it stands, on the running kernel. Needs root and device-mapper; the rig
 //! runs it in a guest.
 
-mod dm_common;
-
-#[path = "../contrib/examples/thin-tour.rs"]
+#[path = "../../../contrib/examples/thin-tour.rs"]
 mod thin_tour;
 
-use dm_common::Bench;
+use crate::lab::Bench;
 
 #[test]
 fn the_tour_goes_to_its_end_and_leaves_nothing() {

@@ -3,8 +3,6 @@
 //! is told to. Needs root and device-mapper; the rig runs it in a guest. One test, because there is
 //! one udev for all.
 
-mod dm_common;
-
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -15,7 +13,8 @@ use devmapper_snapshotter::dm::{
 };
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors};
-use dm_common::{run, Bench, MIB};
+use crate::lab::{Bench, MIB};
+use kit::{run};
 
 const LIMIT: Duration = Duration::from_secs(60);
 

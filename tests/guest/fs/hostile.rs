@@ -3,8 +3,6 @@
 //! is committed that is known to have lost something.
 // guest: --mem 3G
 
-mod daemon;
-
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -14,17 +12,11 @@ use std::time::Duration;
 
 use containerd_snapshots::api::types::Mount;
 use containerd_snapshots::tonic::{Code, Status};
-use daemon::{refused, with_mounted, Daemon};
 use nix::fcntl::{posix_fadvise, PosixFadviseAdvice};
+use crate::lab::{Daemon, refused};
+use kit::{dmsetup, run, try_dmsetup, try_run, with_mounted};
 
 const SMALL: &str = "base_image_size = \"512MiB\"";
-
-fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().unwrap();
-    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(output.status.success(), "{program} {arguments:?}: {text}");
-    text
-}
 
 fn debugfs(device: &str, commands: &[&str]) {
     commands.iter().for_each(|command| drop(run("debugfs", &["-w", "-R", command, device])));
@@ -292,11 +284,11 @@ impl Losing {
         });
         let [data, metadata] = [0, 1].map(|n: usize| {
             let path = files[n].path().to_str().unwrap();
-            run("losetup", &["-f", "--show", path]).trim().to_owned()
+            run("losetup", &["-f", "--show", path])
         });
         let losing = Losing { _files: files, data, metadata, sectors: (2 << 30) / 512 };
-        run("dmsetup", &["create", "losing", "--table", &losing.table(false)]);
-        run("dmsetup", &["mknodes"]);
+        dmsetup(&["create", "losing", "--table", &losing.table(false)]);
+        dmsetup(&["mknodes"]);
         losing
     }
 
@@ -317,16 +309,16 @@ impl Losing {
     }
 
     fn lose_writes(&self, losing: bool) {
-        run("dmsetup", &["suspend", "--nolockfs", "--noflush", "losing"]);
-        run("dmsetup", &["reload", "losing", "--table", &self.table(losing)]);
-        run("dmsetup", &["resume", "losing"]);
+        dmsetup(&["suspend", "--nolockfs", "--noflush", "losing"]);
+        dmsetup(&["reload", "losing", "--table", &self.table(losing)]);
+        dmsetup(&["resume", "losing"]);
     }
 }
 
 impl Drop for Losing {
     fn drop(&mut self) {
-        let _ = Command::new("dmsetup").args(["remove", "--retry", "losing"]).status();
-        let _ = Command::new("losetup").args(["-d", &self.data, &self.metadata]).status();
+        let _ = try_dmsetup(&["remove", "--retry", "losing"]);
+        let _ = try_run("losetup", &["-d", &self.data, &self.metadata]);
     }
 }
 

@@ -2,9 +2,6 @@
 //! and mkfs going wrong. Needs root, device-mapper, e2fsprogs and xfsprogs; the rig runs it in a
 //! guest.
 
-mod dm_common;
-mod fs_common;
-
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use devmapper_snapshotter::block::{Access, BlockError, Disks, RealDisks};
 use devmapper_snapshotter::fs::{Formatter, FsError, FsSpec, FsType, Mkfs, MountOptions, Writer};
-use dm_common::{run, thin_id, MIB};
-use fs_common::{assert_sound, names_in, sectors, spec, text, unmount, Lab, GIB, LAZY};
+use crate::lab::{GIB, LAZY, MIB, ThinLab, assert_sound, names_in, sectors, spec, text, thin_id, unmount};
+use kit::{run};
 
 /// A program in a directory of its own, put there under another's name.
 fn program(name: &str, script: &str) -> (tempfile::TempDir, Vec<PathBuf>) {
@@ -33,7 +30,7 @@ fn assert_free(device: &Path) {
 
 #[test]
 fn a_new_ext4_maps_few_blocks_is_clean_and_empty_and_does_not_grow_by_itself() {
-    let lab = Lab::new("few");
+    let lab = ThinLab::new("few");
     let device = lab.open(1, 10 * GIB);
     let mkfs = Mkfs::new();
     let began = Instant::now();
@@ -67,7 +64,7 @@ fn a_new_ext4_maps_few_blocks_is_clean_and_empty_and_does_not_grow_by_itself() {
 
 #[test]
 fn ext4_grows_tenfold_and_beyond_the_room_reserved_for_it_without_filling_the_pool() {
-    let lab = Lab::new("grow");
+    let lab = ThinLab::new("grow");
     let device = lab.open(1, 10 * GIB);
     let mkfs = Mkfs::new();
     mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(10 * GIB)).unwrap();
@@ -106,7 +103,7 @@ fn ext4_grows_tenfold_and_beyond_the_room_reserved_for_it_without_filling_the_po
 
 #[test]
 fn ext4_grows_while_somebody_has_it_mounted() {
-    let lab = Lab::new("online");
+    let lab = ThinLab::new("online");
     let device = lab.open(1, 2 * GIB);
     let mkfs = Mkfs::new();
     mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(GIB)).unwrap();
@@ -120,7 +117,7 @@ fn ext4_grows_while_somebody_has_it_mounted() {
 
 #[test]
 fn an_older_mke2fs_is_noticed_and_its_zeros_are_given_back() {
-    let lab = Lab::new("older");
+    let lab = ThinLab::new("older");
     let device = lab.open(1, 4 * GIB);
     let log = lab.directory.path().join("log");
     let (_keep, directories) = program("mke2fs", &format!(
@@ -154,7 +151,7 @@ fn an_older_mke2fs_is_noticed_and_its_zeros_are_given_back() {
 
 #[test]
 fn a_new_xfs_maps_few_blocks_grows_and_two_snapshots_mount_side_by_side() {
-    let lab = Lab::new("xfs");
+    let lab = ThinLab::new("xfs");
     let device = lab.open(1, 10 * GIB);
     let mkfs = Mkfs::new();
     let began = Instant::now();
@@ -200,7 +197,7 @@ fn a_new_xfs_maps_few_blocks_grows_and_two_snapshots_mount_side_by_side() {
 #[test]
 fn a_file_system_that_was_not_unmounted_is_seen_and_made_clean() {
     for fs_type in FsType::ALL {
-        let lab = Lab::new("replay");
+        let lab = ThinLab::new("replay");
         let device = lab.open(1, GIB);
         let mkfs = Mkfs::new();
         mkfs.format(&device, &FsSpec::plain(fs_type), sectors(GIB)).unwrap();
@@ -237,7 +234,7 @@ fn a_file_system_that_was_not_unmounted_is_seen_and_made_clean() {
 #[test]
 fn a_frozen_ext4_counts_as_clean_and_a_frozen_xfs_does_not() {
     for (fs_type, clean) in [(FsType::Ext4, true), (FsType::Xfs, false)] {
-        let lab = Lab::new("frozen");
+        let lab = ThinLab::new("frozen");
         let device = lab.open(1, GIB);
         let mkfs = Mkfs::new();
         mkfs.format(&device, &FsSpec::plain(fs_type), sectors(GIB)).unwrap();
@@ -256,7 +253,7 @@ fn a_frozen_ext4_counts_as_clean_and_a_frozen_xfs_does_not() {
 
 #[test]
 fn a_damaged_file_system_is_not_called_clean() {
-    let lab = Lab::new("damaged");
+    let lab = ThinLab::new("damaged");
     let device = lab.open(1, GIB);
     let mkfs = Mkfs::new();
     mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(GIB)).unwrap();
@@ -269,7 +266,7 @@ fn a_damaged_file_system_is_not_called_clean() {
 
 #[test]
 fn a_mkfs_that_hangs_is_killed_with_its_children_and_lets_go_of_the_device() {
-    let lab = Lab::new("hang");
+    let lab = ThinLab::new("hang");
     let device = lab.open(1, GIB);
     let (_keep, directories) =
         program("mke2fs", "exec 3>\"$(for last in \"$@\"; do case $last in /dev/*) echo $last;; esac; done)\"; echo working >&2; sleep 1000");
@@ -289,7 +286,7 @@ fn a_mkfs_that_hangs_is_killed_with_its_children_and_lets_go_of_the_device() {
 
 #[test]
 fn a_missing_mkfs_and_its_package_are_named() {
-    let lab = Lab::new("missing");
+    let lab = ThinLab::new("missing");
     let device = lab.open(1, GIB);
     let mkfs = Mkfs::new().with_directories(vec!["/no/such/place".into()]);
     for (fs_type, names) in
@@ -306,7 +303,7 @@ fn a_missing_mkfs_and_its_package_are_named() {
 
 #[test]
 fn users_options_reach_mkfs_and_bad_ones_come_back_in_its_own_words() {
-    let lab = Lab::new("options");
+    let lab = ThinLab::new("options");
     let device = lab.open(1, GIB);
     let mkfs = Mkfs::new();
     let error = mkfs.format(&device, &spec(FsType::Ext4, &["-I", "7"]), sectors(GIB)).unwrap_err();
@@ -336,7 +333,7 @@ fn users_options_reach_mkfs_and_bad_ones_come_back_in_its_own_words() {
 
 #[test]
 fn a_device_with_something_on_it_or_mounted_or_too_small_is_left_alone() {
-    let lab = Lab::new("refuse");
+    let lab = ThinLab::new("refuse");
     let device = lab.open(1, GIB);
     let mkfs = Mkfs::new();
     mkfs.format(&device, &FsSpec::plain(FsType::Xfs), sectors(GIB)).unwrap();
@@ -361,7 +358,7 @@ fn a_device_with_something_on_it_or_mounted_or_too_small_is_left_alone() {
 
 #[test]
 fn an_ext4_smaller_than_its_device_stays_so() {
-    let lab = Lab::new("smaller");
+    let lab = ThinLab::new("smaller");
     let device = lab.open(1, 10 * GIB);
     let mkfs = Mkfs::new();
     mkfs.format(&device, &FsSpec::plain(FsType::Ext4), sectors(64 * MIB)).unwrap();
@@ -381,7 +378,7 @@ fn an_ext4_smaller_than_its_device_stays_so() {
 
 #[test]
 fn an_ext4_of_any_size_can_be_made_and_grown() {
-    let lab = Lab::new("sizes");
+    let lab = ThinLab::new("sizes");
     let mkfs = Mkfs::new();
     for (id, size) in
         [(2, 8 * MIB), (3, 16 * MIB), (4, 64 * MIB), (5, 511 * MIB), (6, 512 * MIB + 512)]

@@ -1,11 +1,9 @@
 //! What the guest's device-mapper tests share: a workbench with loop devices, whose devices carry
 //! the test's name and are swept before and after.
-#![allow(dead_code)]
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 
 use devmapper_snapshotter::dm::{
@@ -14,8 +12,8 @@ use devmapper_snapshotter::dm::{
 };
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors, ThinId};
-
-pub const MIB: u64 = 1 << 20;
+use super::MIB;
+use kit::{run, try_run};
 
 /// 64 KiB, the pools' block size in these tests.
 pub const BLOCK: Sectors = Sectors(128);
@@ -71,7 +69,7 @@ impl Bench {
         let file = self.dir.path().join(format!("disk{}", self.loops.len()));
         File::create(&file).and_then(|f| f.set_len(bytes)).expect("a sparse file");
         let node = run("losetup", &["--find", "--show", &file.to_string_lossy()]);
-        let node = PathBuf::from(node.trim());
+        let node = PathBuf::from(node);
         let number =
             DeviceNumber::from_u64(std::fs::metadata(&node).expect("a loop device").rdev());
         self.loops.push(Loop { number, node, file });
@@ -152,7 +150,7 @@ impl Drop for Bench {
     fn drop(&mut self) {
         self.sweep();
         for device in &self.loops {
-            let _ = Command::new("losetup").arg("--detach").arg(&device.node).status();
+            let _ = try_run("losetup", &["--detach", &device.node.to_string_lossy()]);
         }
     }
 }
@@ -192,16 +190,4 @@ fn aligned(length: usize) -> (Vec<u8>, std::ops::Range<usize>) {
 
 pub fn thin_id(id: u32) -> ThinId {
     ThinId::new(id).expect("a thin id")
-}
-
-/// Runs a program that must succeed; returns what it printed.
-pub fn run(program: &str, args: &[&str]) -> String {
-    let output = Command::new(program).args(args).output().expect(program);
-    assert!(
-        output.status.success(),
-        "{program} {args:?}: {}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }

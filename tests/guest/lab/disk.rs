@@ -1,23 +1,11 @@
 //! What the guest's tests of block devices share: a file on a loop device, gone at the end.
-#![allow(dead_code)]
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use devmapper_snapshotter::block::{create_sparse, LoopDevice, LoopOptions, Loops};
-use devmapper_snapshotter::units::Sectors;
+use kit::run;
 
-pub const MIB: u64 = 1 << 20;
-
-pub fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-pub fn sectors(bytes: u64) -> Sectors {
-    Sectors(bytes / 512)
-}
+use super::text;
 
 /// A directory with a sparse file in it, and the file's loop device, detached at the end.
 pub struct OnLoop {
@@ -61,25 +49,4 @@ impl Drop for OnLoop {
 
 pub fn is_attached(file: &Path) -> bool {
     !Loops::default().find(file).unwrap().is_empty()
-}
-
-/// Whether something comes true within ten seconds.
-pub fn soon(mut condition: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !condition() {
-        if Instant::now() > deadline {
-            return false;
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    true
-}
-
-/// Runs a program that must succeed; what it printed.
-pub fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().expect(program);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let failed = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {arguments:?}: {said}{failed}");
-    said
 }

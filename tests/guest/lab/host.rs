@@ -1,13 +1,12 @@
 //! A small file system below a daemon under test, which can be filled.
-#![allow(dead_code, reason = "no test file uses all of it")]
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use kit::{run, try_run};
 use nix::fcntl::{fallocate, FallocateFlags};
 
-pub const KIB: u64 = 1 << 10;
+use super::{text, KIB};
 
 /// A small file system under everything that is made in the temporary directory, until this is
 /// dropped.
@@ -15,14 +14,18 @@ pub struct SmallHost(PathBuf);
 
 impl SmallHost {
     pub fn new(fs: &str, size: &str) -> SmallHost {
+        SmallHost::made_by(size, &[&format!("mkfs.{fs}"), "-q"])
+    }
+
+    /// `size` as truncate takes it; `mkfs` is the program with its options.
+    pub fn made_by(size: &str, mkfs: &[&str]) -> SmallHost {
         let root = Path::new("/run/small-host");
-        std::fs::create_dir_all(root.join("mounted")).unwrap();
-        let image = root.join("image").to_string_lossy().into_owned();
-        let place = root.join("mounted");
+        let (image, place) = (root.join("image"), root.join("mounted"));
+        std::fs::create_dir_all(&place).unwrap();
         let _ = std::fs::remove_file(&image);
-        run("truncate", &["-s", size, &image]);
-        run(&format!("mkfs.{fs}"), &["-q", &image]);
-        run("mount", &["-o", "loop", &image, &place.to_string_lossy()]);
+        run("truncate", &["-s", size, text(&image)]);
+        run(mkfs[0], &[&mkfs[1..], &[text(&image)]].concat());
+        run("mount", &["-o", "loop", text(&image), text(&place)]);
         std::env::set_var("TMPDIR", &place);
         SmallHost(place)
     }
@@ -66,13 +69,6 @@ impl SmallHost {
 impl Drop for SmallHost {
     fn drop(&mut self) {
         std::env::remove_var("TMPDIR");
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+        let _ = try_run("umount", &["-l", text(&self.0)]);
     }
-}
-
-pub fn run(program: &str, arguments: &[&str]) {
-    assert!(
-        Command::new(program).args(arguments).status().unwrap().success(),
-        "{program} {arguments:?}"
-    );
 }

@@ -3,33 +3,9 @@
 //! leaves nothing behind, and with what belongs together put back all is there.
 // guest: --mem 2G
 
-mod daemon;
-
 use std::path::{Path, PathBuf};
-use std::process::Command;
-
-use daemon::{with_mounted, Daemon};
-
-#[track_caller]
-fn says(said: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(said.contains(part), "{part:?} is not in {said}");
-    }
-}
-
-fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{program} {arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
-}
-
-fn dmsetup(arguments: &[&str]) -> String {
-    run("dmsetup", arguments)
-}
+use crate::lab::{Daemon, says};
+use kit::{dmsetup, run, try_run, with_mounted};
 
 /// A disk under a name of its own, which can be given to another disk as a reboot does.
 struct DiskName(PathBuf);
@@ -62,7 +38,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let _ = Command::new("losetup").args(["-d", &self.device]).status();
+        let _ = try_run("losetup", &["-d", &self.device]);
     }
 }
 

@@ -2,15 +2,12 @@
 //! pool did not take whole.
 // guest: --mem 2G
 
-mod daemon;
-
-use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use containerd_snapshots::api::types::Mount;
 use containerd_snapshots::tonic::{Code, Status};
-use daemon::{refused, with_mounted, Daemon};
+use crate::lab::{Daemon, SmallHost, refused};
+use kit::{used_blocks, with_mounted};
 
 const MIB: usize = 1 << 20;
 
@@ -20,12 +17,6 @@ fn unpack(d: &mut Daemon, key: &str, size: usize) -> Mount {
     let mount = d.prepare(key, "base").unwrap().remove(0);
     with_mounted(&mount, |root| std::fs::write(root.join("file"), vec![0xa5; size]).unwrap());
     mount
-}
-
-fn used_blocks(pool: &str) -> u64 {
-    let status = Command::new("dmsetup").args(["status", pool]).output().unwrap();
-    let status = String::from_utf8_lossy(&status.stdout).into_owned();
-    status.split_whitespace().nth(5).unwrap().split('/').next().unwrap().parse().unwrap()
 }
 
 /// What Prepare answers once the monitor, which looks every 2 s, has seen what there is.
@@ -99,41 +90,9 @@ fn a_layer_whose_writes_a_full_pool_refused_is_not_committed() {
     assert_eq!(used_blocks("full-pool"), empty);
 }
 
-/// A file system of its own under everything that is made in the temporary directory, until this is
-/// dropped.
-struct SmallHost(std::path::PathBuf);
-
-impl SmallHost {
-    fn new(size: &str) -> SmallHost {
-        let root = Path::new("/run/small-host");
-        std::fs::create_dir_all(root.join("mounted")).unwrap();
-        let image = root.join("image").to_string_lossy().into_owned();
-        let place = root.join("mounted");
-        run("truncate", &["-s", size, &image]);
-        run("mkfs.ext4", &["-q", "-F", &image]);
-        run("mount", &["-o", "loop", &image, &place.to_string_lossy()]);
-        std::env::set_var("TMPDIR", &place);
-        SmallHost(place)
-    }
-}
-
-impl Drop for SmallHost {
-    fn drop(&mut self) {
-        std::env::remove_var("TMPDIR");
-        run("umount", &[&self.0.to_string_lossy()]);
-    }
-}
-
-fn run(program: &str, arguments: &[&str]) {
-    assert!(
-        Command::new(program).args(arguments).status().unwrap().success(),
-        "{program} {arguments:?}"
-    );
-}
-
 #[test]
 fn a_host_file_system_that_fills_below_the_pool_costs_the_layer_and_nothing_else() {
-    let _host = SmallHost::new("400M");
+    let _host = SmallHost::new("ext4", "400M");
     let mut d = Daemon::start("host");
     d.committed("base", "");
     unpack(&mut d, "filler", 120 * MIB);

@@ -3,18 +3,14 @@
 //! was killed, nor after a reboot.
 // guest: --mem 2G
 
-mod daemon;
-mod host_common;
-
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use containerd_snapshots::api::types::Mount;
 use containerd_snapshots::tonic::Code;
-use daemon::{refused, with_mounted, Daemon};
-use host_common::SmallHost;
+use crate::lab::{Daemon, SmallHost, refused};
+use kit::{dmsetup, with_mounted};
 
 const MIB: u64 = 1 << 20;
 /// A pool that may take 1 GiB grows by 64 MiB, and keeps twice as much free.
@@ -69,11 +65,11 @@ fn gives_and_takes(host_fs: &str) {
     assert_right(&mut d, "small-c", 60);
     host.free();
     let end = Instant::now() + Duration::from_secs(20);
-    while !pool_status().contains("queue_if_no_space") {
+    while !dmsetup(&["status", "gb-pool"]).contains("queue_if_no_space") {
         assert!(
             Instant::now() < end,
             "whoever meets the end does not wait, though there is room: {}",
-            pool_status()
+            dmsetup(&["status", "gb-pool"])
         );
         std::thread::sleep(Duration::from_millis(100));
     }
@@ -83,7 +79,7 @@ fn gives_and_takes(host_fs: &str) {
     d.commit("large-c", "large").unwrap();
     assert_right(&mut d, "large-c", 400);
     assert!(allocated(&d) > given + 150 * MIB);
-    assert!(!pool_status().contains("out_of_data_space"));
+    assert!(!dmsetup(&["status", "gb-pool"]).contains("out_of_data_space"));
     for key in ["large-c", "small-c", "base"] {
         d.remove(key).unwrap();
     }
@@ -162,11 +158,6 @@ fn settled(d: &Daemon, wanted: impl Fn(u64) -> bool) -> u64 {
         );
         std::thread::sleep(Duration::from_millis(100));
     }
-}
-
-fn pool_status() -> String {
-    String::from_utf8(Command::new("dmsetup").args(["status", "gb-pool"]).output().unwrap().stdout)
-        .unwrap()
 }
 
 /// A file of so many MiB in which no two blocks are alike.

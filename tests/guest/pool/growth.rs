@@ -2,49 +2,12 @@
 //! there, grows by itself while containers write, and what it cannot have it does not promise.
 // guest: --mem 2G
 
-mod daemon;
-
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
-use daemon::{with_mounted, Daemon};
+use std::path::{Path};
+use crate::lab::{Daemon, SmallHost};
+use kit::{run, with_mounted};
 
 const MIB: usize = 1 << 20;
-
-/// A file system of its own under everything that is made in the temporary directory, until this is
-/// dropped.
-struct Host(PathBuf);
-
-impl Host {
-    /// `size` as truncate takes it; `mkfs` with its options.
-    fn new(size: &str, mkfs: &[&str]) -> Host {
-        let root = Path::new("/run/growth-host");
-        std::fs::create_dir_all(root.join("mounted")).unwrap();
-        let image = root.join("image").to_string_lossy().into_owned();
-        let place = root.join("mounted");
-        let _ = std::fs::remove_file(&image);
-        run("truncate", &["-s", size, &image]);
-        run(mkfs[0], &[&mkfs[1..], &[&image]].concat());
-        run("mount", &["-o", "loop", &image, &place.to_string_lossy()]);
-        std::env::set_var("TMPDIR", &place);
-        Host(place)
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        std::env::remove_var("TMPDIR");
-        run("umount", &[&self.0.to_string_lossy()]);
-    }
-}
-
-fn run(program: &str, arguments: &[&str]) {
-    assert!(
-        Command::new(program).args(arguments).status().unwrap().success(),
-        "{program} {arguments:?}"
-    );
-}
 
 /// All of a file has its blocks.
 #[track_caller]
@@ -86,7 +49,7 @@ fn a_start_without_configuration_works_on_file_systems_that_hold_no_file_of_thei
     ];
     // Files of ext3 end at 16 GiB with blocks of 1 KiB.
     for (number, mkfs) in hosts.into_iter().enumerate() {
-        let _host = Host::new("20G", mkfs);
+        let _host = SmallHost::made_by("20G", mkfs);
         let mut d = Daemon::start_with(&format!("anywhere{number}"), "# data_size is not set");
         write_layer(&mut d, "layer", 20 * MIB);
         for file in ["data.img", "metadata.img"] {

@@ -9,19 +9,15 @@
 //! printed as a table.
 // guest: --mem 2G
 
-mod daemon;
-mod host_common;
-
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use containerd_snapshots::api::types::Mount;
 use containerd_snapshots::tonic::Code;
-use daemon::Daemon;
-use host_common::{run, SmallHost, KIB};
+use crate::lab::{Daemon, KIB, SmallHost};
+use kit::{Mounted, Random};
 
 const FILES: usize = 60;
 /// Layers of every other run, of 240 MiB, are larger than what the pool has set aside at the most,
@@ -121,7 +117,7 @@ fn run_case(case: Case, layer_fs: &str, host_fs: &str, runs: usize) -> Tally {
     let mut d = Daemon::start_with("hf", &config);
     d.committed("base", "");
     let mut tally = Tally::default();
-    let mut chance = Chance(0x9e37_79b9_7f4a_7c15 ^ (case as u64 + 1) << 32);
+    let mut chance = Random::new(case as u64);
     let mut usual = Duration::from_millis(600);
     for run in 0..runs {
         if case == Case::FullAfterARemoval {
@@ -148,7 +144,7 @@ fn one_run(
     d: &mut Daemon,
     run: usize,
     usual: &mut Duration,
-    chance: &mut Chance,
+    chance: &mut Random,
     tally: &mut Tally,
 ) {
     let (key, name) = (format!("layer-{run}"), format!("committed-{run}"));
@@ -162,13 +158,13 @@ fn one_run(
         }
     };
     let within =
-        |chance: &mut Chance, most: Duration| most.mul_f64(chance.next() as f64 / u64::MAX as f64);
+        |chance: &mut Random, most: Duration| most.mul_f64(chance.next() as f64 / u64::MAX as f64);
     let start = within(chance, *usual);
     let hold = Duration::from_millis(200) + within(chance, Duration::from_millis(300));
     let kill_at = within(chance, *usual);
     let written = match case {
         Case::NearlyFullThroughout => {
-            let left = 28 * KIB + chance.next() % (56 * KIB);
+            let left = 28 * KIB + chance.below(56 * KIB as usize) as u64;
             write_layer(&mount, run, || host.fill(left))
         }
         _ => std::thread::scope(|scope| {
@@ -243,7 +239,7 @@ fn remove_layers(d: &mut Daemon, run: usize) {
 fn content(run: usize, file: usize) -> Vec<u8> {
     let mut bytes = vec![0; FILE_SIZES[run % FILE_SIZES.len()]];
     for (n, block) in bytes.chunks_exact_mut(4096).enumerate() {
-        let mut chance = Chance((((run * FILES + file) as u64) << 16) + n as u64 + 1);
+        let mut chance = Random::new((((run * FILES + file) as u64) << 16) + n as u64 + 1);
         block.fill(chance.next() as u8 | 1);
         block[..8].copy_from_slice(&chance.next().to_le_bytes());
     }
@@ -281,20 +277,11 @@ fn wrong_files(d: &mut Daemon, name: &str, run: usize) -> usize {
     wrong
 }
 
-/// Mounts, runs, unmounts, at a place that is not on the small host.
+/// Mounts, runs, unmounts.
 fn mounted(mount: &Mount, action: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<(), String> {
-    let target = tempfile::tempdir_in("/run").unwrap();
-    let mut command = Command::new("mount");
-    command.args(["-t", &mount.r#type, &mount.source]).arg(target.path());
-    if !mount.options.is_empty() {
-        command.args(["-o", &mount.options.join(",")]);
-    }
-    let output = command.output().unwrap();
-    if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
-    }
-    let done = action(target.path());
-    run("umount", &[&target.path().to_string_lossy()]);
+    let mounted = Mounted::new(mount)?;
+    let done = action(mounted.path());
+    mounted.unmount();
     done.map_err(|error| error.to_string())
 }
 
@@ -306,14 +293,3 @@ fn leaked(text: &str) -> u64 {
     note.map_or(0, |(number, _)| number.parse().unwrap())
 }
 
-/// A sequence of numbers that looks like chance and is the same each time (xorshift64).
-struct Chance(u64);
-
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-}

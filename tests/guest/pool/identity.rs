@@ -2,11 +2,8 @@
 //! and nothing is lost by it: put back what belongs together and the daemon starts.
 // guest: --mem 2G
 
-mod daemon;
-
-use std::process::Command;
-
-use daemon::Daemon;
+use crate::lab::{Daemon, says};
+use kit::{dmsetup};
 
 /// A daemon that was stopped, with one committed snapshot, its devices gone as after a reboot.
 fn stopped(name: &str) -> Daemon {
@@ -18,27 +15,10 @@ fn stopped(name: &str) -> Daemon {
 }
 
 #[track_caller]
-fn says(said: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(said.contains(part), "{part:?} is not in {said}");
-    }
-}
-
-#[track_caller]
 fn starts_with_everything(d: &mut Daemon) {
     d.begin();
     assert_eq!(d.list(&[]).unwrap(), ["base"]);
     d.prepare("child", "base").unwrap();
-}
-
-fn dmsetup(arguments: &[&str]) -> String {
-    let output = Command::new("dmsetup").args(arguments).output().unwrap();
-    assert!(
-        output.status.success(),
-        "dmsetup {arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 #[test]

@@ -3,34 +3,22 @@
 //! refused for it.
 // guest: --mem 2G
 
-mod daemon;
-
 use std::io::Write;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use containerd_snapshots::api::types::Mount;
 use containerd_snapshots::tonic::Code;
-use daemon::{refused, with_mounted, Daemon};
 use devmapper_snapshotter::dm::{Dm, PoolMode, RealKernel, Settings, Target, WorkingPool};
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{Sectors, ThinId};
+use crate::lab::{Daemon, refused};
+use kit::{dmsetup, run, try_dmsetup, try_run, wait_until, with_mounted};
 
 const MIB: usize = 1 << 20;
 /// Blocks of 64 KiB in a MiB.
 const BLOCKS: usize = 16;
-
-fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{program} {arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
-}
 
 fn dm() -> Dm {
     Dm::new(Arc::new(RealKernel::open().unwrap()), Settings::without_nodes())
@@ -46,14 +34,6 @@ fn events(pool: &str) -> u32 {
 
 fn status(pool: &str) -> WorkingPool {
     *dm().pool_status(&pool_name(pool), true).unwrap().working().unwrap()
-}
-
-fn wait_until(what: &str, holds: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
-    while !holds() {
-        assert!(Instant::now() < end, "never: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// Writes as an unpacker does: into the page cache, and never asking what became of it.
@@ -178,7 +158,7 @@ impl External {
             features,
             _files: files,
         };
-        run("dmsetup", &["create", &pool.name, "--noudevsync", "--table", &pool.table()]);
+        dmsetup(&["create", &pool.name, "--noudevsync", "--table", &pool.table()]);
         pool
     }
 
@@ -213,11 +193,9 @@ impl External {
 
 impl Drop for External {
     fn drop(&mut self) {
-        let _ = Command::new("dmsetup")
-            .args(["remove", "--noudevsync", "--retry", &self.name])
-            .status();
+        let _ = try_dmsetup(&["remove", "--noudevsync", "--retry", &self.name]);
         for device in &self.loops {
-            let _ = Command::new("losetup").args(["-d", device]).status();
+            let _ = try_run("losetup", &["-d", device]);
         }
     }
 }

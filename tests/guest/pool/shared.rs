@@ -3,30 +3,12 @@
 //! pool's features mean is refused or said.
 // guest: --mem 2G
 
-mod daemon;
-
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
-use daemon::Daemon;
+use std::path::PathBuf;
+use crate::lab::{says, Daemon};
+use kit::{dmsetup, run, try_dmsetup, try_run, with_mounted};
 
 const ZEROING: &str = "1 error_if_no_space";
-
-fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
-    let output = Command::new(program).args(arguments).output().unwrap();
-    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    if output.status.success() {
-        Ok(text)
-    } else {
-        Err(text)
-    }
-}
-
-#[track_caller]
-fn dmsetup(arguments: &[&str]) -> String {
-    run("dmsetup", arguments).unwrap_or_else(|error| panic!("dmsetup {arguments:?}: {error}"))
-}
 
 /// A pool of nobody in particular, made by dmsetup on loop devices.
 struct SharedPool {
@@ -41,7 +23,7 @@ impl SharedPool {
         let attach = |file: &str, size: u64| {
             let path = directory.path().join(file);
             std::fs::File::create(&path).unwrap().set_len(size).unwrap();
-            run("losetup", &["-f", "--show", path.to_str().unwrap()]).unwrap().trim().to_owned()
+            run("losetup", &["-f", "--show", path.to_str().unwrap()])
         };
         let loops = [attach("metadata", 16 << 20), attach("data", 384 << 20)];
         let pool = SharedPool { name: name.into(), loops, directory };
@@ -68,7 +50,7 @@ impl SharedPool {
     }
 
     fn message(&self, text: &str) -> Result<String, String> {
-        run("dmsetup", &["message", &self.name, "0", text])
+        try_dmsetup(&["message", &self.name, "0", text])
     }
 
     /// Whether there is a thin of this id; the question changes nothing.
@@ -88,9 +70,9 @@ impl SharedPool {
 
 impl Drop for SharedPool {
     fn drop(&mut self) {
-        let _ = run("dmsetup", &["remove", "--noudevsync", "--retry", &self.name]);
+        let _ = try_dmsetup(&["remove", "--noudevsync", "--retry", &self.name]);
         for device in &self.loops {
-            let _ = run("losetup", &["-d", device]);
+            let _ = try_run("losetup", &["-d", device]);
         }
         let _ = self.directory.path();
     }
@@ -125,21 +107,12 @@ fn uuid_of(device: &str) -> String {
     text.trim().split('-').nth(1).unwrap().to_owned()
 }
 
-fn mounted<T>(source: &str, act: impl FnOnce(&Path) -> T) -> T {
-    let directory = tempfile::tempdir().unwrap();
-    let place = directory.path().to_str().unwrap();
-    run("mount", &[source, place]).unwrap();
-    let done = act(directory.path());
-    run("umount", &[place]).unwrap();
-    done
-}
-
 /// Commits a layer with a file of this text in it; returns its thin.
 fn layer(d: &mut Daemon, name: &str, parent: &str, text: &str) -> u32 {
     let key = format!("making-{name}");
-    let source = d.prepare(&key, parent).unwrap().remove(0).source;
-    let id = thin_of(&source);
-    mounted(&source, |place| std::fs::write(place.join(name), text.repeat(1000)).unwrap());
+    let mount = d.prepare(&key, parent).unwrap().remove(0);
+    let id = thin_of(&mount.source);
+    with_mounted(&mount, |place| std::fs::write(place.join(name), text.repeat(1000)).unwrap());
     d.commit(name, &key).unwrap();
     id
 }
@@ -148,17 +121,10 @@ fn layer(d: &mut Daemon, name: &str, parent: &str, text: &str) -> u32 {
 #[track_caller]
 fn holds(d: &mut Daemon, name: &str, text: &str) {
     let key = format!("looking-{name}");
-    let source = d.prepare(&key, name).unwrap().remove(0).source;
-    let found = mounted(&source, |place| std::fs::read_to_string(place.join(name)).unwrap());
+    let mount = d.prepare(&key, name).unwrap().remove(0);
+    let found = with_mounted(&mount, |place| std::fs::read_to_string(place.join(name)).unwrap());
     assert_eq!(found, text.repeat(1000));
     d.remove(&key).unwrap();
-}
-
-#[track_caller]
-fn says(said: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(said.contains(part), "{part:?} is not in {said}");
-    }
 }
 
 /// A daemon that does not run and knows nothing yet.
@@ -397,7 +363,7 @@ fn another_pool_under_the_same_name_and_an_older_copy_of_the_pool_are_refused() 
     dmsetup(&["remove", "--noudevsync", "--retry", "same"]);
     let image = |place: &SharedPool, file: &str| place.directory.path().join(file);
     let older = std::fs::read(image(&pool, "metadata")).unwrap();
-    let older_data = run(
+    run(
         "dd",
         &[
             &format!("if={}", image(&pool, "data").display()),
@@ -406,7 +372,6 @@ fn another_pool_under_the_same_name_and_an_older_copy_of_the_pool_are_refused() 
             "bs=1M",
         ],
     );
-    older_data.unwrap();
     dmsetup(&["create", "--noudevsync", "same", "--table", &pool.table(ZEROING)]);
     d.begin();
     let base = layer(&mut d, "base", "", "base. ");
@@ -422,20 +387,18 @@ fn another_pool_under_the_same_name_and_an_older_copy_of_the_pool_are_refused() 
     // The pool as it was a start ago.
     let newer = [("metadata", "/tmp/newer-metadata"), ("data", "/tmp/newer-data")];
     for (file, keep) in newer {
-        run("cp", &["--sparse=always", image(&pool, file).to_str().unwrap(), keep]).unwrap();
+        run("cp", &["--sparse=always", image(&pool, file).to_str().unwrap(), keep]);
     }
     let put = |pool: &SharedPool, metadata: &[u8], data: &str| {
         std::fs::write("/tmp/some-metadata", metadata).unwrap();
         run(
             "dd",
             &["if=/tmp/some-metadata", &format!("of={}", pool.loops[0]), "bs=1M", "conv=fsync"],
-        )
-        .unwrap();
+        );
         run(
             "dd",
             &[&format!("if={data}"), &format!("of={}", pool.loops[1]), "bs=1M", "conv=fsync"],
-        )
-        .unwrap();
+        );
     };
     put(&pool, &older, "/tmp/older-data");
     dmsetup(&["create", "--noudevsync", "same", "--table", &pool.table(ZEROING)]);

@@ -3,8 +3,6 @@
 //! directory, a socket and a name.
 // guest: --mem 2G
 
-mod daemon;
-
 use std::io::Write;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,7 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use containerd_snapshots::api::snapshots::v1::{Info, UsageResponse};
 use containerd_snapshots::api::types::Mount;
 use containerd_snapshots::tonic::Code;
-use daemon::{map, refused, with_mounted, Daemon};
+use crate::lab::{Daemon, refused};
+use kit::{labels, with_mounted};
 
 #[test]
 fn parents_must_exist_and_be_committed() {
@@ -123,7 +122,7 @@ fn labels_have_limits() {
     d.commit_labelled("c", "a", &[("of", "commit")]).unwrap();
     assert_eq!(
         d.stat("c").unwrap().labels,
-        map(&[("of", "commit")]),
+        labels(&[("of", "commit")]),
         "a commit's labels replace those of the active snapshot"
     );
 }
@@ -133,9 +132,9 @@ fn updates_change_labels_and_nothing_else() {
     let mut d = Daemon::start("update");
     d.prepare_labelled("a", "", &[("x", "1"), ("y", "2")]).unwrap();
     let before = d.stat("a").unwrap();
-    let info = |labels: &[(&str, &str)]| Info {
+    let info = |pairs: &[(&str, &str)]| Info {
         name: "a".into(),
-        labels: map(labels),
+        labels: labels(pairs),
         ..Default::default()
     };
     for field in ["name", "parent", "kind", "created_at", "nonsense"] {
@@ -143,14 +142,14 @@ fn updates_change_labels_and_nothing_else() {
     }
     assert_eq!(
         d.update(info(&[("x", "3"), ("z", "9")]), &["labels.x"]).unwrap().labels,
-        map(&[("x", "3"), ("y", "2")])
+        labels(&[("x", "3"), ("y", "2")])
     );
-    assert_eq!(d.update(info(&[]), &["labels.y"]).unwrap().labels, map(&[("x", "3")]));
+    assert_eq!(d.update(info(&[]), &["labels.y"]).unwrap().labels, labels(&[("x", "3")]));
     let all =
         d.update(Info { kind: 3, parent: "other".into(), ..info(&[("n", "1")]) }, &[]).unwrap();
     assert_eq!(
         (all.labels, all.kind, all.parent),
-        (map(&[("n", "1")]), before.kind, before.parent)
+        (labels(&[("n", "1")]), before.kind, before.parent)
     );
     assert_eq!(all.created_at, before.created_at);
     let updated = all.updated_at.unwrap();

@@ -3,8 +3,6 @@
 //! may wait for it.
 // guest: --mem 2G
 
-mod daemon;
-
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -13,8 +11,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
-
-use daemon::{with_mounted, Daemon};
+use crate::lab::{Daemon};
+use kit::{with_mounted};
 
 const ADDRESS: &str = "127.0.0.1:9654";
 

@@ -2,13 +2,12 @@
 //! what it cannot take away.
 // guest: --mem 2G
 
-mod daemon;
-
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use containerd_snapshots::tonic::Code;
-use daemon::{refused, with_mounted, Daemon};
+use crate::lab::{Daemon, refused};
+use kit::{with_mounted};
 
 const ADDRESS: &str = "127.0.0.1:9653";
 

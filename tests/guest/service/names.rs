@@ -3,10 +3,6 @@
 //! needs.
 // guest: --mem 2G
 
-mod daemon;
-#[path = "dm_common/mod.rs"]
-mod dm_common;
-
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -15,28 +11,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use containerd_snapshots::tonic::Code;
-use daemon::{with_mounted, Daemon};
 use devmapper_snapshotter::dm::{ActivateOptions, Dm, LinearTable, RealKernel, Target};
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors, ThinId};
-use dm_common::Bench;
-
-fn program(name: &str, arguments: &[&str]) -> String {
-    let output = Command::new(name).args(arguments).env("DM_DISABLE_UDEV", "1").output().unwrap();
-    assert!(
-        output.status.success(),
-        "{name} {arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
-}
-
-#[track_caller]
-fn says(said: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(said.contains(part), "{part:?} is not in {said}");
-    }
-}
+use crate::lab::{daemon_program, says, Bench, Daemon};
+use kit::{dmsetup, run, with_mounted};
 
 /// Runs the daemon's program, which must end by itself with a failure; returns what it said.
 #[track_caller]
@@ -59,10 +38,6 @@ fn refuses(command: &mut Command) -> String {
     let said = std::fs::read_to_string(log.path()).unwrap();
     assert!(!status.success(), "{command:?}: {said}");
     said
-}
-
-fn daemon_program() -> String {
-    std::env::var("DAEMON").expect("DAEMON is the path of the daemon to test")
 }
 
 /// The daemon's program on a directory of its own.
@@ -118,7 +93,7 @@ fn names_that_dmsetup_and_udev_cannot_write_are_refused_and_dmsetup_ls_goes_on_w
     for name in ["a b", "näme", "-a", ".", "..", "a/b", r"a\x20b", "a,b", "名", "", "a\u{a0}b"] {
         let said = refuses(&mut daemon_in(directory.path(), &format!("name = '{name}'")));
         says(&said, &["\n  name: "]);
-        program("dmsetup", &["ls"]);
+        dmsetup(&["ls"]);
     }
     says(
         &refuses(&mut daemon_in(directory.path(), "name = \"a\\nb\"")),
@@ -142,7 +117,7 @@ fn a_name_of_all_that_is_allowed_works_and_every_tool_lists_it() {
     with_mounted(&mounts[0], |root| std::fs::write(root.join("file"), "a").unwrap());
     d.commit("c", "a").unwrap();
     d.prepare("b", "c").unwrap();
-    let listed = program("dmsetup", &["ls"]);
+    let listed = dmsetup(&["ls"]);
     assert!(listed.contains(&format!("{name}-pool")) && !listed.contains("\\x"), "{listed}");
     d.restart("KILL");
     assert_eq!(d.list(&[]).unwrap(), ["b", "c"]);
@@ -239,13 +214,13 @@ fn nodes_of_others_whose_names_begin_alike_are_neither_made_nor_removed() {
         .map(|name| Path::new("/dev/mapper").join(name));
     std::os::unix::fs::symlink("../dm-4000", &left).unwrap();
     std::os::unix::fs::symlink("../dm-4000", &ours).unwrap();
-    program("dmsetup", &["create", "--noudevsync", "alike-home", "--table", "0 2048 zero"]);
+    dmsetup(&["create", "--noudevsync", "alike-home", "--table", "0 2048 zero"]);
     let _ = std::fs::remove_file(&missing);
     d.begin();
     let is_there = |path: &Path| path.symlink_metadata().is_ok();
     let found = (is_there(&left), is_there(&missing), is_there(&ours));
     let _ = std::fs::remove_file(&left);
-    program("dmsetup", &["remove", "--noudevsync", "alike-home"]);
+    dmsetup(&["remove", "--noudevsync", "alike-home"]);
     assert_eq!(found, (true, false, false), "left over by another, of another, ours");
 }
 
@@ -302,13 +277,13 @@ fn commands_that_read_change_nothing_whatever_they_find() {
     d.prepare("a", "base").unwrap();
     let unchanged = |d: &Daemon, what: &str, succeed: Option<bool>| {
         // What is on its way to the files below the pool.
-        program("sync", &[]);
+        run("sync", &[]);
         let before = tree(&d.state());
         let mut said = Vec::new();
         for command in ["ls", "check", "ls", "check"] {
             let (fine, text) = d.command(&[command]);
             assert!(succeed.is_none_or(|expected| fine == expected), "{what}: {command}: {text}");
-            program("sync", &[]);
+            run("sync", &[]);
             same_tree(&d.state(), &before, &format!("{what}: {command}"));
             said.push(text);
         }
@@ -325,15 +300,15 @@ fn commands_that_read_change_nothing_whatever_they_find() {
     unchanged(&d, "after a stop", Some(true));
 
     // A disagreement is found and left.
-    program("dmsetup", &["message", "readers-pool", "0", "create_thin 200"]);
+    dmsetup(&["message", "readers-pool", "0", "create_thin 200"]);
     let said = unchanged(&d, "with a thin too many", None);
     says(&said[1], &["thin 200 is on no record", "1 disagreement"]);
     says(&said[3], &["thin 200 is on no record"]);
 
     // Somebody holds a snapshot of the metadata, and lists the pool by it.
-    program("dmsetup", &["message", "readers-pool", "0", "reserve_metadata_snap"]);
+    dmsetup(&["message", "readers-pool", "0", "reserve_metadata_snap"]);
     says(&unchanged(&d, "beside another reader", None)[1], &["1 disagreement"]);
-    program("dmsetup", &["message", "readers-pool", "0", "release_metadata_snap"]);
+    dmsetup(&["message", "readers-pool", "0", "release_metadata_snap"]);
 
     d.remove_devices();
     std::fs::remove_file(d.state().join("lock")).unwrap();
@@ -368,7 +343,7 @@ fn a_pool_that_is_written_to_is_read_all_the_same() {
 #[test]
 fn without_root_or_its_rights_it_says_so_before_anything_is_made() {
     let directory = tempfile::tempdir().unwrap();
-    program("chmod", &["755", directory.path().to_str().unwrap()]);
+    run("chmod", &["755", directory.path().to_str().unwrap()]);
     let file = directory.path().join("daemon");
     std::fs::copy(daemon_program(), &file).unwrap();
     let before = tree(directory.path());
@@ -387,7 +362,7 @@ fn without_root_or_its_rights_it_says_so_before_anything_is_made() {
     }
     let config = directory.path().join("config.toml");
     std::fs::write(&config, "").unwrap();
-    program("chmod", &["600", config.to_str().unwrap()]);
+    run("chmod", &["600", config.to_str().unwrap()]);
     let said =
         refuses(Command::new("setpriv").args(as_nobody).arg(&file).arg("--config").arg(&config));
     says(&said, &["config.toml", "needs root"]);
@@ -441,7 +416,7 @@ fn a_missing_parent_is_told_in_one_text() {
 fn with_large_sectors(file: &Path, bytes: u64) -> (String, DeviceNumber) {
     std::fs::File::create(file).unwrap().set_len(bytes).unwrap();
     let node =
-        program("losetup", &["--find", "--show", "--sector-size", "4096", file.to_str().unwrap()]);
+        run("losetup", &["--find", "--show", "--sector-size", "4096", file.to_str().unwrap()]);
     let number = DeviceNumber::from_u64(std::fs::metadata(&node).unwrap().rdev());
     (node, number)
 }
@@ -497,13 +472,13 @@ fn a_table_that_the_kernel_refuses_is_explained() {
     bench.dm.remove(&name).unwrap();
 
     // Below another device: it can be had once more, but a mounted one cannot.
-    program("mkfs.ext4", &["-q", "-F", &node]);
+    run("mkfs.ext4", &["-q", "-F", &node]);
     let place = bench.dir().join("mounted");
     std::fs::create_dir(&place).unwrap();
-    program("mount", &[&node, place.to_str().unwrap()]);
+    run("mount", &[&node, place.to_str().unwrap()]);
     let busy = said(linear(large, 1000, 0));
-    program("umount", &[place.to_str().unwrap()]);
-    program("losetup", &["--detach", &node]);
+    run("umount", &[place.to_str().unwrap()]);
+    run("losetup", &["--detach", &node]);
     says(&busy, &["a device that its table names is in use"]);
 }
 

@@ -2,18 +2,9 @@
 //! what is safe to mend and nothing else.
 // guest: --mem 2G
 
-mod daemon;
-
 use std::process::Command;
-
-use daemon::{with_mounted, Daemon};
-
-fn dmsetup(arguments: &[&str]) -> String {
-    let output =
-        Command::new("dmsetup").args(arguments).env("DM_DISABLE_UDEV", "1").output().unwrap();
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
+use crate::lab::{Daemon};
+use kit::{dmsetup, run, with_mounted};
 
 /// A stopped daemon with a committed snapshot and an active child of it, whose devices are still
 /// there.
@@ -190,7 +181,7 @@ fn nodes_that_are_missing_left_over_or_lead_elsewhere_are_put_right_by_a_start()
     std::fs::remove_file(&missing).unwrap();
     std::fs::rename(&elsewhere, "/dev/mapper/nodes-snap-4000").unwrap();
     let pool = (number("/dev/mapper/nodes-pool") & 0xff).to_string();
-    program("mknod", &[&elsewhere, "b", &(right[1] >> 8 & 0xfff).to_string(), &pool]);
+    run("mknod", &[&elsewhere, "b", &(right[1] >> 8 & 0xfff).to_string(), &pool]);
     d.begin();
     assert_eq!([number(&missing), number(&elsewhere)], right);
     assert!(!std::path::Path::new("/dev/mapper/nodes-snap-4000").exists());
@@ -214,25 +205,15 @@ fn ls_shows_each_snapshot_with_its_device_its_thin_and_its_bytes() {
     assert!(line("(template)").starts_with("template"), "{said}");
 }
 
-fn program(name: &str, arguments: &[&str]) -> String {
-    let output = Command::new(name).args(arguments).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{name} {arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
-}
-
-/// tests/guest_dm_leak.rs shows how the block comes about.
+/// tests/guest/dm/leak.rs shows how the block comes about.
 #[test]
 fn a_block_that_a_power_cut_leaked_is_told_and_is_no_disagreement() {
-    program("modprobe", &["dm-delay"]);
+    run("modprobe", &["dm-delay"]);
     let directory = tempfile::tempdir().unwrap();
     let disk = |name: &str, bytes: u64| {
         let file = directory.path().join(name);
         std::fs::File::create(&file).unwrap().set_len(bytes).unwrap();
-        (program("losetup", &["--find", "--show", file.to_str().unwrap()]), file)
+        (run("losetup", &["--find", "--show", file.to_str().unwrap()]), file)
     };
     let ((data, _), (metadata, metadata_file)) =
         (disk("data", 1 << 30), disk("metadata", 16 << 20));
@@ -294,6 +275,6 @@ fn a_block_that_a_power_cut_leaked_is_told_and_is_no_disagreement() {
     assert!(fine && said.contains("note: 1 of the pool's blocks"), "{said}");
     drop(d);
     dmsetup(&["remove", "--noudevsync", "slow-disk"]);
-    program("losetup", &["--detach", &data]);
-    program("losetup", &["--detach", &metadata]);
+    run("losetup", &["--detach", &data]);
+    run("losetup", &["--detach", &metadata]);
 }

@@ -2,13 +2,12 @@
 //! this snapshotter has not.
 // guest: --mem 2G
 
-mod daemon;
-
 use std::process::Command;
 
 use containerd_snapshots::api::types::Mount;
 use containerd_snapshots::tonic::Code;
-use daemon::{map, refused, with_mounted, Daemon};
+use crate::lab::{Daemon, refused};
+use kit::{labels, with_mounted};
 
 const CHAIN: &str = "containerd.io/snapshot/parent-chain-id";
 const UIDS: (&str, &str) = ("containerd.io/snapshot/uidmapping", "0:100000:65536");
@@ -31,11 +30,11 @@ fn an_update_that_names_a_label_twice_or_beside_all_of_them_loses_none() {
     ] {
         d.prepare_labelled("k", "", &[("old", "x")]).unwrap();
         let mut info = d.stat("k").unwrap();
-        info.labels = map(&[("a", "1"), ("b.c/d", "2")]);
+        info.labels = labels(&[("a", "1"), ("b.c/d", "2")]);
         let answer = d.update(info, paths).unwrap();
         assert_eq!(
             (&answer.labels, &d.stat("k").unwrap().labels),
-            (&map(left), &map(left)),
+            (&labels(left), &labels(left)),
             "{paths:?}"
         );
         d.remove("k").unwrap();

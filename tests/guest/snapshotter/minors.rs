@@ -2,15 +2,14 @@
 //! soon after it is gone.
 // guest: --mem 2G
 
-mod daemon;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
 use containerd_snapshots::api::types::Mount;
-use daemon::Daemon;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors};
+use crate::lab::{Daemon};
+use kit::{dmsetup};
 
 /// The number of the one device that is to be mounted.
 fn number(mounts: &[Mount]) -> DeviceNumber {
@@ -79,10 +78,6 @@ fn a_number_that_somebody_elses_device_has_is_left_to_it() {
     d.committed("base", "");
     let last = number(&d.prepare("a", "base").unwrap());
     let strangers: Vec<u32> = (1..=20).map(|n| last.minor + n).collect();
-    let dmsetup = |arguments: &[&str]| {
-        let done = Command::new("dmsetup").args(arguments).output().unwrap();
-        assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
-    };
     let major = last.major.to_string();
     for minor in &strangers {
         let name = format!("stranger-{minor}");

@@ -2,25 +2,20 @@
 //! estimates say is so.
 // guest: --mem 2G --disk 3G
 
-mod daemon;
-mod dm_common;
-mod fs_common;
-
 use std::process::Command;
 
 use containerd_snapshots::api::types::Mount;
 use containerd_snapshots::tonic::Code;
-use daemon::{refused, with_mounted, Daemon};
 use devmapper_snapshotter::fs::{cost, Formatter, FsType, Mkfs, Writer};
-use fs_common::{sectors, spec, Lab, GIB};
+use crate::lab::{Daemon, GIB, ThinLab, refused, sectors, spec};
+use kit::{run, try_run, used_blocks, with_mounted};
 
 const MAX_SIZE: &str = "containerd.io/snapshot/max-size";
 const REF: (&str, &str) = ("containerd.io/snapshot.ref", "sha256:ab");
 const UNPACK: &str = "default/12/extract-345-AbC_ sha256:ab";
 
 fn device_size(mounts: &[Mount]) -> u64 {
-    let size = Command::new("blockdev").args(["--getsize64", &mounts[0].source]).output().unwrap();
-    String::from_utf8_lossy(&size.stdout).trim().parse().unwrap()
+    run("blockdev", &["--getsize64", &mounts[0].source]).parse().unwrap()
 }
 
 fn fs_size(mounts: &[Mount]) -> u64 {
@@ -36,12 +31,6 @@ fn fs_size(mounts: &[Mount]) -> u64 {
             .unwrap();
     });
     bytes
-}
-
-fn used_blocks(pool: &str) -> u64 {
-    let status = Command::new("dmsetup").args(["status", pool]).output().unwrap();
-    let status = String::from_utf8_lossy(&status.stdout).into_owned();
-    status.split_whitespace().nth(5).unwrap().split('/').next().unwrap().parse().unwrap()
 }
 
 #[test]
@@ -138,7 +127,7 @@ fn a_child_labelled_smaller_than_its_parent_gets_the_parents_size_and_the_log_sa
 
 #[test]
 fn a_large_ext4_grows_and_an_xfs_of_small_groups_is_not_grown_into_thousands_of_them() {
-    let lab = Lab::new("grown");
+    let lab = ThinLab::new("grown");
     Mkfs::new()
         .format(&lab.open(1, 1024 * GIB), &spec(FsType::Ext4, &[]), sectors(1024 * GIB))
         .unwrap();
@@ -148,7 +137,7 @@ fn a_large_ext4_grows_and_an_xfs_of_small_groups_is_not_grown_into_thousands_of_
         .unwrap();
     lab.close(1);
     drop(lab);
-    let lab = Lab::new("groups");
+    let lab = ThinLab::new("groups");
     let small = spec(FsType::Xfs, &["-d", "agsize=128m"]);
     Mkfs::new().format(&lab.open(1, GIB), &small, sectors(GIB)).unwrap();
     lab.close(1);
@@ -175,19 +164,14 @@ impl Disk4k {
         let image = tempfile::Builder::new().prefix("4k").tempfile_in("/tmp").unwrap();
         image.as_file().set_len(2 << 30).unwrap();
         let (_, path) = image.keep().unwrap();
-        let made = Command::new("losetup")
-            .args(["--sector-size", "4096", "--show", "-f"])
-            .arg(path)
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        Disk4k(String::from_utf8_lossy(&made.stdout).trim().to_owned())
+        let path = path.to_str().unwrap();
+        Disk4k(run("losetup", &["--sector-size", "4096", "--show", "-f", path]))
     }
 }
 
 impl Drop for Disk4k {
     fn drop(&mut self) {
-        let _ = Command::new("losetup").args(["-d", &self.0]).status();
+        let _ = try_run("losetup", &["-d", &self.0]);
     }
 }
 
@@ -253,7 +237,7 @@ fn an_empty_file_system_takes_no_more_than_was_estimated_made_or_grown() {
         (Xfs, 300 * MIB, 10 * GIB),
         (Xfs, 10 * GIB, 200 * GIB),
     ] {
-        let lab = Lab::new("cost");
+        let lab = ThinLab::new("cost");
         let device = lab.open(1, made);
         Mkfs::new().format(&device, &spec(fs_type, &[]), sectors(made)).unwrap();
         if size > made {

@@ -1,20 +1,12 @@
 //! The template that base layers are made of, where it cannot be made: everything else goes on.
 // guest: --mem 2G
 
-mod daemon;
-
-use std::process::Command;
 
 use containerd_snapshots::tonic::Code;
-use daemon::{refused, with_mounted, Daemon};
+use crate::lab::{Daemon, refused};
+use kit::{used_blocks, with_mounted};
 
 const MIB: usize = 1 << 20;
-
-fn used_blocks(pool: &str) -> u64 {
-    let status = Command::new("dmsetup").args(["status", pool]).output().unwrap();
-    let status = String::from_utf8_lossy(&status.stdout).into_owned();
-    status.split_whitespace().nth(5).unwrap().split('/').next().unwrap().parse().unwrap()
-}
 
 /// A program of this name in a directory for administrators' programs that hides the real one,
 /// until this is dropped.

@@ -2,16 +2,7 @@
 //! noticed, and nothing is deleted.
 // guest: --mem 2G
 
-mod daemon;
-
-use daemon::Daemon;
-
-#[track_caller]
-fn says(said: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(said.contains(part), "{part:?} is not in {said}");
-    }
-}
+use crate::lab::{says, Daemon};
 
 #[test]
 fn a_database_that_has_lost_an_acknowledged_commit_deletes_nothing() {

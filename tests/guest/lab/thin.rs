@@ -1,5 +1,4 @@
 //! What the guest's tests of file systems share: a pool with a thin to make one on.
-#![allow(dead_code)]
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,9 +6,11 @@ use std::time::Duration;
 use devmapper_snapshotter::dm::ThinStatus;
 use devmapper_snapshotter::fs::{FsSpec, FsType};
 use devmapper_snapshotter::names::DmName;
-use devmapper_snapshotter::units::{DeviceNumber, Sectors};
+use devmapper_snapshotter::units::DeviceNumber;
 
-use crate::dm_common::{run, thin_id, Bench, BLOCK};
+use kit::run;
+
+use super::{text, thin_id, Bench, BLOCK};
 
 pub const GIB: u64 = 1 << 30;
 
@@ -18,20 +19,20 @@ pub const GIB: u64 = 1 << 30;
 pub const LAZY: Duration = Duration::from_secs(10);
 
 /// A pool with room for what the tests write, and the thin with id 1 on it.
-pub struct Lab {
+pub struct ThinLab {
     pub bench: Bench,
     pub pool: DmName,
     number: DeviceNumber,
     pub directory: tempfile::TempDir,
 }
 
-impl Lab {
-    pub fn new(test: &str) -> Lab {
+impl ThinLab {
+    pub fn new(test: &str) -> ThinLab {
         let mut bench = Bench::new(test);
         let (pool, number) = bench.pool(40 * GIB);
         bench.dm.create_thin(&pool, thin_id(1)).unwrap();
         let directory = tempfile::tempdir().unwrap();
-        Lab { bench, pool, number, directory }
+        ThinLab { bench, pool, number, directory }
     }
 
     /// Activates a thin; its node.
@@ -64,16 +65,8 @@ impl Lab {
     }
 }
 
-pub fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
 pub fn unmount(place: &Path) {
     run("umount", &[text(place)]);
-}
-
-pub fn sectors(bytes: u64) -> Sectors {
-    Sectors(bytes / 512)
 }
 
 pub fn spec(fs_type: FsType, options: &[&str]) -> FsSpec {

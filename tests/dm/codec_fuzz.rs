@@ -5,9 +5,6 @@
 //! [`target`] takes bytes and nothing else, so that a coverage-guided fuzzer can be put around it
 //! as it is.
 
-#[path = "../dm_layout/mod.rs"]
-mod dm_layout;
-
 use std::time::{Duration, Instant};
 
 use devmapper_snapshotter::dm::codec::{decode, decode_flags, decode_version};
@@ -17,6 +14,9 @@ use devmapper_snapshotter::dm::{
     TargetVersion, Verb,
 };
 use devmapper_snapshotter::units::{DeviceNumber, Sectors};
+use kit::Random;
+
+use crate::layout::reply;
 
 /// The first byte chooses the verb, the rest is the reply. Answers whether it was taken for a good
 /// one.
@@ -91,26 +91,10 @@ fn seeds() -> Vec<Vec<u8>> {
         };
         let choice = Verb::ALL.iter().position(|v| *v == verb).unwrap() as u8;
         let mut input = vec![choice];
-        input.extend(dm_layout::reply(&Reply { header, data }, 0));
+        input.extend(reply(&Reply { header, data }, 0));
         input
     };
     all.into_iter().map(seed).collect()
-}
-
-/// Marsaglia's xorshift.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit.max(1) as u64) as usize
-    }
 }
 
 const NUMBERS: [u32; 12] =
@@ -151,7 +135,7 @@ fn no_reply_makes_the_codec_panic() {
     let setting = |name: &str, default| {
         std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
     };
-    let mut random = Random(setting("FUZZ_SEED", 0x5eed_cafe_f00d));
+    let mut random = Random::new(setting("FUZZ_SEED", 0x5eed_cafe_f00d));
     let seeds = seeds();
     for seed in &seeds {
         assert!(target(seed), "a seed must be a good reply");
