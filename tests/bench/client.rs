@@ -30,9 +30,7 @@ fn main() -> Result<(), AnyError> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["table", rounds, targets @ ..] if !targets.is_empty() => {
-            table(rounds.parse()?, targets)
-        }
+        ["table", rounds, targets @ ..] if !targets.is_empty() => table(rounds.parse()?, targets),
         ["fill", count, target] => fill(count.parse()?, target),
         _ => Err(USAGE.into()),
     }
@@ -135,20 +133,19 @@ impl Bench {
         let (root, root_layer, child, view) =
             (key("root"), key("root-layer"), key("child"), key("view"));
         let (layer, unpacked) = (key("layer"), key("unpacked"));
-        let mut took = Vec::new();
-
-        took.push(("Prepare, no parent", timed(|| self.client.prepare(&root, ""))?.1));
-        took.push(("Commit, nothing written", timed(|| self.client.commit(&root_layer, &root))?.1));
-        took.push(("Prepare, child", timed(|| self.client.prepare(&child, base))?.1));
-        took.push(("View", timed(|| self.client.view(&view, base))?.1));
-        took.push(("Mounts", timed(|| self.client.mounts(&child))?.1));
-        took.push(("Stat", timed(|| self.client.stat(&child))?.1));
-        took.push(("Remove, active", timed(|| self.client.remove(&child))?.1));
-        took.push(("Remove, view", timed(|| self.client.remove(&view))?.1));
-        took.push(("Remove, committed", timed(|| self.client.remove(&root_layer))?.1));
-        // What Remove has put off, three snapshots' worth; a snapshotter that puts nothing off has
-        // nothing to do.
-        took.push(("Cleanup after these", timed(|| self.cleanup())?.1));
+        let mut took = vec![
+            ("Prepare, no parent", timed(|| self.client.prepare(&root, ""))?.1),
+            ("Commit, nothing written", timed(|| self.client.commit(&root_layer, &root))?.1),
+            ("Prepare, child", timed(|| self.client.prepare(&child, base))?.1),
+            ("View", timed(|| self.client.view(&view, base))?.1),
+            ("Mounts", timed(|| self.client.mounts(&child))?.1),
+            ("Stat", timed(|| self.client.stat(&child))?.1),
+            ("Remove, active", timed(|| self.client.remove(&child))?.1),
+            ("Remove, view", timed(|| self.client.remove(&view))?.1),
+            ("Remove, committed", timed(|| self.client.remove(&root_layer))?.1),
+            // What Remove has put off, three snapshots' worth; nothing where it puts nothing off.
+            ("Cleanup after these", timed(|| self.cleanup())?.1),
+        ];
 
         let (commit, whole) = timed(|| self.layer(&layer, base))?;
         took.push(("Commit, 1 MiB written", commit));

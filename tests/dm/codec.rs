@@ -2,6 +2,7 @@
 //! lies is an error that names the field, and nothing panics. And the texts inside: what is printed
 //! is parsed back.
 
+use crate::layout::{self, Read};
 use devmapper_snapshotter::dm::codec::{decode, encode, CodecError};
 use devmapper_snapshotter::dm::message::PoolMessage;
 use devmapper_snapshotter::dm::{
@@ -12,7 +13,6 @@ use devmapper_snapshotter::dm::{
 };
 use devmapper_snapshotter::names::{DmName, DmUuid};
 use devmapper_snapshotter::units::{DeviceNumber, Sectors, ThinId};
-use crate::layout::{self, Read};
 use proptest::prelude::*;
 
 // --- values ---
@@ -358,10 +358,7 @@ fn two_devices() -> Vec<u8> {
         event_nr: Some(1),
         uuid: Some(b"uuid".to_vec()),
     };
-    layout::reply(
-        &Reply { header: named(), data: ReplyData::Devices(vec![entry(1), entry(2)]) },
-        0,
-    )
+    layout::reply(&Reply { header: named(), data: ReplyData::Devices(vec![entry(1), entry(2)]) }, 0)
 }
 
 fn two_targets() -> Vec<u8> {

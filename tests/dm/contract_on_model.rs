@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use crate::contract::{self, Opened, World};
 use devmapper_snapshotter::dm::fake::{FakeHandle, FakeKernel, IoError};
 use devmapper_snapshotter::dm::{Dm, Settings};
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors};
-use crate::contract::{self, Opened, World};
 
 struct Model {
     kernel: FakeKernel,

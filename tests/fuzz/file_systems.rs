@@ -365,8 +365,7 @@ fn no_file_system_makes_the_readers_panic_or_read_without_end() {
             if corpus.len() < 512 {
                 corpus.push(case);
             } else {
-                let place =
-                    seeds.len() + random.below(corpus.len() - seeds.len());
+                let place = seeds.len() + random.below(corpus.len() - seeds.len());
                 corpus[place] = case;
             }
         }

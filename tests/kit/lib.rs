@@ -17,6 +17,6 @@ mod wait;
 
 pub use client::{labels, Client, Target};
 pub use mount::{with_mounted, Mounted};
-pub use programs::{dmsetup, run, try_dmsetup, try_run, used_blocks};
+pub use programs::{dmsetup, run, try_dmsetup, try_run, try_used_blocks, used_blocks};
 pub use random::Random;
 pub use wait::{soon, wait_until};

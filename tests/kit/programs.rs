@@ -26,12 +26,17 @@ pub fn dmsetup(arguments: &[&str]) -> String {
 }
 
 /// How many data blocks of a thin pool are in use.
-#[track_caller]
-pub fn used_blocks(pool: &str) -> u64 {
-    let status = dmsetup(&["status", pool]);
+pub fn try_used_blocks(pool: &str) -> Result<u64, String> {
+    let status = try_dmsetup(&["status", pool])?;
     let data = status.split_whitespace().nth(5).and_then(|data| data.split('/').next());
     data.and_then(|used| used.parse().ok())
-        .unwrap_or_else(|| panic!("the status of {pool} is {status:?}"))
+        .ok_or_else(|| format!("the status of {pool} is {status:?}"))
+}
+
+/// How many data blocks are in use of a thin pool that is there.
+#[track_caller]
+pub fn used_blocks(pool: &str) -> u64 {
+    try_used_blocks(pool).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn finish(program: &str, arguments: &[&str], command: &mut Command) -> Result<String, String> {

@@ -5,18 +5,16 @@
 //! allows, is started again, judged (I1 to I7 of ARCHITECTURE.md), and emptied. `CRASH_SEEDS=N`
 //! explores N generated programs of each kind, other ones each time.
 
-mod crash;
-
-use crash::explore::{
+use super::explore::{
     explore, explore_first_start, explore_recovery, explore_starts, print_explored, Base, End,
 };
-use crash::model::Op;
-use crash::programs::{classics, program, seeds};
+use super::model::Op;
+use super::programs::{classics, program, seeds};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 
 /// How many generated programs to explore: so many, always the same, or as many new ones as the
 /// environment asks for.
-fn for_generated(few: u32, most: usize, explore: impl Fn(&[Op]) -> Result<(), String>) {
+pub fn for_generated(few: u32, most: usize, explore: impl Fn(&[Op]) -> Result<(), String>) {
     let asked =
         std::env::var("CRASH_SEEDS").ok().map(|n| n.parse().expect("CRASH_SEEDS is a number"));
     let config = Config {

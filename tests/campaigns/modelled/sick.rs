@@ -104,6 +104,6 @@ fn a_commit_of_the_pool_that_fails_in_the_classics_loses_and_leaks_nothing() {
 #[test]
 fn a_commit_of_the_pool_that_fails_in_generated_programs_loses_and_leaks_nothing() {
     let base = Base::new(true);
-    crate::for_generated(100, 20, |program| explore_failing_commits(&base, program));
+    super::points::for_generated(100, 20, |program| explore_failing_commits(&base, program));
     print_explored("generated, failed commits", &[]);
 }

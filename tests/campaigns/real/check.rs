@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::daemon::{Client, Listed};
+use super::daemon::{list, Listed};
 use super::machine::{self, Mounted};
 use super::model::{scan, Files, Kind, Line, Op, Snapshot, State};
+use kit::Client;
 
 /// Keys of the checker's own views.
 const CHECK: &str = "check-";
@@ -61,7 +62,7 @@ pub struct Found {
     /// (alloc_data_block, process_prepared_mapping, process_prepared_discard_passdown_pt1 in
     /// drivers/md/dm-thin.c). When its metadata is committed in between and then the power goes, or
     /// when the disk fails to zero or copy it, the block stays taken until thin_repair gives it
-    /// back: tests/guest_dm_leak.rs.
+    /// back: tests/guest/dm/leak.rs.
     pub kernel_leak: u64,
     /// Keys that unanswered calls were about.
     pub pending_keys: Vec<String>,
@@ -134,7 +135,7 @@ impl Checker<'_> {
             pending.extend(replayed.pending);
         }
         let mut listed = BTreeMap::new();
-        for (key, entry) in self.client.list().map_err(|e| format!("List: {e}"))? {
+        for (key, entry) in list(self.client).map_err(|e| format!("List: {e}"))? {
             if key.starts_with(CHECK) {
                 self.client.remove(&key).map_err(|e| format!("removing {key}: {e}"))?;
             } else {

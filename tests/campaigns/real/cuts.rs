@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use super::check::Below;
 use super::daemon::Place;
-use super::machine::{run, Mounted};
-use super::model::Random;
+use super::machine::Mounted;
 use super::run::{join, Run, Sum};
+use kit::{try_run, Random};
 
 /// Where the pool is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub fn boot(pool: Pool, seed: u64, last: bool, early: bool) -> Result<(), String
     let disk = std::env::var("DISK0").map_err(|e| e.to_string())?;
     let first = !out.join("formatted").exists();
     if first {
-        run("mkfs.ext4", &["-q", "-F", "-E", "nodiscard", &disk])?;
+        try_run("mkfs.ext4", &["-q", "-F", "-E", "nodiscard", &disk])?;
         fs::write(out.join("formatted"), "").map_err(|e| e.to_string())?;
     }
     let mounted = Mounted::device("state", &disk, "ext4", &[])?;

@@ -1,18 +1,14 @@
 //! The daemon under test, and a client that calls it as containerd does.
 
-use std::collections::HashMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use containerd_snapshots::api::snapshots::v1::snapshots_client::SnapshotsClient;
-use containerd_snapshots::api::snapshots::v1::*;
-use containerd_snapshots::api::types::Mount;
-use containerd_snapshots::tonic::transport::{Channel, Endpoint, Uri};
+use containerd_snapshots::api::snapshots::v1::Info;
 use containerd_snapshots::tonic::{Code, Status};
-use tokio::net::UnixStream;
+use kit::{labels, Client, Target};
 use tokio::runtime::Runtime;
 
 use super::model::Kind;
@@ -77,8 +73,7 @@ impl Daemon {
         let mut process = place.spawn();
         let end = Instant::now() + START_LIMIT;
         loop {
-            if let Ok(client) = runtime.block_on(connect(&Place::socket())) {
-                let client = Client { runtime: Arc::clone(runtime), calls: client };
+            if let Ok(client) = Client::connect(&Place::socket(), runtime, Target::default()) {
                 // The socket listens before recovery; only an answer shows that it is over.
                 let mut asking = client.clone();
                 let asked = std::thread::spawn(move || asking.stat("nobody"));
@@ -123,13 +118,6 @@ impl Drop for Daemon {
     }
 }
 
-async fn connect(socket: &Path) -> Result<SnapshotsClient<Channel>, String> {
-    let path = socket.to_owned();
-    let connector = tower::service_fn(move |_: Uri| UnixStream::connect(path.clone()));
-    let channel = Endpoint::from_static("http://unix").connect_with_connector(connector).await;
-    channel.map(SnapshotsClient::new).map_err(|error| error.to_string())
-}
-
 /// What the daemon lists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
@@ -138,84 +126,31 @@ pub struct Listed {
     pub label: String,
 }
 
-#[derive(Clone)]
-pub struct Client {
-    runtime: Arc<Runtime>,
-    calls: SnapshotsClient<Channel>,
+pub fn label(client: &mut Client, key: &str, value: &str) -> Result<(), Status> {
+    let info = Info { name: key.into(), labels: labels(&[(LABEL, value)]), ..Default::default() };
+    client.update(info, &[]).map(drop)
 }
 
-impl Client {
-    pub fn prepare(&mut self, key: &str, parent: &str) -> Result<Vec<Mount>, Status> {
-        let request =
-            PrepareSnapshotRequest { key: key.into(), parent: parent.into(), ..Default::default() };
-        self.runtime.block_on(self.calls.prepare(request)).map(|r| r.into_inner().mounts)
-    }
+/// A new snapshot with labels of some size.
+pub fn prepare_with_large_labels(client: &mut Client, key: &str) -> Result<(), Status> {
+    let names: Vec<_> = (0..16).map(|n| format!("label-{n}")).collect();
+    let value = "x".repeat(4000);
+    let labels: Vec<_> = names.iter().map(|name| (name.as_str(), value.as_str())).collect();
+    client.prepare_labelled(key, "", &labels).map(drop)
+}
 
-    pub fn view(&mut self, key: &str, parent: &str) -> Result<Vec<Mount>, Status> {
-        let request =
-            ViewSnapshotRequest { key: key.into(), parent: parent.into(), ..Default::default() };
-        self.runtime.block_on(self.calls.view(request)).map(|r| r.into_inner().mounts)
-    }
-
-    pub fn commit(&mut self, name: &str, key: &str) -> Result<(), Status> {
-        let request =
-            CommitSnapshotRequest { name: name.into(), key: key.into(), ..Default::default() };
-        self.runtime.block_on(self.calls.commit(request)).map(drop)
-    }
-
-    pub fn remove(&mut self, key: &str) -> Result<(), Status> {
-        let request = RemoveSnapshotRequest { key: key.into(), ..Default::default() };
-        self.runtime.block_on(self.calls.remove(request)).map(drop)
-    }
-
-    pub fn mounts(&mut self, key: &str) -> Result<Vec<Mount>, Status> {
-        let request = MountsRequest { key: key.into(), ..Default::default() };
-        self.runtime.block_on(self.calls.mounts(request)).map(|r| r.into_inner().mounts)
-    }
-
-    pub fn stat(&mut self, key: &str) -> Result<(), Status> {
-        let request = StatSnapshotRequest { key: key.into(), ..Default::default() };
-        self.runtime.block_on(self.calls.stat(request)).map(drop)
-    }
-
-    pub fn label(&mut self, key: &str, value: &str) -> Result<(), Status> {
-        let labels = HashMap::from([(LABEL.to_owned(), value.to_owned())]);
-        let info = Info { name: key.into(), labels, ..Default::default() };
-        let request = UpdateSnapshotRequest { info: Some(info), ..Default::default() };
-        self.runtime.block_on(self.calls.update(request)).map(drop)
-    }
-
-    /// A new snapshot with labels of some size.
-    pub fn label_large(&mut self, prefix: &str, number: usize) -> Result<(), Status> {
-        let labels = (0..16).map(|n| (format!("label-{n}"), "x".repeat(4000))).collect();
-        let key = format!("{prefix}-{number}");
-        let request = PrepareSnapshotRequest { key, labels, ..Default::default() };
-        self.runtime.block_on(self.calls.prepare(request)).map(drop)
-    }
-
-    pub fn cleanup(&mut self) -> Result<(), Status> {
-        self.runtime.block_on(self.calls.cleanup(CleanupRequest::default())).map(drop)
-    }
-
-    pub fn list(&mut self) -> Result<Vec<(String, Listed)>, Status> {
-        self.runtime.block_on(async {
-            let mut stream = self.calls.list(ListSnapshotsRequest::default()).await?.into_inner();
-            let mut found = Vec::new();
-            while let Some(page) = stream.message().await? {
-                found.extend(page.info.into_iter().map(|info| {
-                    let kind = match info.kind {
-                        1 => Some(Kind::View),
-                        2 => Some(Kind::Active),
-                        3 => Some(Kind::Committed),
-                        _ => None,
-                    };
-                    let label = info.labels.get(LABEL).cloned().unwrap_or_default();
-                    (info.name, Listed { kind, parent: info.parent, label })
-                }));
-            }
-            Ok(found)
-        })
-    }
+pub fn list(client: &mut Client) -> Result<Vec<(String, Listed)>, Status> {
+    let listed = |info: Info| {
+        let kind = match info.kind {
+            1 => Some(Kind::View),
+            2 => Some(Kind::Active),
+            3 => Some(Kind::Committed),
+            _ => None,
+        };
+        let label = info.labels.get(LABEL).cloned().unwrap_or_default();
+        (info.name, Listed { kind, parent: info.parent, label })
+    };
+    Ok(client.list(&[])?.into_iter().map(listed).collect())
 }
 
 /// The daemon went away before it answered.

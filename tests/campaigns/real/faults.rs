@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use containerd_snapshots::tonic::{Code, Status};
 
 use super::check::Below;
-use super::daemon::{Daemon, Place};
-use super::machine::{self, dmsetup, run, Mounted};
+use super::daemon::{list, prepare_with_large_labels, Daemon, Place};
+use super::machine::{self, Mounted};
 use super::run::Run;
+use kit::{try_dmsetup, try_run};
 
 /// No call may take longer, whatever is broken.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
@@ -51,7 +52,7 @@ pub fn faults() -> Result<(), String> {
     for (name, case) in cases {
         let result = case(&bench);
         let taken_apart = machine::remove_devices("pw-disk");
-        let _ = dmsetup(&["remove", "--retry", "pw-disk-data", "pw-disk-metadata"]);
+        let _ = try_dmsetup(&["remove", "--retry", "pw-disk-data", "pw-disk-metadata"]);
         match result.and(taken_apart) {
             Ok(()) => println!("PASS: {name}"),
             Err(error) => {
@@ -69,8 +70,8 @@ pub fn faults() -> Result<(), String> {
 impl Bench {
     /// A fresh state on a small file system, and a run with nothing in it.
     fn fresh(&self, name: &str, config: &str) -> Result<(Mounted, Run), String> {
-        run("mkfs.ext4", &["-q", "-F", "-E", "nodiscard", &self.state_disk, "64M"])?;
-        run("blkdiscard", &[&self.pool_disk])?;
+        try_run("mkfs.ext4", &["-q", "-F", "-E", "nodiscard", &self.state_disk, "64M"])?;
+        try_run("blkdiscard", &[&self.pool_disk])?;
         let mounted = Mounted::device("state", &self.state_disk, "ext4", &[])?;
         let place = Place {
             program: self.program.clone(),
@@ -91,7 +92,7 @@ impl Bench {
         let devices = "data_device = \"/dev/mapper/pw-disk-data\"\nmetadata_device = \"/dev/mapper/pw-disk-metadata\"";
         let fresh = self.fresh(name, &format!("{devices}\n{config}"));
         for area in ["data", "metadata"] {
-            dmsetup(&["create", &format!("pw-disk-{area}"), "--table", &self.area(area)])?;
+            try_dmsetup(&["create", &format!("pw-disk-{area}"), "--table", &self.area(area)])?;
         }
         fresh
     }
@@ -113,9 +114,9 @@ impl Bench {
 
 /// Puts another table under the pool without anybody being told.
 fn replace(device: &str, table: &str) -> Result<(), String> {
-    dmsetup(&["suspend", "--noflush", "--nolockfs", device])?;
-    dmsetup(&["load", device, "--table", table])?;
-    dmsetup(&["resume", device]).map(drop)
+    try_dmsetup(&["suspend", "--noflush", "--nolockfs", device])?;
+    try_dmsetup(&["load", device, "--table", table])?;
+    try_dmsetup(&["resume", device]).map(drop)
 }
 
 fn refused<T>(
@@ -162,15 +163,15 @@ fn full_database(bench: &Bench) -> Result<(), String> {
     // Until the database needs to grow, calls may still succeed; a large label makes it.
     let mut answer = Ok(());
     for n in 0..4000 {
-        answer = daemon.client.label_large("full", n);
+        answer = prepare_with_large_labels(&mut daemon.client, &format!("full-{n}"));
         if answer.is_err() {
             break;
         }
     }
     refused("a call that makes the database grow", &[Code::ResourceExhausted], || answer)?;
-    daemon.client.list().map_err(|e| format!("List on a full disk: {e}"))?;
+    list(&mut daemon.client).map_err(|e| format!("List on a full disk: {e}"))?;
     fs::remove_file(&filler).map_err(|e| e.to_string())?;
-    for (key, _) in daemon.client.list().map_err(|e| e.to_string())? {
+    for (key, _) in list(&mut daemon.client).map_err(|e| e.to_string())? {
         if key.starts_with("full-") {
             daemon
                 .client
@@ -253,7 +254,7 @@ fn hanging_mkfs(bench: &Bench) -> Result<(), String> {
     let mut daemon = run.start()?;
     daemon.client.prepare("beside", "").map_err(|e| e.to_string())?;
     daemon.client.remove("beside").map_err(|e| e.to_string())?;
-    super::machine::run("kill", &["-KILL", &pid])?;
+    try_run("kill", &["-KILL", &pid])?;
     std::thread::sleep(Duration::from_millis(200));
     daemon.client.cleanup().map_err(|e| e.to_string())?;
     run.check(&mut daemon.client, false)?;
@@ -263,7 +264,7 @@ fn hanging_mkfs(bench: &Bench) -> Result<(), String> {
 /// dm-flakey (Documentation/admin-guide/device-mapper/dm-flakey.rst): good for a second, fails
 /// writes for a second.
 fn flaky_data(bench: &Bench) -> Result<(), String> {
-    machine::run("modprobe", &["dm-flakey"])?;
+    try_run("modprobe", &["dm-flakey"])?;
     let (_mounted, mut run) = bench.on_two_devices("flaky-data", "")?;
     let mut daemon = run.start()?;
     run.check(&mut daemon.client, false)?;
@@ -297,7 +298,7 @@ fn flaky_data(bench: &Bench) -> Result<(), String> {
 /// dm-dust (Documentation/admin-guide/device-mapper/dm-dust.rst): reads of the blocks on its list
 /// fail, until they are written again.
 fn bad_sectors(bench: &Bench) -> Result<(), String> {
-    machine::run("modprobe", &["dm-dust"])?;
+    try_run("modprobe", &["dm-dust"])?;
     let (_mounted, mut run) = bench.on_two_devices("bad-sectors", "")?;
     let mut daemon = run.start()?;
     let client = &mut daemon.client;
@@ -321,9 +322,9 @@ fn bad_sectors(bench: &Bench) -> Result<(), String> {
     // 1 MiB.
     for block in own {
         let block = (start + LABEL) / 128 + block;
-        dmsetup(&["message", "pw-disk-data", "0", "addbadblock", &block.to_string()])?;
+        try_dmsetup(&["message", "pw-disk-data", "0", "addbadblock", &block.to_string()])?;
     }
-    dmsetup(&["message", "pw-disk-data", "0", "enable"])?;
+    try_dmsetup(&["message", "pw-disk-data", "0", "enable"])?;
     fs::write("/proc/sys/vm/drop_caches", "3").map_err(|e| e.to_string())?;
 
     let read = |mounts: &[containerd_snapshots::api::types::Mount]| {
@@ -383,7 +384,7 @@ fn start_after_failure(run: &mut Run) -> Result<Daemon, String> {
             .split(' ')
             .collect();
         machine::remove_all_but_areas()?;
-        machine::run(command[0], &command[1..])?;
+        try_run(command[0], &command[1..])?;
         machine::remove_devices("pw-disk")?;
     }
     run.start()
@@ -413,7 +414,7 @@ fn failing_deletion(bench: &Bench) -> Result<(), String> {
         run.empty(&mut daemon.client)?;
         daemon.kill();
         machine::remove_devices("pw-disk")?;
-        dmsetup(&["remove", "--retry", "pw-disk-data", "pw-disk-metadata"])?;
+        try_dmsetup(&["remove", "--retry", "pw-disk-data", "pw-disk-metadata"])?;
     }
     Ok(())
 }
@@ -438,7 +439,7 @@ fn failing(bench: &Bench, area: &str) -> Result<(), String> {
     } else {
         refused("Prepare on a failed pool", &codes, || daemon.client.prepare("failing-2", ""))?;
     }
-    daemon.client.list().map_err(|e| format!("List on a failed pool: {e}"))?;
+    list(&mut daemon.client).map_err(|e| format!("List on a failed pool: {e}"))?;
     let suspended = machine::suspended()?;
     if !suspended.is_empty() {
         return Err(format!("left suspended: {suspended:?}"));

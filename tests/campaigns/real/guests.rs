@@ -80,7 +80,7 @@ fn one(word: &str, words: &[String], seed: u64, disks: &[u64]) -> (Sum, Result<(
         return (sum, Ok(()));
     }
     let kept =
-        PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("power-failed/{word}-{seed}"));
+        PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("campaign-failed/{word}-{seed}"));
     let _ = fs::remove_dir_all(&kept);
     let _ = fs::create_dir_all(&kept);
     let _ = Command::new("cp").arg("-r").arg(&out).arg(&kept).status();

@@ -6,8 +6,8 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use super::daemon::Daemon;
-use super::model::Random;
 use super::run::{join, Run};
+use kit::Random;
 
 /// Steps of one daemon's life are walked through one by one up to here, then with gaps that grow.
 const EACH: u64 = 40;

@@ -11,9 +11,10 @@ use std::sync::{Arc, Mutex};
 use containerd_snapshots::api::types::Mount;
 use containerd_snapshots::tonic::{Code, Status};
 
-use super::daemon::{is_gone, Client};
+use super::daemon::{is_gone, label};
 use super::machine::Mounted;
-use super::model::{hash, scan, Content, Files, Journal, Kind, Line, Mark, Op, Random, State};
+use super::model::{hash, scan, Content, Files, Journal, Kind, Line, Mark, Op, State};
+use kit::{Client, Random};
 
 const FILES: usize = 8;
 /// The client that tries keys again after a crash; all keys are its own.
@@ -185,18 +186,22 @@ impl Worker {
         }
     }
 
+    fn own(&mut self, key: &str, kind: Kind) {
+        self.own.insert(key.into(), Own { kind });
+    }
+
     fn remember(&mut self, op: &Op) {
         match op {
-            Op::Prepare { key, .. } => {
-                drop(self.own.insert(key.clone(), Own { kind: Kind::Active }))
-            }
-            Op::View { key, .. } => drop(self.own.insert(key.clone(), Own { kind: Kind::View })),
+            Op::Prepare { key, .. } => self.own(key, Kind::Active),
+            Op::View { key, .. } => self.own(key, Kind::View),
             Op::Commit { name, key, files, exact } => {
                 self.own.remove(key);
-                self.own.insert(name.clone(), Own { kind: Kind::Committed });
+                self.own(name, Kind::Committed);
                 self.common.layers.lock().unwrap().insert(name.clone(), (files.clone(), *exact));
             }
-            Op::Remove { key } => drop(self.own.remove(key)),
+            Op::Remove { key } => {
+                self.own.remove(key);
+            }
             Op::Label { .. } => {}
         }
     }
@@ -285,7 +290,7 @@ impl Worker {
     fn relabel(&mut self) -> Step {
         let Some(key) = self.some_own(|_| true) else { return Ok(()) };
         let value = self.random.next().to_string();
-        self.call(Op::Label { key: key.clone(), value: value.clone() }, |c| c.label(&key, &value))
+        self.call(Op::Label { key: key.clone(), value: value.clone() }, |c| label(c, &key, &value))
             .map(drop)
     }
 

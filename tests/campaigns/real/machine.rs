@@ -4,39 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use containerd_snapshots::api::types::Mount;
+use kit::{try_dmsetup, try_run, try_used_blocks};
 use nix::mount::{mount, umount2, MntFlags, MsFlags};
 
 use super::daemon::NAME;
-
-/// Runs a program; what it printed, or what went wrong. The guests have no udevd: dmsetup makes the
-/// nodes.
-pub fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
-    let output = Command::new(program)
-        .args(arguments)
-        .env("DM_DISABLE_UDEV", "1")
-        .output()
-        .map_err(|e| format!("{program}: {e}"))?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    if output.status.success() {
-        return Ok(said);
-    }
-    Err(format!(
-        "{program} {}: {}\n{said}{}",
-        arguments.join(" "),
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    ))
-}
-
-pub fn dmsetup(arguments: &[&str]) -> Result<String, String> {
-    let mut all = vec!["--noudevsync"];
-    all.extend(arguments);
-    run("dmsetup", &all)
-}
 
 /// A mounted file system; unmounted when dropped.
 pub struct Mounted {
@@ -79,7 +53,7 @@ impl Drop for Mounted {
 /// Devices of ours with the id of the thin that each shows, if it is one.
 pub fn devices() -> Result<BTreeMap<String, Option<u32>>, String> {
     let mut found = BTreeMap::new();
-    for line in dmsetup(&["table"])?.lines() {
+    for line in try_dmsetup(&["table"])?.lines() {
         let Some((name, table)) = line.split_once(": ") else { continue };
         if name.starts_with(&format!("{NAME}-")) {
             let words: Vec<&str> = table.split_whitespace().collect();
@@ -95,7 +69,7 @@ pub fn devices() -> Result<BTreeMap<String, Option<u32>>, String> {
 /// Devices that are suspended.
 pub fn suspended() -> Result<Vec<String>, String> {
     let listed =
-        dmsetup(&["info", "-c", "--noheadings", "--separator", ",", "-o", "name,suspended"])?;
+        try_dmsetup(&["info", "-c", "--noheadings", "--separator", ",", "-o", "name,suspended"])?;
     let is_suspended =
         |line: &&str| line.split(',').nth(1).is_some_and(|word| word.trim() == "Suspended");
     Ok(listed
@@ -128,7 +102,7 @@ pub fn thins() -> Result<BTreeMap<u32, u64>, String> {
 
 /// Reads the pool's metadata by one of its tools: `program -m ARGUMENTS DEVICE`.
 fn with_metadata(program: &str, arguments: &[&str]) -> Result<String, String> {
-    let table = dmsetup(&["table", &pool()])?;
+    let table = try_dmsetup(&["table", &pool()])?;
     let metadata = table.split_whitespace().nth(3).ok_or("the pool's table is short")?;
     let uevent = fs::read_to_string(format!("/sys/dev/block/{metadata}/uevent"))
         .map_err(|e| e.to_string())?;
@@ -137,11 +111,11 @@ fn with_metadata(program: &str, arguments: &[&str]) -> Result<String, String> {
         .find_map(|line| line.strip_prefix("DEVNAME="))
         .ok_or("a device without a name")?;
     // A crash between the two leaves one held.
-    let _ = dmsetup(&["message", &pool(), "0", "release_metadata_snap"]);
-    dmsetup(&["message", &pool(), "0", "reserve_metadata_snap"])?;
+    let _ = try_dmsetup(&["message", &pool(), "0", "release_metadata_snap"]);
+    try_dmsetup(&["message", &pool(), "0", "reserve_metadata_snap"])?;
     let device = format!("/dev/{node}");
-    let said = run(program, &[&["-m"], arguments, &[device.as_str()]].concat());
-    dmsetup(&["message", &pool(), "0", "release_metadata_snap"])?;
+    let said = try_run(program, &[&["-m"], arguments, &[device.as_str()]].concat());
+    try_dmsetup(&["message", &pool(), "0", "release_metadata_snap"])?;
     said
 }
 
@@ -166,13 +140,7 @@ pub fn data_blocks(thin: Option<u32>) -> Result<BTreeSet<u64>, String> {
 
 /// The pool's data blocks in use.
 pub fn used_blocks() -> Result<u64, String> {
-    let status = dmsetup(&["status", &pool()])?;
-    let used = status
-        .split_whitespace()
-        .nth(5)
-        .and_then(|data| data.split('/').next())
-        .and_then(|n| n.parse().ok());
-    used.ok_or_else(|| format!("the pool's status is {status:?}"))
+    try_used_blocks(&pool())
 }
 
 /// Takes away the pool and what stands on it.
@@ -181,7 +149,7 @@ pub fn remove_all_but_areas() -> Result<(), String> {
     let ours = |name: &String| name.starts_with(&format!("{NAME}-")) && !is_area(name);
     let mut names: Vec<String> = devices()?.into_keys().filter(ours).collect();
     names.sort_by_key(|name| name.ends_with("-pool"));
-    names.iter().try_for_each(|name| dmsetup(&["remove", "--retry", name]).map(drop))
+    names.iter().try_for_each(|name| try_dmsetup(&["remove", "--retry", name]).map(drop))
 }
 
 /// Takes away all devices of the daemon's, the pool last; not those that begin with `except`.
@@ -200,7 +168,7 @@ pub fn remove_devices(except: &str) -> Result<(), String> {
         });
         let mut all = vec!["remove"];
         all.extend(names.iter().map(String::as_str));
-        let failed = dmsetup(&all).err().unwrap_or_default();
+        let failed = try_dmsetup(&all).err().unwrap_or_default();
         if Instant::now() > end {
             return Err(failed);
         }
@@ -209,5 +177,5 @@ pub fn remove_devices(except: &str) -> Result<(), String> {
 
 /// `e2fsck -fn`: an error if anything is wrong.
 pub fn fsck(device: &str) -> Result<(), String> {
-    run("e2fsck", &["-fn", device]).map(drop)
+    try_run("e2fsck", &["-fn", device]).map(drop)
 }

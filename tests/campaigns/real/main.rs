@@ -13,7 +13,7 @@ mod kills;
 mod load;
 mod machine;
 mod model;
-mod replay;
+mod replays;
 mod run;
 mod selftest;
 
@@ -24,7 +24,7 @@ use std::time::Instant;
 use cuts::{Lane, Pool};
 use run::Sum;
 
-const USAGE: &str = "usage: power COMMAND
+const USAGE: &str = "usage: campaigns_real COMMAND
 
   cuts CYCLES LANES [SEED]   power cuts: so many, in so many guests side by side (on the host)
   replays POINTS GUESTS [SEED]    images of a recorded disk, so many in all, recorded in so many guests (on the host)
@@ -70,7 +70,7 @@ fn main() -> ExitCode {
         ["fault", _] => faults::faults(),
         ["selftest"] => guests::campaign("broken", &[], 1, 1, &[2 << 30], "broken states"),
         ["replay", points, seconds, seed] => {
-            replay::replay(number(points), number(seconds), number(seed) as u64)
+            replays::replay(number(points), number(seconds), number(seed) as u64)
         }
         ["kill", rounds, steps, seed] => {
             kills::kills(number(rounds), number(steps), number(seed) as u64)
@@ -104,7 +104,7 @@ fn number(text: &str) -> usize {
 
 fn cut_power(cycles: usize, lanes: usize, seed: u64) -> Result<(), String> {
     let started = Instant::now();
-    let failed = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("power-failed");
+    let failed = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("campaign-failed");
     let lanes = lanes.clamp(1, cycles.max(1));
     let threads: Vec<_> = (0..lanes)
         .map(|number| {

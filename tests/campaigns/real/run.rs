@@ -14,10 +14,11 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 
 use super::check::{check, remove_all, Below, Fault, Found};
-use super::daemon::{Client, Daemon, Place};
+use super::daemon::{Daemon, Place};
 use super::load::{Common, Worker, CHECKER};
-use super::machine::{self, Mounted};
+use super::machine::Mounted;
 use super::model::{journals, Line, Mark, State};
+use kit::{try_run, Client};
 
 /// What came of it, summed up.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -87,7 +88,7 @@ impl Sum {
              {:>8} crashes survived; all was looked through after {} of them, the others came while that was done\n\
              {:>8} operations acknowledged, {} lost\n\
              {:>8} thins or blocks leaked\n\
-             {:>8} blocks that dm-thin itself leaks when it cannot finish to fill them (tests/guest_dm_leak.rs)\n\
+             {:>8} blocks that dm-thin itself leaks when it cannot finish to fill them (tests/guest/dm/leak.rs)\n\
              {:>8} devices stuck, {} calls refused that should work\n\
              {:>8} operations unanswered, {} of them had happened\n\
              {:>8} committed layers looked through (e2fsck, {} files)\n\
@@ -134,7 +135,7 @@ impl Run {
     pub fn on_first_disk(config: &str, clients: usize) -> Result<(Mounted, Run), String> {
         let variable = |name: &str| std::env::var(name).map_err(|_| format!("{name} is not set"));
         let (out, disk) = (PathBuf::from(variable("OUT")?), variable("DISK0")?);
-        machine::run("mkfs.ext4", &["-q", "-F", "-E", "nodiscard", &disk])?;
+        try_run("mkfs.ext4", &["-q", "-F", "-E", "nodiscard", &disk])?;
         let mounted = Mounted::device("state", &disk, "ext4", &[])?;
         let place = Place {
             program: variable("DAEMON")?.into(),

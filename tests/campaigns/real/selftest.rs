@@ -5,10 +5,10 @@ use std::fs;
 use std::time::Duration;
 
 use super::check::{check, Fault};
-use super::daemon::Client;
-use super::machine::{devices, dmsetup};
+use super::machine::devices;
 use super::model::{journals, Content, Kind, Line, Op, State};
 use super::run::{join, Run};
+use kit::{try_dmsetup, Client};
 
 type Break = Box<dyn Fn(&mut State, &mut Client) -> Result<Box<dyn FnOnce()>, String>>;
 
@@ -129,25 +129,25 @@ fn broken() -> Vec<(&'static str, Fault, Break)> {
             "a thin on no record",
             Fault::Leaked,
             Box::new(|_, _| {
-                dmsetup(&["message", "pw-pool", "0", "create_thin 9999999"])?;
-                Ok(Box::new(|| drop(dmsetup(&["message", "pw-pool", "0", "delete 9999999"]))))
+                try_dmsetup(&["message", "pw-pool", "0", "create_thin 9999999"])?;
+                Ok(Box::new(|| drop(try_dmsetup(&["message", "pw-pool", "0", "delete 9999999"]))))
             }),
         ),
         (
             "a device that belongs to nothing",
             Fault::Stuck,
             Box::new(|_, _| {
-                dmsetup(&["create", "pw-snap-8888888", "--table", "0 8 zero"])?;
-                Ok(Box::new(|| drop(dmsetup(&["remove", "pw-snap-8888888"]))))
+                try_dmsetup(&["create", "pw-snap-8888888", "--table", "0 8 zero"])?;
+                Ok(Box::new(|| drop(try_dmsetup(&["remove", "pw-snap-8888888"]))))
             }),
         ),
         (
             "a suspended device",
             Fault::Stuck,
             Box::new(|_, _| {
-                dmsetup(&["create", "pw-snap-7777777", "--table", "0 8 zero"])?;
-                dmsetup(&["suspend", "pw-snap-7777777"])?;
-                Ok(Box::new(|| drop(dmsetup(&["remove", "pw-snap-7777777"]))))
+                try_dmsetup(&["create", "pw-snap-7777777", "--table", "0 8 zero"])?;
+                try_dmsetup(&["suspend", "pw-snap-7777777"])?;
+                Ok(Box::new(|| drop(try_dmsetup(&["remove", "pw-snap-7777777"]))))
             }),
         ),
         (
@@ -157,9 +157,10 @@ fn broken() -> Vec<(&'static str, Fault, Break)> {
                 // The only one that stays broken, so the last: the superblock's free block count.
                 let layer = a_layer(state)?;
                 let thin = thin_of(client, &layer)?;
-                let pool = dmsetup(&["info", "-c", "--noheadings", "-o", "blkdevname", "pw-pool"])?;
+                let pool =
+                    try_dmsetup(&["info", "-c", "--noheadings", "-o", "blkdevname", "pw-pool"])?;
                 let table = format!("0 131072 thin /dev/{} {thin}", pool.trim());
-                dmsetup(&["create", "pw-snap-6666666", "--table", &table])?;
+                try_dmsetup(&["create", "pw-snap-6666666", "--table", &table])?;
                 let device = fs::File::options().write(true).open("/dev/mapper/pw-snap-6666666");
                 device
                     .and_then(|device| {
@@ -167,7 +168,7 @@ fn broken() -> Vec<(&'static str, Fault, Break)> {
                         device.sync_all()
                     })
                     .map_err(|e| e.to_string())?;
-                dmsetup(&["remove", "pw-snap-6666666"])?;
+                try_dmsetup(&["remove", "pw-snap-6666666"])?;
                 Ok(nothing())
             }),
         ),

@@ -6,14 +6,14 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::lab::{sectors, text, thin_id, Bench, OnLoop, MIB};
 use devmapper_snapshotter::block::{
     discard_all, find_content, with_private_mount, Access, BlockError, Disks, PrivateMount,
     RealDisks,
 };
 use devmapper_snapshotter::dm::{ActivateOptions, Target, ThinStatus};
 use devmapper_snapshotter::units::Sectors;
-use crate::lab::{Bench, MIB, OnLoop, sectors, text, thin_id};
-use kit::{run};
+use kit::run;
 
 #[test]
 fn a_mounted_or_claimed_device_is_busy_for_those_who_want_it_alone() {

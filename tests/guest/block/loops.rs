@@ -7,11 +7,11 @@ use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::PathBuf;
 use std::thread;
 
+use crate::lab::{is_attached, sectors, text, OnLoop, MIB};
 use devmapper_snapshotter::block::{
     allocated, create_sparse, discard_all, Access, BlockError, Disks, LoopDevice, LoopOptions,
     Loops, RealDisks,
 };
-use crate::lab::{MIB, OnLoop, is_attached, sectors, text};
 use kit::{run, soon};
 
 #[test]

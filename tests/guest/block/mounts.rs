@@ -9,10 +9,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use crate::lab::{text, OnLoop, MIB};
 use devmapper_snapshotter::block::{
     create_sparse, with_private_mount, Access, BlockError, Disks, PrivateMount, RealDisks,
 };
-use crate::lab::{MIB, OnLoop, text};
 use kit::{run, soon};
 
 fn private<T: Send>(
@@ -149,7 +149,11 @@ fn mount_and_wait(device: &Path) {
 /// The helper in a process of its own, once it has mounted the device.
 fn helper(device: &Path) -> Child {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "block::mounts::a_process_killed_in_the_middle_leaves_nothing_mounted", "--nocapture"])
+        .args([
+            "--exact",
+            "block::mounts::a_process_killed_in_the_middle_leaves_nothing_mounted",
+            "--nocapture",
+        ])
         .env("HELPER_DEVICE", device)
         .stdout(Stdio::piped())
         .spawn()

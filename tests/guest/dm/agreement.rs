@@ -5,13 +5,13 @@
 use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
+use crate::lab::{thin_id, Bench, MIB};
 use devmapper_snapshotter::dm::{
     ActivateOptions, DeviceInfo, LinearTable, StatusOptions, SuspendOptions, Target, TargetStatus,
     ThinTable,
 };
 use devmapper_snapshotter::names::{DmName, DmUuid};
 use devmapper_snapshotter::units::Sectors;
-use crate::lab::{Bench, MIB, thin_id};
 
 /// Runs dmsetup; returns what it printed, by lines.
 fn dmsetup(args: &[&str]) -> Vec<String> {

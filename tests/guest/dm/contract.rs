@@ -10,12 +10,12 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
+use self::dm_contract::{Opened, World};
+use crate::lab::{Bench, DirectFile};
 use devmapper_snapshotter::dm::Dm;
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::DeviceNumber;
-use self::dm_contract::{Opened, World};
-use crate::lab::{Bench, DirectFile};
-use kit::{run};
+use kit::run;
 
 impl World for Bench {
     fn dm(&self) -> &Dm {

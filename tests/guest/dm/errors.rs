@@ -5,11 +5,11 @@
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::sync::Arc;
 
+use crate::lab::Bench;
 use devmapper_snapshotter::dm::{
     Dm, DriverVersion, Errno, Error, RealKernel, Settings, OLDEST_DRIVER,
 };
 use devmapper_snapshotter::units::DeviceNumber;
-use crate::lab::{Bench};
 
 #[test]
 fn what_is_in_the_way_is_told_apart() {

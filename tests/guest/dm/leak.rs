@@ -5,11 +5,11 @@
 
 use std::time::{Duration, Instant};
 
+use crate::lab::{thin_id, Bench, BLOCK, MIB};
 use devmapper_snapshotter::dm::{ActivateOptions, LinearTable, Target, ThinPoolTable, ThinStatus};
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::Sectors;
-use crate::lab::{BLOCK, Bench, MIB, thin_id};
-use kit::{run};
+use kit::run;
 
 /// How long the pool's data disk takes for a write, in milliseconds.
 const DELAY: u64 = 3000;

@@ -1,12 +1,12 @@
 //! The life of a thin on the running kernel: pool, thin, snapshot, write, status, removal. Needs
 //! root and device-mapper; the rig runs it in a guest.
 
+use crate::lab::{thin_id, Bench, MIB};
 use devmapper_snapshotter::dm::{
     ActivateOptions, Error, Removal, SuspendOptions, Target, ThinPoolStatus, ThinStatus, Verb,
 };
 use devmapper_snapshotter::names::DmUuid;
 use devmapper_snapshotter::units::Sectors;
-use crate::lab::{Bench, MIB, thin_id};
 
 #[test]
 fn a_thin_lives_and_dies() {

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::lab::{Bench, MIB};
 use devmapper_snapshotter::dm::{
     udev, ActivateOptions, Cookie, Dm, Error, NodePolicy, Request, Settings, Target, UdevFlags,
     UdevPolicy, Verb,
 };
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors};
-use crate::lab::{Bench, MIB};
-use kit::{run};
+use kit::run;
 
 const LIMIT: Duration = Duration::from_secs(60);
 

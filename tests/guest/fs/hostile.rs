@@ -10,11 +10,11 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
+use crate::lab::{refused, Daemon};
 use containerd_snapshots::api::types::Mount;
 use containerd_snapshots::tonic::{Code, Status};
-use nix::fcntl::{posix_fadvise, PosixFadviseAdvice};
-use crate::lab::{Daemon, refused};
 use kit::{dmsetup, run, try_dmsetup, try_run, with_mounted};
+use nix::fcntl::{posix_fadvise, PosixFadviseAdvice};
 
 const SMALL: &str = "base_image_size = \"512MiB\"";
 

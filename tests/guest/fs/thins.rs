@@ -8,10 +8,12 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::lab::{
+    assert_sound, names_in, sectors, spec, text, thin_id, unmount, ThinLab, GIB, LAZY, MIB,
+};
 use devmapper_snapshotter::block::{Access, BlockError, Disks, RealDisks};
 use devmapper_snapshotter::fs::{Formatter, FsError, FsSpec, FsType, Mkfs, MountOptions, Writer};
-use crate::lab::{GIB, LAZY, MIB, ThinLab, assert_sound, names_in, sectors, spec, text, thin_id, unmount};
-use kit::{run};
+use kit::run;
 
 /// A program in a directory of its own, put there under another's name.
 fn program(name: &str, script: &str) -> (tempfile::TempDir, Vec<PathBuf>) {

@@ -6,13 +6,13 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::MIB;
 use devmapper_snapshotter::dm::{
     ActivateOptions, CountingKernel, Dm, Error, NoSpacePolicy, PoolFeatures, RealKernel, Settings,
     Target, ThinPoolTable,
 };
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors, ThinId};
-use super::MIB;
 use kit::{run, try_run};
 
 /// 64 KiB, the pools' block size in these tests.

@@ -3,9 +3,9 @@
 //! leaves nothing behind, and with what belongs together put back all is there.
 // guest: --mem 2G
 
-use std::path::{Path, PathBuf};
-use crate::lab::{Daemon, says};
+use crate::lab::{says, Daemon};
 use kit::{dmsetup, run, try_run, with_mounted};
+use std::path::{Path, PathBuf};
 
 /// A disk under a name of its own, which can be given to another disk as a reboot does.
 struct DiskName(PathBuf);

@@ -4,9 +4,9 @@
 
 use std::time::{Duration, Instant};
 
+use crate::lab::{refused, Daemon, SmallHost};
 use containerd_snapshots::api::types::Mount;
 use containerd_snapshots::tonic::{Code, Status};
-use crate::lab::{Daemon, SmallHost, refused};
 use kit::{used_blocks, with_mounted};
 
 const MIB: usize = 1 << 20;

@@ -7,9 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::lab::{refused, Daemon, SmallHost};
 use containerd_snapshots::api::types::Mount;
 use containerd_snapshots::tonic::Code;
-use crate::lab::{Daemon, SmallHost, refused};
 use kit::{dmsetup, with_mounted};
 
 const MIB: u64 = 1 << 20;

@@ -2,10 +2,10 @@
 //! there, grows by itself while containers write, and what it cannot have it does not promise.
 // guest: --mem 2G
 
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path};
 use crate::lab::{Daemon, SmallHost};
 use kit::{run, with_mounted};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 const MIB: usize = 1 << 20;
 

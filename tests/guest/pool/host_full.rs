@@ -14,9 +14,9 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::lab::{Daemon, SmallHost, KIB};
 use containerd_snapshots::api::types::Mount;
 use containerd_snapshots::tonic::Code;
-use crate::lab::{Daemon, KIB, SmallHost};
 use kit::{Mounted, Random};
 
 const FILES: usize = 60;
@@ -292,4 +292,3 @@ fn leaked(text: &str) -> u64 {
     });
     note.map_or(0, |(number, _)| number.parse().unwrap())
 }
-

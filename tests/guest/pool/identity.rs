@@ -2,8 +2,8 @@
 //! and nothing is lost by it: put back what belongs together and the daemon starts.
 // guest: --mem 2G
 
-use crate::lab::{Daemon, says};
-use kit::{dmsetup};
+use crate::lab::{says, Daemon};
+use kit::dmsetup;
 
 /// A daemon that was stopped, with one committed snapshot, its devices gone as after a reboot.
 fn stopped(name: &str) -> Daemon {

@@ -8,12 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::lab::{refused, Daemon};
 use containerd_snapshots::api::types::Mount;
 use containerd_snapshots::tonic::Code;
 use devmapper_snapshotter::dm::{Dm, PoolMode, RealKernel, Settings, Target, WorkingPool};
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{Sectors, ThinId};
-use crate::lab::{Daemon, refused};
 use kit::{dmsetup, run, try_dmsetup, try_run, wait_until, with_mounted};
 
 const MIB: usize = 1 << 20;

@@ -3,10 +3,10 @@
 //! pool's features mean is refused or said.
 // guest: --mem 2G
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use crate::lab::{says, Daemon};
 use kit::{dmsetup, run, try_dmsetup, try_run, with_mounted};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 const ZEROING: &str = "1 error_if_no_space";
 

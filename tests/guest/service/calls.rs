@@ -7,10 +7,10 @@ use std::io::Write;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use crate::lab::{refused, Daemon};
 use containerd_snapshots::api::snapshots::v1::{Info, UsageResponse};
 use containerd_snapshots::api::types::Mount;
 use containerd_snapshots::tonic::Code;
-use crate::lab::{Daemon, refused};
 use kit::{labels, with_mounted};
 
 #[test]

@@ -3,6 +3,8 @@
 //! may wait for it.
 // guest: --mem 2G
 
+use crate::lab::Daemon;
+use kit::with_mounted;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -11,8 +13,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
-use crate::lab::{Daemon};
-use kit::{with_mounted};
 
 const ADDRESS: &str = "127.0.0.1:9654";
 

@@ -5,9 +5,9 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
+use crate::lab::{refused, Daemon};
 use containerd_snapshots::tonic::Code;
-use crate::lab::{Daemon, refused};
-use kit::{with_mounted};
+use kit::with_mounted;
 
 const ADDRESS: &str = "127.0.0.1:9653";
 

@@ -10,11 +10,11 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::lab::{daemon_program, says, Bench, Daemon};
 use containerd_snapshots::tonic::Code;
 use devmapper_snapshotter::dm::{ActivateOptions, Dm, LinearTable, RealKernel, Target};
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors, ThinId};
-use crate::lab::{daemon_program, says, Bench, Daemon};
 use kit::{dmsetup, run, with_mounted};
 
 /// Runs the daemon's program, which must end by itself with a failure; returns what it said.

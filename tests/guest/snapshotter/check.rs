@@ -2,9 +2,9 @@
 //! what is safe to mend and nothing else.
 // guest: --mem 2G
 
-use std::process::Command;
-use crate::lab::{Daemon};
+use crate::lab::Daemon;
 use kit::{dmsetup, run, with_mounted};
+use std::process::Command;
 
 /// A stopped daemon with a committed snapshot and an active child of it, whose devices are still
 /// there.

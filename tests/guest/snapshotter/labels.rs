@@ -4,9 +4,9 @@
 
 use std::process::Command;
 
+use crate::lab::{refused, Daemon};
 use containerd_snapshots::api::types::Mount;
 use containerd_snapshots::tonic::Code;
-use crate::lab::{Daemon, refused};
 use kit::{labels, with_mounted};
 
 const CHAIN: &str = "containerd.io/snapshot/parent-chain-id";

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
+use crate::lab::Daemon;
 use containerd_snapshots::api::types::Mount;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors};
-use crate::lab::{Daemon};
-use kit::{dmsetup};
+use kit::dmsetup;
 
 /// The number of the one device that is to be mounted.
 fn number(mounts: &[Mount]) -> DeviceNumber {

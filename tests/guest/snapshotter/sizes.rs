@@ -4,10 +4,10 @@
 
 use std::process::Command;
 
+use crate::lab::{refused, sectors, spec, Daemon, ThinLab, GIB};
 use containerd_snapshots::api::types::Mount;
 use containerd_snapshots::tonic::Code;
 use devmapper_snapshotter::fs::{cost, Formatter, FsType, Mkfs, Writer};
-use crate::lab::{Daemon, GIB, ThinLab, refused, sectors, spec};
 use kit::{run, try_run, used_blocks, with_mounted};
 
 const MAX_SIZE: &str = "containerd.io/snapshot/max-size";

@@ -1,9 +1,8 @@
 //! The template that base layers are made of, where it cannot be made: everything else goes on.
 // guest: --mem 2G
 
-
+use crate::lab::{refused, Daemon};
 use containerd_snapshots::tonic::Code;
-use crate::lab::{Daemon, refused};
 use kit::{used_blocks, with_mounted};
 
 const MIB: usize = 1 << 20;

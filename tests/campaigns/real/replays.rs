@@ -19,9 +19,10 @@ use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::Sectors;
 
 use super::daemon::{Daemon, Place};
-use super::machine::{self, dmsetup, run, Mounted};
-use super::model::{journals, Line, Mark, Random, State};
+use super::machine::{self, Mounted};
+use super::model::{journals, Line, Mark, State};
 use super::run::{join, Run, Sum};
+use kit::{try_dmsetup, try_run, Random};
 
 const MAGIC: u64 = 0x006a_7366_7773_6872;
 const FLUSH: u64 = 1;
@@ -103,19 +104,19 @@ fn word(bytes: &[u8], at: usize) -> u64 {
 }
 
 fn sectors_of(device: &str) -> Result<u64, String> {
-    run("blockdev", &["--getsz", device])?.trim().parse().map_err(|e| format!("{e}"))
+    try_run("blockdev", &["--getsz", device])?.trim().parse().map_err(|e| format!("{e}"))
 }
 
 /// The disk's two parts, as `pw-disk-state` and `pw-disk-pool`.
 fn carve(device: &str, size: u64) -> Result<(), String> {
-    dmsetup(&[
+    try_dmsetup(&[
         "create",
         "pw-disk-state",
         "--table",
         &format!("0 {STATE_SECTORS} linear {device} 0"),
     ])?;
     let rest = size - STATE_SECTORS;
-    dmsetup(&[
+    try_dmsetup(&[
         "create",
         "pw-disk-pool",
         "--table",
@@ -127,8 +128,8 @@ fn carve(device: &str, size: u64) -> Result<(), String> {
 /// Takes away everything on the disk, down to the two parts.
 fn take_apart() -> Result<(), String> {
     machine::remove_devices("pw-disk")?;
-    dmsetup(&["remove", "--retry", "pw-disk-pool"])?;
-    dmsetup(&["remove", "--retry", "pw-disk-state"]).map(drop)
+    try_dmsetup(&["remove", "--retry", "pw-disk-pool"])?;
+    try_dmsetup(&["remove", "--retry", "pw-disk-state"]).map(drop)
 }
 
 struct Bench {
@@ -144,7 +145,7 @@ struct Bench {
 pub fn replay(points: usize, seconds: usize, seed: u64) -> Result<(), String> {
     let variable = |name: &str| std::env::var(name).map_err(|_| format!("{name} is not set"));
     for module in ["dm-log-writes", "dm-snapshot"] {
-        run("modprobe", &[module])?;
+        try_run("modprobe", &[module])?;
     }
     let out = PathBuf::from(variable("OUT")?);
     let place = Place {
@@ -192,16 +193,16 @@ impl Bench {
     /// Works for a while on the recorded disk.
     fn record(&self, seconds: usize, seed: u64) -> Result<Recorded, String> {
         let size = sectors_of(&self.disk)?;
-        dmsetup(&[
+        try_dmsetup(&[
             "create",
             RECORDED,
             "--table",
             &format!("0 {size} log-writes {} {}", self.disk, self.log),
         ])?;
         carve(&format!("/dev/mapper/{RECORDED}"), size)?;
-        run("mkfs.ext4", &["-q", "-F", "-E", "nodiscard", "/dev/mapper/pw-disk-state"])?;
+        try_run("mkfs.ext4", &["-q", "-F", "-E", "nodiscard", "/dev/mapper/pw-disk-state"])?;
         let mounted = Mounted::device("state", "/dev/mapper/pw-disk-state", "ext4", &[])?;
-        run("sync", &["-f", "/run/mounts/state"])?;
+        try_run("sync", &["-f", "/run/mounts/state"])?;
         let dm =
             Dm::new(Arc::new(RealKernel::open().map_err(|e| e.to_string())?), Default::default());
         let name = DmName::new(RECORDED).map_err(|e| e.to_string())?;
@@ -227,7 +228,7 @@ impl Bench {
         let journals = journals(&work.out, 0).map_err(|e| e.to_string())?;
         drop(mounted);
         take_apart()?;
-        dmsetup(&["remove", "--retry", RECORDED])?;
+        try_dmsetup(&["remove", "--retry", RECORDED])?;
         let log = Log::open(&self.log)?;
         let start = log.entries.iter().position(|entry| entry.mark.as_deref() == Some("mounted-0"));
         Ok(Recorded { log, size, journals, start: start.ok_or("the log has lost its marks")? })
@@ -269,7 +270,7 @@ impl Bench {
             log.apply(entry, image)?;
         }
         image.sync_all().map_err(|e| e.to_string())?;
-        run("cmp", &[&self.disk, &self.image])?;
+        try_run("cmp", &[&self.disk, &self.image])?;
         println!("PASS: the whole log gives the disk that was recorded");
         Ok(())
     }
@@ -290,7 +291,7 @@ impl Bench {
         }
         *next = at + 1;
         image.sync_all().map_err(|e| e.to_string())?;
-        dmsetup(&[
+        try_dmsetup(&[
             "create",
             "pw-disk-copy",
             "--table",
@@ -305,7 +306,7 @@ impl Bench {
         carve("/dev/mapper/pw-disk-copy", recorded.size)?;
         let checked = self.check_image(recorded, at, sum);
         take_apart()?;
-        dmsetup(&["remove", "--retry", "pw-disk-copy"])?;
+        try_dmsetup(&["remove", "--retry", "pw-disk-copy"])?;
         checked
     }
 
