@@ -5,24 +5,16 @@
 //! requests, apart from the snapshotter's name in them and containerd's namespace header. Labels
 //! keep containerd's garbage collector away.
 
-use std::collections::HashMap;
 use std::error::Error;
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use containerd_snapshots::api::snapshots::v1::snapshots_client::SnapshotsClient;
-use containerd_snapshots::api::snapshots::v1::{
-    CleanupRequest, CommitSnapshotRequest, MountsRequest, PrepareSnapshotRequest,
-    RemoveSnapshotRequest, StatSnapshotRequest, ViewSnapshotRequest,
-};
 use containerd_snapshots::api::types::Mount;
-use containerd_snapshots::tonic::codegen::InterceptedService;
-use containerd_snapshots::tonic::metadata::MetadataValue;
-use containerd_snapshots::tonic::service::Interceptor;
-use containerd_snapshots::tonic::transport::{Channel, Endpoint, Uri};
-use containerd_snapshots::tonic::{Code, Request, Status};
+use containerd_snapshots::tonic::{Code, Status};
+use kit::{labels, Client, Target};
 use nix::mount::{MntFlags, MsFlags};
 
 type AnyError = Box<dyn Error + Send + Sync>;
@@ -34,36 +26,33 @@ const USAGE: &str = "usage:
 /// What a layer of the unpacking rows holds.
 const LAYER_BYTES: usize = 1 << 20;
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), AnyError> {
+fn main() -> Result<(), AnyError> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["table", rounds, targets @ ..] if !targets.is_empty() => {
-            table(rounds.parse()?, targets).await
-        }
-        ["fill", count, target] => fill(count.parse()?, target).await,
+        ["table", rounds, targets @ ..] if !targets.is_empty() => table(rounds.parse()?, targets),
+        ["fill", count, target] => fill(count.parse()?, target),
         _ => Err(USAGE.into()),
     }
 }
 
 /// Every target's rounds take turns, so that whatever else keeps the machine busy is everybody's
 /// burden.
-async fn table(rounds: usize, targets: &[&str]) -> Result<(), AnyError> {
+fn table(rounds: usize, targets: &[&str]) -> Result<(), AnyError> {
     let mut columns = Vec::new();
     for target in targets {
         let (title, place) = target.split_once('=').ok_or(USAGE)?;
-        let mut bench = Bench::connect(place).await?;
+        let mut bench = Bench::connect(place)?;
         // The first round counts for nobody: it brings the template, and much else that is done
         // once.
-        bench.layer("base", "").await?;
-        bench.round().await.map_err(|e| format!("{title}: {e}"))?;
+        bench.layer("base", "")?;
+        bench.round().map_err(|e| format!("{title}: {e}"))?;
         columns.push((title, bench, Rows::new()));
     }
     for _ in 0..rounds {
         for (title, bench, rows) in &mut columns {
             for (row, (name, took)) in
-                bench.round().await.map_err(|e| format!("{title}: {e}"))?.into_iter().enumerate()
+                bench.round().map_err(|e| format!("{title}: {e}"))?.into_iter().enumerate()
             {
                 match rows.get_mut(row) {
                     Some((_, times)) => times.push(took),
@@ -106,163 +95,89 @@ fn median(times: &[Duration]) -> f64 {
     sorted[sorted.len() / 2].as_secs_f64() * 1000.0
 }
 
-async fn fill(count: usize, target: &str) -> Result<(), AnyError> {
-    let mut bench = Bench::connect(target).await?;
-    bench.layer("fill-base", "").await?;
+fn fill(count: usize, target: &str) -> Result<(), AnyError> {
+    let mut bench = Bench::connect(target)?;
+    bench.layer("fill-base", "")?;
     let started = Instant::now();
     for number in 0..count {
-        bench.prepare(&format!("fill-{number}"), "fill-base").await?;
+        bench.client.prepare(&format!("fill-{number}"), "fill-base")?;
     }
     println!("{count} snapshots made in {:.1} s", started.elapsed().as_secs_f64());
     Ok(())
 }
 
-/// containerd reads the namespace of a request from its metadata.
-#[derive(Clone)]
-struct Namespace;
-
-impl Interceptor for Namespace {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request.metadata_mut().insert("containerd-namespace", MetadataValue::from_static("bench"));
-        Ok(request)
-    }
-}
-
 /// One snapshotter behind one socket.
 struct Bench {
-    client: SnapshotsClient<InterceptedService<Channel, Namespace>>,
-    snapshotter: String,
+    client: Client,
     /// Tells keys of one round from those of the next.
     rounds: usize,
 }
 
 impl Bench {
-    async fn connect(place: &str) -> Result<Bench, AnyError> {
+    fn connect(place: &str) -> Result<Bench, AnyError> {
         let (snapshotter, socket) = place.split_once('@').ok_or(USAGE)?;
-        let path = PathBuf::from(socket);
-        let connector =
-            tower::service_fn(move |_: Uri| tokio::net::UnixStream::connect(path.clone()));
-        // The address is of no importance, but there has to be one.
-        let channel =
-            Endpoint::from_static("http://localhost").connect_with_connector(connector).await?;
-        let client = SnapshotsClient::with_interceptor(channel, Namespace);
-        Ok(Bench { client, snapshotter: snapshotter.into(), rounds: 0 })
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let target = Target {
+            snapshotter: snapshotter.into(),
+            labels: labels(&[("containerd.io/gc.root", "bench")]),
+        };
+        let client = Client::connect(Path::new(socket), &Arc::new(runtime), target)?;
+        Ok(Bench { client, rounds: 0 })
     }
 
     /// Every call once; gives what each took.
-    async fn round(&mut self) -> Result<Vec<(&'static str, Duration)>, AnyError> {
+    fn round(&mut self) -> Result<Vec<(&'static str, Duration)>, AnyError> {
         let base = "base";
         self.rounds += 1;
         let key = |what: &str| format!("{what}-{}", self.rounds);
         let (root, root_layer, child, view) =
             (key("root"), key("root-layer"), key("child"), key("view"));
         let (layer, unpacked) = (key("layer"), key("unpacked"));
-        let mut took = Vec::new();
+        let mut took = vec![
+            ("Prepare, no parent", timed(|| self.client.prepare(&root, ""))?.1),
+            ("Commit, nothing written", timed(|| self.client.commit(&root_layer, &root))?.1),
+            ("Prepare, child", timed(|| self.client.prepare(&child, base))?.1),
+            ("View", timed(|| self.client.view(&view, base))?.1),
+            ("Mounts", timed(|| self.client.mounts(&child))?.1),
+            ("Stat", timed(|| self.client.stat(&child))?.1),
+            ("Remove, active", timed(|| self.client.remove(&child))?.1),
+            ("Remove, view", timed(|| self.client.remove(&view))?.1),
+            ("Remove, committed", timed(|| self.client.remove(&root_layer))?.1),
+            // What Remove has put off, three snapshots' worth; nothing where it puts nothing off.
+            ("Cleanup after these", timed(|| self.cleanup())?.1),
+        ];
 
-        took.push(("Prepare, no parent", timed(self.prepare(&root, "")).await?.1));
-        took.push(("Commit, nothing written", timed(self.commit(&root_layer, &root)).await?.1));
-        took.push(("Prepare, child", timed(self.prepare(&child, base)).await?.1));
-        took.push(("View", timed(self.view(&view, base)).await?.1));
-        took.push(("Mounts", timed(self.mounts(&child)).await?.1));
-        took.push(("Stat", timed(self.stat(&child)).await?.1));
-        took.push(("Remove, active", timed(self.remove(&child)).await?.1));
-        took.push(("Remove, view", timed(self.remove(&view)).await?.1));
-        took.push(("Remove, committed", timed(self.remove(&root_layer)).await?.1));
-        // What Remove has put off, three snapshots' worth; a snapshotter that puts nothing off has
-        // nothing to do.
-        took.push(("Cleanup after these", timed(self.cleanup()).await?.1));
-
-        let (commit, whole) = timed(self.layer(&layer, base)).await?;
+        let (commit, whole) = timed(|| self.layer(&layer, base))?;
         took.push(("Commit, 1 MiB written", commit));
         took.push(("a layer: Prepare to Commit", whole));
-        took.push(("Prepare on that layer", timed(self.prepare(&unpacked, &layer)).await?.1));
-        self.remove(&unpacked).await?;
-        self.remove(&layer).await?;
-        self.cleanup().await?;
+        took.push(("Prepare on that layer", timed(|| self.client.prepare(&unpacked, &layer))?.1));
+        self.client.remove(&unpacked)?;
+        self.client.remove(&layer)?;
+        self.cleanup()?;
         Ok(took)
     }
 
     /// What unpacking does for each layer: prepare, mount, write, unmount, commit. Gives the time
     /// of the commit.
-    async fn layer(&mut self, name: &str, parent: &str) -> Result<Duration, AnyError> {
+    fn layer(&mut self, name: &str, parent: &str) -> Result<Duration, AnyError> {
         let active = format!("{name}-active");
-        let mounts = self.prepare(&active, parent).await?;
+        let mounts = self.client.prepare(&active, parent)?;
         write_layer(&mounts)?;
-        Ok(timed(self.commit(name, &active)).await?.1)
-    }
-
-    async fn prepare(&mut self, key: &str, parent: &str) -> Result<Vec<Mount>, Status> {
-        let request = PrepareSnapshotRequest {
-            snapshotter: self.snapshotter.clone(),
-            key: key.into(),
-            parent: parent.into(),
-            labels: labels(),
-        };
-        Ok(self.client.prepare(request).await?.into_inner().mounts)
-    }
-
-    async fn view(&mut self, key: &str, parent: &str) -> Result<Vec<Mount>, Status> {
-        let request = ViewSnapshotRequest {
-            snapshotter: self.snapshotter.clone(),
-            key: key.into(),
-            parent: parent.into(),
-            labels: labels(),
-        };
-        Ok(self.client.view(request).await?.into_inner().mounts)
-    }
-
-    async fn commit(&mut self, name: &str, key: &str) -> Result<(), Status> {
-        let request = CommitSnapshotRequest {
-            snapshotter: self.snapshotter.clone(),
-            name: name.into(),
-            key: key.into(),
-            labels: labels(),
-        };
-        self.client.commit(request).await.map(drop)
-    }
-
-    async fn mounts(&mut self, key: &str) -> Result<(), Status> {
-        self.client
-            .mounts(MountsRequest { snapshotter: self.snapshotter.clone(), key: key.into() })
-            .await
-            .map(drop)
-    }
-
-    async fn stat(&mut self, key: &str) -> Result<(), Status> {
-        self.client
-            .stat(StatSnapshotRequest { snapshotter: self.snapshotter.clone(), key: key.into() })
-            .await
-            .map(drop)
-    }
-
-    async fn remove(&mut self, key: &str) -> Result<(), Status> {
-        self.client
-            .remove(RemoveSnapshotRequest {
-                snapshotter: self.snapshotter.clone(),
-                key: key.into(),
-            })
-            .await
-            .map(drop)
+        Ok(timed(|| self.client.commit(name, &active))?.1)
     }
 
     /// Where Cleanup is not implemented, Remove has left nothing for it.
-    async fn cleanup(&mut self) -> Result<(), Status> {
-        match self.client.cleanup(CleanupRequest { snapshotter: self.snapshotter.clone() }).await {
+    fn cleanup(&mut self) -> Result<(), Status> {
+        match self.client.cleanup() {
             Err(status) if status.code() != Code::Unimplemented => Err(status),
             _ => Ok(()),
         }
     }
 }
 
-fn labels() -> HashMap<String, String> {
-    HashMap::from([("containerd.io/gc.root".into(), "bench".into())])
-}
-
-async fn timed<T, E>(
-    call: impl std::future::Future<Output = Result<T, E>>,
-) -> Result<(T, Duration), E> {
+fn timed<T, E>(call: impl FnOnce() -> Result<T, E>) -> Result<(T, Duration), E> {
     let started = Instant::now();
-    let answer = call.await?;
+    let answer = call()?;
     Ok((answer, started.elapsed()))
 }
 

@@ -4,19 +4,24 @@
 //! `tests/bench/run` starts it in a guest; it needs root and dm-thin. ROUNDS sets how often each is
 //! measured (default 300; dmsetup a tenth).
 
-#[path = "../dm_common/mod.rs"]
-mod dm_common;
-
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::process::{Command, Stdio};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use devmapper_snapshotter::dm::{ActivateOptions, Dm, NodePolicy, Settings, Target};
+use devmapper_snapshotter::dm::{
+    ActivateOptions, Dm, NodePolicy, PoolFeatures, RealKernel, Settings, Target, ThinPoolTable,
+};
 use devmapper_snapshotter::names::DmName;
-use devmapper_snapshotter::units::{DeviceNumber, Sectors};
-use dm_common::{thin_id, Bench, MIB};
+use devmapper_snapshotter::units::{DeviceNumber, Sectors, ThinId};
+use kit::{dmsetup, run};
 use nix::libc;
+
+const MIB: u64 = 1 << 20;
+
+/// How large the pool is, in bytes.
+const POOL: u64 = 256 * MIB;
 
 /// How large the thins claim to be, in sectors.
 const THIN: u64 = 10 * 1024 * MIB / 512;
@@ -96,16 +101,6 @@ fn timed<T>(act: impl FnOnce() -> T) -> Duration {
 fn median(samples: &mut [Duration]) -> Duration {
     samples.sort();
     samples[samples.len() / 2]
-}
-
-fn dmsetup(args: &[&str]) {
-    let status = Command::new("dmsetup")
-        .args(args)
-        .env("DM_DISABLE_UDEV", "1")
-        .stdout(Stdio::null())
-        .status()
-        .expect("dmsetup");
-    assert!(status.success(), "dmsetup {args:?}");
 }
 
 struct Field {
@@ -204,24 +199,56 @@ impl Field {
     }
 }
 
+/// A loop device on a sparse file.
+fn disk(file: &Path, bytes: u64) -> DeviceNumber {
+    File::create(file).and_then(|file| file.set_len(bytes)).unwrap();
+    let node = run("losetup", &["--find", "--show", &file.to_string_lossy()]);
+    DeviceNumber::from_u64(std::fs::metadata(node).unwrap().rdev())
+}
+
+fn thin_id(id: u32) -> ThinId {
+    ThinId::new(id).unwrap()
+}
+
+/// A pool with one thin, of which 16 blocks are written.
+fn pool(dm: &Dm, folder: &Path) -> (DmName, DeviceNumber) {
+    let table = Target::ThinPool(ThinPoolTable {
+        start: Sectors::ZERO,
+        length: Sectors(POOL / 512),
+        metadata: disk(&folder.join("metadata"), 4 * MIB).into(),
+        data: disk(&folder.join("data"), POOL).into(),
+        block_size: Sectors(128),
+        low_water_blocks: 8,
+        features: PoolFeatures::default(),
+    });
+    let activate = |name: &str, table| {
+        let name = DmName::new(name).unwrap();
+        let info = dm.activate(&name, None, &[table], ActivateOptions::default()).unwrap();
+        (name, info.device)
+    };
+    let (pool, device) = activate("bench-pool", table);
+    dm.create_thin(&pool, thin_id(1)).unwrap();
+    let (origin, _) = activate("bench-origin", Target::thin(device, thin_id(1), Sectors(THIN)));
+    let node = File::options().write(true).open(dm.node(&origin)).unwrap();
+    node.write_all_at(&[1; 16 * 65536], 0).and_then(|()| node.sync_all()).unwrap();
+    drop(node);
+    dm.remove(&origin).unwrap();
+    (pool, device)
+}
+
 fn main() {
-    let mut bench = Bench::new("bench");
-    let (pool, device) = bench.pool(256 * MIB);
-    bench.dm.create_thin(&pool, thin_id(1)).unwrap();
-    let origin = bench.thin(device, 1, 64 * MIB);
-    bench.write(&origin, 0, 16 * 65536, 1).unwrap();
-    bench.dm.remove(&origin).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = std::sync::Arc::new(RealKernel::open().unwrap());
     let settings = Settings { nodes: NodePolicy::Leave, ..Settings::default() };
-    // The bench's own kernel counts requests, which costs a little; here it is left out.
-    let kernel = std::sync::Arc::new(devmapper_snapshotter::dm::RealKernel::open().unwrap());
-    let name = bench.name("layer");
+    let with_nodes = Dm::new(kernel.clone(), Settings::default());
+    let (pool, device) = pool(&with_nodes, folder.path());
     let mut field = Field {
-        dm: Dm::new(kernel.clone(), settings),
-        with_nodes: Dm::new(kernel, Settings::default()),
+        dm: Dm::new(kernel, settings),
+        with_nodes,
         bare: Bare::new(),
         pool,
         device,
-        name,
+        name: DmName::new("bench-layer").unwrap(),
     };
     let names = [
         "version",

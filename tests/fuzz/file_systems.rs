@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use devmapper_snapshotter::block::{BlockError, Disk};
 use devmapper_snapshotter::fs::{inspect, note_zeros_behind, zeroed_ranges, FsType};
 use devmapper_snapshotter::units::Sectors;
+use kit::Random;
 
 const PAGE: u64 = 4096;
 
@@ -237,50 +238,34 @@ fn seeds() -> Vec<Seed> {
     ]
 }
 
-/// Marsaglia's xorshift.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end.max(1)
-    }
-
-    /// A number that programs trip over.
-    fn number(&mut self) -> u64 {
-        let near: [u64; 20] = [
-            0,
-            1,
-            2,
-            3,
-            31,
-            32,
-            63,
-            64,
-            255,
-            256,
-            512,
-            1024,
-            4096,
-            32768,
-            1 << 16,
-            1 << 31,
-            1 << 32,
-            1 << 47,
-            1 << 48,
-            1 << 63,
-        ];
-        match self.below(3) {
-            0 => self.next(),
-            1 => near[self.below(near.len() as u64) as usize].wrapping_sub(self.below(3)),
-            _ => 1 << self.below(64),
-        }
+/// A number that programs trip over.
+fn number(random: &mut Random) -> u64 {
+    let near: [u64; 20] = [
+        0,
+        1,
+        2,
+        3,
+        31,
+        32,
+        63,
+        64,
+        255,
+        256,
+        512,
+        1024,
+        4096,
+        32768,
+        1 << 16,
+        1 << 31,
+        1 << 32,
+        1 << 47,
+        1 << 48,
+        1 << 63,
+    ];
+    match random.below(3) {
+        0 => random.next(),
+        1 => near[random.below(near.len())].wrapping_sub(random.below(3) as u64),
+        _ => 1 << random.below(64),
     }
 }
 
@@ -289,16 +274,16 @@ fn mutate(case: &mut Case, seeds: &[Seed], random: &mut Random) {
     if random.below(8) == 0 {
         case.size =
             [seed.size, seed.size - 512, 1 << 20, 3 << 30, 1 << 40, 1 << 50, i64::MAX as u64]
-                [random.below(7) as usize];
+                [random.below(7)];
         // Descriptors are read by the group: large ones only where that is no matter.
         if seed.fs_type == FsType::Ext4 {
             case.size = case.size.min(3 << 30);
         }
     }
-    let place = &seed.places[random.below(seed.places.len() as u64) as usize];
-    let offset = place.start + random.below(place.end - place.start);
-    let width = [1, 2, 4, 8][random.below(4) as usize];
-    let number = random.number();
+    let place = &seed.places[random.below(seed.places.len())];
+    let offset = place.start + random.below((place.end - place.start) as usize) as u64;
+    let width = [1, 2, 4, 8][random.below(4)];
+    let number = number(random);
     let bytes = if random.below(2) == 0 {
         number.to_le_bytes()[..width].to_vec()
     } else {
@@ -318,7 +303,7 @@ fn record(random: &mut Random) -> Vec<u8> {
     let mut bytes = vec![0; 512];
     bytes[0..4].copy_from_slice(&0xFEED_BABE_u32.to_be_bytes());
     for (offset, plain) in [(4, 1), (8, 2), (12, 512), (40, 1), (320, 32768)] {
-        let value = if random.below(3) == 0 { random.number() as u32 } else { plain };
+        let value = if random.below(3) == 0 { number(random) as u32 } else { plain };
         bytes[offset..offset + 4].copy_from_slice(&value.to_be_bytes());
     }
     bytes
@@ -356,7 +341,7 @@ fn no_file_system_makes_the_readers_panic_or_read_without_end() {
     let setting = |name: &str, default| {
         std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
     };
-    let mut random = Random(setting("FUZZ_SEED", 0x5eed_cafe_f00d));
+    let mut random = Random::new(setting("FUZZ_SEED", 0x5eed_cafe_f00d));
     let seeds = seeds();
     let plain = |seed: usize| Case { seed, size: seeds[seed].size, changes: Vec::new() };
     for seed in 0..seeds.len() {
@@ -366,7 +351,7 @@ fn no_file_system_makes_the_readers_panic_or_read_without_end() {
     let (mut all, mut taken) = (0_u64, 0_u64);
     let mut corpus: Vec<Case> = (0..seeds.len()).map(plain).collect();
     while Instant::now() < deadline {
-        let mut case = corpus[random.below(corpus.len() as u64) as usize].clone();
+        let mut case = corpus[random.below(corpus.len())].clone();
         for _ in 0..=random.below(4) {
             mutate(&mut case, &seeds, &mut random);
         }
@@ -380,8 +365,7 @@ fn no_file_system_makes_the_readers_panic_or_read_without_end() {
             if corpus.len() < 512 {
                 corpus.push(case);
             } else {
-                let place =
-                    seeds.len() + random.below((corpus.len() - seeds.len()) as u64) as usize;
+                let place = seeds.len() + random.below(corpus.len() - seeds.len());
                 corpus[place] = case;
             }
         }

@@ -1,0 +1,5 @@
+//! Disks, loop devices and mounts on a real kernel.
+
+mod disks;
+mod loops;
+mod mounts;

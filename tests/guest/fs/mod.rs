@@ -1,0 +1,4 @@
+//! File systems on real thins.
+
+mod hostile;
+mod thins;

@@ -1,0 +1,3 @@
+//! The database's file, with a daemon on it.
+
+mod database;
