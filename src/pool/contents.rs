@@ -4,12 +4,18 @@
 //! somebody else's at the time, and one of our own would stay behind after a crash.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::metadata::{self, MetadataError};
 use super::{Pool, PoolError};
 use crate::block::{self, Access, Disk, Disks};
 use crate::dm::{Target, ThinPoolTable};
 use crate::units::{DeviceNumber, ThinId};
+
+/// dm-thin commits changes within a second (`COMMIT_PERIOD` in drivers/md/dm-thin.c).
+const NEXT_COMMIT: Duration = Duration::from_millis(1500);
+/// How often blocks that no thin maps are looked for, if there are any.
+const UNMAPPED_LOOKS: u32 = 3;
 
 impl Pool {
     /// Every thin in the pool with the number of blocks it maps, ours or not, as of the pool's last
@@ -37,10 +43,25 @@ impl Pool {
         read().map(Some).map_err(|source| self.unreadable(source))
     }
 
-    /// How many data blocks are in use that no thin maps, as of the pool's last commit. dm-thin
-    /// leaves one behind when the power goes while it fills a block for the first time, or when the
-    /// disk fails to. Reads every mapping; fails like [`Pool::thins`].
+    /// How many data blocks are in use that no thin maps. dm-thin leaves one behind when the power
+    /// goes while it fills a block for the first time, or when the disk fails to. Reads every
+    /// mapping; fails like [`Pool::thins`].
+    ///
+    /// A block that is being filled while the pool commits its metadata looks the same until the
+    /// next commit. So what is found is looked for again, and the least of all looks counts.
     pub fn unmapped(&self, disks: &dyn Disks) -> Result<u64, PoolError> {
+        let mut least = self.unmapped_in_last_commit(disks)?;
+        for _ in 1..UNMAPPED_LOOKS {
+            if least == 0 {
+                break;
+            }
+            std::thread::sleep(NEXT_COMMIT);
+            least = least.min(self.unmapped_in_last_commit(disks)?);
+        }
+        Ok(least)
+    }
+
+    fn unmapped_in_last_commit(&self, disks: &dyn Disks) -> Result<u64, PoolError> {
         let status = self.status()?;
         let status =
             status.working().ok_or_else(|| PoolError::Failed { pool: self.device_name.clone() })?;

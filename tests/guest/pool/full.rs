@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::lab::{refused, Daemon, SmallHost};
 use containerd_snapshots::api::types::Mount;
 use containerd_snapshots::tonic::{Code, Status};
-use kit::{used_blocks, with_mounted};
+use kit::with_mounted;
 
 const MIB: usize = 1 << 20;
 
