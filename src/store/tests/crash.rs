@@ -168,7 +168,7 @@ fn a_failed_commit_is_reported_and_shows_whole_or_not_at_all_afterwards() {
     commit(&store, |c| add(c, "base", &committed(1, None)));
     let error = refused(&store, |c| add(c, "next", &active(2, Some("base"))));
     let message = error.to_string();
-    assert!(message.starts_with("committing to (backend): "), "{message}");
+    assert!(message.starts_with("committing to database (backend): "), "{message}");
     assert!(message.contains("the power is off"), "{message}");
     assert_eq!(store.commits(), 1);
     drop(store);

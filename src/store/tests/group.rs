@@ -310,5 +310,5 @@ fn the_callers_own_error_type_is_what_comes_back() {
         c.remove_snapshot("x")?;
         Ok(())
     });
-    assert_eq!(refused, Err(Mine::Store("\"x\" does not exist".to_owned())));
+    assert_eq!(refused, Err(Mine::Store("snapshot \"x\" does not exist".to_owned())));
 }

@@ -212,7 +212,10 @@ fn a_full_disk_is_named_as_such_and_once_there_is_room_the_store_goes_on() {
     for _ in 0..3 {
         let error = refused(&store, |c| add(c, "during", &active(2, None)));
         assert!(matches!(error, StoreError::DiskFull { .. }), "{error}");
-        assert_eq!(error.to_string(), "no space left for (backend): make room on its file system");
+        assert_eq!(
+            error.to_string(),
+            "no space left for database (backend): free space on its file system"
+        );
     }
     full.store(false, Ordering::SeqCst);
     assert_eq!(store.read(|r| r.page(None, 9)).unwrap().len(), 1);

@@ -25,7 +25,7 @@ fn a_snapshot_reads_as_it_was_put() {
     assert_eq!(read, record);
     assert_eq!(fixture.store.read(|r| r.find_snapshot("other")).unwrap(), None);
     let error = fixture.store.read(|r| r.snapshot("other")).unwrap_err();
-    assert_eq!(error.to_string(), "\"other\" does not exist");
+    assert_eq!(error.to_string(), "snapshot \"other\" does not exist");
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn a_lease_beyond_24_bits_or_backwards_is_refused() {
         for leases in [&[bad][..], &[good, bad], &[bad, good]] {
             let error = refused(&fixture.store, |c| c.put_leases(leases));
             let IdRange { start, end } = bad;
-            let expected = format!("a lease of thin ids {start} to {end} makes no sense");
+            let expected = format!("a lease of thin ids {start} to {end} is no valid range");
             assert!(matches!(error, StoreError::BadLease { .. }), "{error}");
             assert_eq!(error.to_string(), expected);
         }
