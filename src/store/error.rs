@@ -140,7 +140,7 @@ pub enum StoreError {
     #[error(
         "the last {} commits to {path} are lost: its newest commit is number {found}, but \
          according to {tally} number {acknowledged} was acknowledged. The file is damaged, or an \
-         older copy. Nothing was changed or deleted. Put back the newest copy of the file; or, to \
+         older copy. Nothing was changed and nothing deleted. Put back the newest copy of the file; or, to \
          continue with this one and lose the later changes, remove {tally}",
         acknowledged - found
     )]

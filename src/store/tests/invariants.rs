@@ -1,4 +1,4 @@
-//! What no caller can break: parents, children, owners. And that a refused operation or change
+//! Invariants that no caller can break: parents, children, owners. A refused operation or change
 //! leaves no trace.
 
 use super::fixture::*;
@@ -6,7 +6,7 @@ use crate::store::{
     IdRange, Kind, Owner, ParentRef, ReclaimRecord, SnapshotRecord, Store, StoreError,
 };
 
-/// Everything there is, to compare before and after.
+/// All records, to compare before and after.
 fn everything(store: &Store) -> String {
     store
         .read(|r| {
@@ -193,7 +193,7 @@ fn nothing_is_made_on_a_parent_that_was_exchanged_since_it_was_looked_up() {
             refused(&fixture.store, |c| c.insert_snapshot("new", &record, Some(&looked_up)));
         assert!(matches!(&error, StoreError::NoParent { key } if key == "image"), "{error}");
         let error = refused(&fixture.store, |c| {
-            // Removed and made anew, at the same moment even.
+            // Removed and created again, even at the same moment.
             add(c, "image", &committed(9, Some("base")))?;
             c.insert_snapshot("new", &record, Some(&looked_up))
         });

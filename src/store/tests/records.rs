@@ -1,4 +1,4 @@
-//! What is put is what is read, now and after the file was opened again.
+//! A record that was written is read back the same, at once and after the file was opened again.
 
 use super::fixture::*;
 use crate::store::{
@@ -6,7 +6,7 @@ use crate::store::{
 };
 use crate::units::Sectors;
 
-/// The first number beyond the thin ids.
+/// The number after the largest thin id.
 const ID_END: u32 = 1 << 24;
 
 fn range(start: u32, end: u32) -> IdRange {
