@@ -1,19 +1,17 @@
-//! What is logged: a level, or a filter as tracing-subscriber's `EnvFilter` reads it, less what
-//! could match nothing.
+//! Checks the log filter: a level, or a filter of tracing-subscriber's `EnvFilter`.
 //!
-//! `EnvFilter` takes a misspelt level for the name of a target, which nothing logs under, and then
-//! mutes all the rest. So each directive is checked here against the levels there are and the
-//! targets that this program logs under.
+//! `EnvFilter` takes a misspelt level for the name of a target. Then nothing matches and nothing is
+//! logged. So each directive is checked against the levels and against the targets of this program.
 
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
-/// The crate's own target; each file that logs adds its path.
+/// The first part of this crate's targets. The path of the module follows.
 const OWN: &str = "devmapper_snapshotter";
 
 /// Libraries of this program that log.
 const LIBRARIES: [&str; 4] = ["h2", "hyper", "tonic", "tower"];
 
-/// Modules of this crate that log; a test holds the list to the sources.
+/// Modules of this crate that log. A test compares the list with the sources.
 const MODULES: [&str; 33] = [
     "block::loops",
     "block::sparse",
@@ -50,8 +48,8 @@ const MODULES: [&str; 33] = [
     "store::database",
 ];
 
-/// Checks a filter: directives with commas between them, each a level, `target=level`, or a target
-/// alone for all its levels. Returns it without blanks and empty directives.
+/// Checks a filter: directives separated by commas. Each is a level, `target=level`, or a target
+/// alone for all its levels. Gives the filter without spaces and empty directives.
 pub fn checked(text: &str) -> Result<String, String> {
     let directives: Vec<&str> =
         text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
@@ -64,12 +62,12 @@ pub fn checked(text: &str) -> Result<String, String> {
     Ok(directives.join(","))
 }
 
-const FORM: &str =
-    "it takes error, warn, info, debug, trace or off, or a filter such as \"info,devmapper_snapshotter::pool=debug\"";
+const FORM: &str = "use error, warn, info, debug, trace or off, or a filter such as \
+                    \"info,devmapper_snapshotter::pool=debug\"";
 
 fn check(directive: &str) -> Result<(), String> {
     if directive.contains(['[', ']', '{', '}']) {
-        return Err(format!("{directive:?} filters by spans, and this program has none"));
+        return Err(format!("{directive:?} filters by spans, but this program has no spans"));
     }
     match directive.split_once('=') {
         Some((_, level)) if !is_level(level) => {
@@ -85,13 +83,13 @@ fn check(directive: &str) -> Result<(), String> {
     }
 }
 
-/// tracing reads levels in either case, and as the numbers from 0 (off) to 5 (trace).
+/// tracing accepts levels in upper and lower case, and as numbers from 0 (off) to 5 (trace).
 fn is_level(text: &str) -> bool {
     LEVELS.iter().any(|level| level.eq_ignore_ascii_case(text))
         || matches!(text.as_bytes(), [b'0'..=b'5'])
 }
 
-/// Whether anything is logged under a target that begins so, which is how tracing compares.
+/// Whether a target of this program begins with this text; tracing compares targets in this way.
 fn is_target(text: &str) -> bool {
     let modules = MODULES.iter().any(|module| format!("{OWN}::{module}").starts_with(text));
     let inside = |library: &str| {
@@ -107,7 +105,7 @@ mod tests {
     use std::path::Path;
 
     #[test]
-    fn levels_and_filters_that_match_something_are_taken() {
+    fn levels_and_filters_that_match_something_are_accepted() {
         for good in [
             "info",
             "WARN",
@@ -122,7 +120,7 @@ mod tests {
         ] {
             assert_eq!(checked(good).unwrap(), good);
         }
-        // EnvFilter itself would cut the target short.
+        // With the spaces EnvFilter would not read the whole target.
         assert_eq!(
             checked(" info , devmapper_snapshotter::pool=debug ,").unwrap(),
             "info,devmapper_snapshotter::pool=debug"
@@ -130,8 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_level_that_is_none_and_a_target_that_nothing_logs_under_are_refused_with_what_is_allowed()
-    {
+    fn an_unknown_level_or_target_is_refused_with_the_allowed_ones() {
         for (bad, named) in [
             ("wran", "\"wran\" is neither a level nor a target"),
             ("", "is empty"),
@@ -181,7 +178,7 @@ mod tests {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
         let mut found = BTreeSet::new();
         walk(&root, &root, &mut found);
-        // The program's own file logs under the crate's name alone.
+        // The program's own file logs under the crate's name.
         assert!(found.remove("main"));
         found.remove("config::log_level");
         let known: BTreeSet<String> = MODULES.iter().map(ToString::to_string).collect();

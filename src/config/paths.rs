@@ -1,14 +1,12 @@
-//! Paths that an operator gives: what every one must be, and what the state directory and the
-//! socket must be besides.
+//! Checks the operator's paths: rules for all of them, and for the state directory and the socket.
 
 use std::path::{Path, PathBuf};
 
-/// An absolute path that is text without control characters: it ends up in messages, in lists and
-/// beside other words in tables.
+/// An absolute path in UTF-8 without control characters, because paths appear in messages and lists.
 pub fn absolute(path: PathBuf) -> Result<PathBuf, String> {
     let Some(text) = path.to_str() else { return Err(format!("{path:?} is not UTF-8 text")) };
     if let Some(control) = text.chars().find(|c| c.is_control()) {
-        return Err(format!("{path:?} holds the control character {control:?}"));
+        return Err(format!("{path:?} contains the control character {control:?}"));
     }
     if path.is_absolute() {
         Ok(path)
@@ -17,17 +15,20 @@ pub fn absolute(path: PathBuf) -> Result<PathBuf, String> {
     }
 }
 
-/// A directory of the daemon's own, which `/` is not.
+/// The state directory, which cannot be `/`.
 pub fn state_directory(path: PathBuf) -> Result<PathBuf, String> {
     let path = absolute(path)?;
     if has_name(&path) {
         Ok(path)
     } else {
-        Err(format!("{path:?} names no directory of the daemon's own, such as /var/lib/devmapper-snapshotter"))
+        Err(format!(
+            "{path:?} names no directory that can be the daemon's own, such as \
+             /var/lib/devmapper-snapshotter"
+        ))
     }
 }
 
-/// A file in some directory. How long it may be is the server's to know.
+/// The path of the socket. The server checks its length.
 pub fn socket(path: PathBuf) -> Result<PathBuf, String> {
     let path = absolute(path)?;
     if has_name(&path) && !path.to_string_lossy().ends_with('/') {
@@ -39,7 +40,7 @@ pub fn socket(path: PathBuf) -> Result<PathBuf, String> {
     }
 }
 
-/// Not `/`, and not `..` of something.
+/// False for `/` and for a path that ends in `..`.
 fn has_name(path: &Path) -> bool {
     path.file_name().is_some()
 }
@@ -51,7 +52,7 @@ mod tests {
     use std::os::unix::ffi::OsStrExt;
 
     #[test]
-    fn paths_that_would_break_lists_or_name_nothing_of_ours_are_refused() {
+    fn paths_with_control_characters_or_without_a_name_are_refused() {
         let bytes = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes));
         for (path, what) in [
             (bytes(b"/a\xffb"), "not UTF-8"),

@@ -1,26 +1,26 @@
-//! The values of keys as TOML has them: read into what they are to be, or refused with the reason.
+//! Converts TOML values to the types of the options, or refuses them with a reason.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use toml::Value;
 
-use super::{paths, PoolFeature};
 use crate::names::{DevicePrefix, DmName};
 use crate::units::{bytes_text, parse_bytes, Sectors};
 
-/// dm-thin's limits for the block size (thin-provisioning.rst): 64 KiB to 1 GiB, a multiple of 64
-/// KiB.
-pub const BLOCK_STEP: u64 = 64 << 10;
+use super::options::PoolFeature;
+use super::paths;
+
+/// dm-thin's block sizes (thin-provisioning.rst): 64 KiB to 1 GiB, in multiples of 64 KiB.
+const BLOCK_STEP: u64 = 64 << 10;
 const BLOCK_MAX: u64 = 1 << 30;
 
 pub fn text(value: &Value) -> Result<String, String> {
     match value {
         Value::String(text) if text.is_empty() => Err("is empty".into()),
-        // They end a string early, or break lists, logs and the names of files; nothing here needs
-        // one.
+        // Control characters break C strings, lists, logs and file names. No option needs one.
         Value::String(text) => match text.chars().find(|c| c.is_control()) {
-            Some(control) => Err(format!("{text:?} holds the control character {control:?}")),
+            Some(control) => Err(format!("{text:?} contains the control character {control:?}")),
             None => Ok(text.clone()),
         },
         other => Err(format!("is {} where a string is needed", kind(other))),
@@ -84,10 +84,10 @@ pub fn file_system(value: &Value) -> Result<String, String> {
     Ok(name)
 }
 
-/// A size in bytes, as it stands.
+/// A size in bytes, not rounded.
 fn exact_size(value: &Value, least: u64, most: u64) -> Result<u64, String> {
-    const FORM: &str =
-        "write a number and a unit, such as \"10GiB\" (KiB, MiB, GiB, TiB; KB, MB, GB, TB are powers of 1000)";
+    const FORM: &str = "write a number and a unit, such as \"10GiB\" (KiB, MiB, GiB, TiB; KB, MB, \
+                        GB, TB are powers of 1000)";
     let Value::String(text) = value else {
         return Err(format!("is {} where a size is needed: {FORM}", kind(value)));
     };
@@ -101,15 +101,15 @@ fn exact_size(value: &Value, least: u64, most: u64) -> Result<u64, String> {
     Ok(bytes)
 }
 
-/// The size of a device or an area, rounded up to what every disk takes.
+/// The size of a device or an area, rounded up to a multiple of 64 KiB.
 pub fn size(value: &Value, least: u64, most: u64) -> Result<Sectors, String> {
     exact_size(value, least, most).map(Sectors::of_device)
 }
 
-/// It is not rounded: a pool's blocks are what its operator said or nothing.
+/// A pool's block size. It is not rounded, but refused if dm-thin cannot have it.
 pub fn block_size(value: &Value) -> Result<Sectors, String> {
     let bytes = exact_size(value, BLOCK_STEP, BLOCK_MAX)?;
-    if bytes % BLOCK_STEP == 0 {
+    if bytes.is_multiple_of(BLOCK_STEP) {
         Ok(Sectors(bytes / 512))
     } else {
         Err("is not a multiple of 64KiB".into())

@@ -1,5 +1,5 @@
-//! What lies under redb, watched: how often it is told to sync, each of which is a wait for the
-//! disk, and whether a sync has failed. Room is set aside as it grows.
+//! redb's storage, which counts syncs (each one waits for the disk), records a failed sync, and
+//! reserves space on the file system as the file grows.
 
 use std::io;
 use std::io::ErrorKind::{Other, StorageFull};
@@ -12,10 +12,10 @@ use redb::{BackendError, StorageBackend};
 
 use crate::block;
 
-/// redb doubles its file when it grows; no more than this is set aside for that.
+/// redb doubles its file when it grows. At most this many bytes are reserved for that.
 const RESERVE_MOST: u64 = 64 << 20;
 
-/// What was seen so far.
+/// The syncs of a storage.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     syncs: AtomicU64,
@@ -23,7 +23,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// How often the disk was told to sync.
+    /// The number of syncs so far.
     pub(super) fn syncs(&self) -> u64 {
         self.syncs.load(Ordering::SeqCst)
     }
@@ -34,29 +34,33 @@ impl Watch {
     }
 }
 
-/// Passes everything on and watches.
+/// A storage whose syncs are recorded.
 #[derive(Debug)]
 pub(super) struct Watched<B> {
     inner: B,
     watch: Arc<Watch>,
-    /// The file under it, if it is one.
+    /// The file of the storage, if it is in a file.
     file: Option<Box<Path>>,
 }
 
 impl<B: StorageBackend> Watched<B> {
-    /// Notes in `watch` what happens to `inner`.
+    /// Records the syncs of `inner` in `watch`.
     pub(super) fn new(inner: B, watch: Arc<Watch>) -> Self {
         Watched { inner, watch, file: None }
     }
 
-    /// The same for what is in a file, all of whose blocks get their place before they are needed,
-    /// and as many behind its end: so a database can be written to, and grow once, on a full disk.
-    /// Whatever gives room again has to be written down first.
+    /// The same for a storage in a file. All blocks of the file are allocated before they are
+    /// needed, and as many beyond its end. So the database can be written, and can grow once, on a
+    /// full file system: a removal, which frees space, must be recorded first.
     pub(super) fn in_file(inner: B, watch: Arc<Watch>, file: &Path) -> Self {
         let watched = Watched { inner, watch, file: Some(file.into()) };
         let aside = watched.inner.len().and_then(|length| watched.set_aside(length));
         if let Err(error) = aside {
-            tracing::warn!(%error, "the snapshot database may not be able to grow");
+            tracing::warn!(
+                %error,
+                "no space could be reserved for the database; it may fail when the file system is \
+                 full"
+            );
         }
         watched
     }
@@ -86,7 +90,7 @@ impl<B: StorageBackend> StorageBackend for Watched<B> {
         self.set_aside(len)?;
         self.inner.set_len(len)?;
         if len <= before {
-            // What lay behind the end is given up when a file is cut.
+            // Truncating a file frees the blocks beyond its end. Without them the database works.
             let _ = self.set_aside(len);
         }
         Ok(())

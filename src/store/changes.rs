@@ -1,18 +1,18 @@
-//! Writing: the operations on records and the invariants they keep.
+//! Writing: the operations on records, and the invariants they keep.
 //!
-//! A change collects what it does in an overlay of its own and never touches the database. Checked
-//! here, so that no caller can break it:
-//! - a parent exists, is committed, and is the one that was looked up; a snapshot with children
-//!   stays, and stays committed;
-//! - a view is made on its parent's thin and a snapshot with children keeps its thin, so that no
-//!   thin is given up which a view on record shows;
-//! - a thin id and a device number belong to one record at the most (a view's thin is not its own);
-//! - the indexes (children, owners) say what the records say, because nothing else writes either.
+//! A change collects its puts and deletes in its own overlay and does not write to the database.
+//! These invariants are checked here, so that no caller can break them:
+//! - A parent exists, is committed, and is the one that was looked up. A snapshot with children
+//!   cannot be removed and stays committed.
+//! - A view shows its parent's thin, and a snapshot with children keeps its thin. So no thin is
+//!   deleted while a view shows it.
+//! - A thin id and a device number belong to one record at most. (A view does not own its thin.)
+//! - The indexes (children, owners) agree with the records, because only this file writes them.
 //!
-//! An operation that is refused has changed nothing: all of it is checked before any of it is done.
+//! A refused operation changes nothing: all checks come before the first change.
 //!
-//! The thin or the number of one record can pass to another within a change: first remove or
-//! replace the old record, then add the new one.
+//! Within a change, the thin or the number of one record can pass to another: remove or replace the
+//! old record first, then add the new one.
 
 use std::ops::Deref;
 
@@ -23,18 +23,17 @@ use crate::units::ThinId;
 use super::error::StoreError;
 use super::overlay::Overlay;
 use super::owners::{Owned, Owns};
-use super::reader::{not_found, Reader};
+use super::reader::Reader;
 use super::records::{
     BalloonRecord, ClaimRecord, IdRange, Kind, LapsesRecord, Owner, ParentRef, PoolRecord,
     ReclaimRecord, SnapshotRecord, TemplateKey, TemplateRecord,
 };
 use super::tables::{self, meta, Table};
 
-/// The first number that is no thin id any more.
+/// The number after the largest thin id.
 const THIN_IDS: u32 = 1 << 24;
 
-/// The records, changeable. Everything that [`Reader`] reads can be read here too, changes
-/// included.
+/// The records in a change. They can be read as with [`Reader`], including the changes so far.
 pub struct Changes<'a> {
     reader: Reader<'a>,
 }
@@ -48,23 +47,21 @@ impl<'a> Deref for Changes<'a> {
 }
 
 impl<'a> Changes<'a> {
-    /// Collects changes on top of what `reader` sees.
     pub(super) fn new(reader: Reader<'a>) -> Self {
         Changes { reader }
     }
 
-    /// What was collected.
     pub(super) fn into_overlay(self) -> Overlay {
         self.reader.own
     }
 
-    /// Adds a snapshot on `parent`, which is the one that was looked up when its content was taken.
+    /// Adds a snapshot. `parent` is the parent as it was when its thin was used.
     ///
     /// # Errors
-    /// [`StoreError::AlreadyExists`]; for its parent [`StoreError::NoParent`],
-    /// [`StoreError::NotCommitted`] or, where another snapshot has its key by now,
-    /// [`StoreError::ParentChanged`]; [`StoreError::ViewOfOther`]; [`StoreError::ThinOwned`] and
-    /// [`StoreError::NumberOwned`] where another record has them; [`StoreError::EmptyKey`].
+    /// [`StoreError::EmptyKey`], [`StoreError::AlreadyExists`]. For the parent,
+    /// [`StoreError::NoParent`], [`StoreError::NotCommitted`], or [`StoreError::ParentChanged`] if
+    /// another snapshot has its key now. [`StoreError::ViewOfOther`]. [`StoreError::ThinOwned`] and
+    /// [`StoreError::NumberOwned`] if another record owns them.
     pub fn insert_snapshot(
         &mut self,
         key: &str,
@@ -89,8 +86,8 @@ impl<'a> Changes<'a> {
             if !parent.is(&now) {
                 return Err(changed(&parent.key));
             }
-            // A view has no thin of its own. Its parent's stays as long as it, since a snapshot
-            // with children does.
+            // A view owns no thin. Its parent's thin exists as long as the view, because a
+            // snapshot with children cannot be removed.
             if record.kind == Kind::View && record.thin != now.thin {
                 return Err(StoreError::ViewOfOther {
                     key: key.to_owned(),
@@ -101,8 +98,8 @@ impl<'a> Changes<'a> {
         self.add(key, record)
     }
 
-    /// Puts `record` under `name` in place of the snapshot `key`: a commit. It stands on the parent
-    /// that it had.
+    /// Replaces the snapshot `key` by `record` under the key `name`, for a commit. The parent stays
+    /// the same.
     ///
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::HasChildren`]; [`StoreError::ParentFixed`]; and
@@ -151,12 +148,12 @@ impl<'a> Changes<'a> {
         Ok(())
     }
 
-    /// Replaces the record of a snapshot. Its parent stays what it is.
+    /// Replaces the record of a snapshot. The parent stays the same.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::ParentFixed`]; [`StoreError::HasChildren`] where a
-    /// committed snapshot with children was to become something else; and, for thin and number,
-    /// those of [`Changes::insert_snapshot`].
+    /// [`StoreError::NotFound`]; [`StoreError::ParentFixed`]; [`StoreError::HasChildren`] if a
+    /// snapshot with children would change its kind or its thin; and, for thin and number, those of
+    /// [`Changes::insert_snapshot`].
     pub fn replace_snapshot(
         &mut self,
         key: &str,
@@ -172,7 +169,7 @@ impl<'a> Changes<'a> {
         self.write_snapshot(key, Some(&old), record)
     }
 
-    /// Removes a snapshot and returns what it was. Its number, and the thin it owned, are free
+    /// Removes a snapshot and returns its record. Another record can own its number and its thin
     /// afterwards.
     ///
     /// # Errors
@@ -189,7 +186,7 @@ impl<'a> Changes<'a> {
         Ok(old)
     }
 
-    /// Puts a template, new or changed.
+    /// Adds or replaces a template.
     ///
     /// # Errors
     /// [`StoreError::ThinOwned`], [`StoreError::NumberOwned`].
@@ -206,22 +203,10 @@ impl<'a> Changes<'a> {
         Ok(())
     }
 
-    /// Removes a template and returns what it was.
+    /// Adds or replaces a reclaim entry.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`].
-    pub fn remove_template(&mut self, key: &TemplateKey) -> Result<TemplateRecord, StoreError> {
-        let old = self.template(key)?.ok_or_else(|| not_found(&key.to_string()))?;
-        self.release(&old);
-        self.delete(Table::Templates, tables::template(key));
-        Ok(old)
-    }
-
-    /// Puts a reclaim entry, new or changed.
-    ///
-    /// # Errors
-    /// [`StoreError::ThinOwned`] and [`StoreError::NumberOwned`], for instance while the removed
-    /// snapshot is still there.
+    /// [`StoreError::ThinOwned`], [`StoreError::NumberOwned`]: remove the snapshot first.
     pub fn put_reclaim(&mut self, record: &ReclaimRecord) -> Result<(), StoreError> {
         let old = self.reclaim(record.number)?;
         let claim = self.claim(&Owner::Reclaim(record.number), record)?;
@@ -231,7 +216,7 @@ impl<'a> Changes<'a> {
         Ok(())
     }
 
-    /// Ticks a reclaim entry off and returns what it was; none where it was ticked off already.
+    /// Removes a reclaim entry and returns it; `None` if there is none.
     pub fn remove_reclaim(&mut self, number: u64) -> Result<Option<ReclaimRecord>, StoreError> {
         let Some(old) = self.reclaim(number)? else {
             return Ok(None);
@@ -241,37 +226,37 @@ impl<'a> Changes<'a> {
         Ok(Some(old))
     }
 
-    /// Puts the pool's record.
+    /// Writes the pool's record.
     pub fn put_pool(&mut self, record: &PoolRecord) -> Result<(), StoreError> {
         let value = encode(Table::Meta, record)?;
         self.put(Table::Meta, meta::POOL.into(), value);
         Ok(())
     }
 
-    /// Removes the record of a pool that could not be made.
+    /// Removes the record of a pool that could not be created.
     pub fn remove_pool(&mut self) -> Result<(), StoreError> {
         self.delete(Table::Meta, meta::POOL.into());
         Ok(())
     }
 
-    /// Puts what is known of the times at which the pool refused writes.
+    /// Writes when the pool refused writes.
     pub fn put_lapses(&mut self, record: &LapsesRecord) -> Result<(), StoreError> {
         let value = encode(Table::Meta, record)?;
         self.put(Table::Meta, meta::LAPSES.into(), value);
         Ok(())
     }
 
-    /// Puts the claim in an external pool.
+    /// Writes the claim in an external pool.
     pub fn put_id_claim(&mut self, record: &ClaimRecord) -> Result<(), StoreError> {
         let value = encode(Table::Meta, record)?;
         self.put(Table::Meta, meta::CLAIM.into(), value);
         Ok(())
     }
 
-    /// Puts the open leases of thin ids, in place of those there were.
+    /// Replaces the open leases of thin ids.
     ///
     /// # Errors
-    /// [`StoreError::BadLease`] where one ends before it starts or beyond 24 bits.
+    /// [`StoreError::BadLease`] if one ends before it starts, or beyond 24 bits.
     pub fn put_leases(&mut self, leases: &[IdRange]) -> Result<(), StoreError> {
         let bad = |lease: &&IdRange| lease.start > lease.end || lease.end > THIN_IDS;
         if let Some(&IdRange { start, end }) = leases.iter().find(bad) {
@@ -282,7 +267,7 @@ impl<'a> Changes<'a> {
         Ok(())
     }
 
-    /// Puts the balloon, new or another.
+    /// Adds or replaces the balloon.
     ///
     /// # Errors
     /// [`StoreError::ThinOwned`].
@@ -295,10 +280,10 @@ impl<'a> Changes<'a> {
         Ok(())
     }
 
-    /// Notes that a thin in the pool is not ours.
+    /// Records a thin of the pool that is not this daemon's.
     ///
     /// # Errors
-    /// [`StoreError::ThinOwned`] where it is.
+    /// [`StoreError::ThinOwned`] if a record owns it.
     pub fn put_foreign(&mut self, thin: ThinId) -> Result<(), StoreError> {
         let claim = self.claim(&Owner::Foreign, &thin)?;
         self.settle(None::<&ThinId>, claim);
@@ -306,7 +291,7 @@ impl<'a> Changes<'a> {
         Ok(())
     }
 
-    /// Forgets a foreign thin; returns whether it was noted.
+    /// Removes the record of a foreign thin. Gives whether there was one.
     pub fn remove_foreign(&mut self, thin: ThinId) -> Result<bool, StoreError> {
         if self.thin_owner(thin)? != Some(Owner::Foreign) {
             return Ok(false);
@@ -323,7 +308,7 @@ impl<'a> Changes<'a> {
         }
     }
 
-    /// Puts a record and moves its thin and number from the old record, if there is one.
+    /// Writes a snapshot, and the owners of its thin and number in place of the old record's.
     fn write_snapshot(
         &mut self,
         key: &str,
@@ -337,7 +322,7 @@ impl<'a> Changes<'a> {
         Ok(())
     }
 
-    /// Checks that `owner` may have all that `record` owns. Nothing is changed yet.
+    /// Checks that `owner` may own the thin and the number of `record`. Changes nothing.
     fn claim(&self, owner: &Owner, record: &impl Owns) -> Result<Claim, StoreError> {
         let what = record.owns();
         for owned in &what {
@@ -350,7 +335,7 @@ impl<'a> Changes<'a> {
         Ok(Claim { what, owner })
     }
 
-    /// Makes a claim true in place of what the old record owned.
+    /// Writes the owners of a claim in place of those of the old record.
     fn settle(&mut self, old: Option<&impl Owns>, claim: Claim) {
         if let Some(old) = old {
             self.release(old);
@@ -375,7 +360,7 @@ impl<'a> Changes<'a> {
     }
 }
 
-/// What a record may own, and the owner as it is written in the index.
+/// What a record may own, and its owner as bytes of the index.
 struct Claim {
     what: Vec<Owned>,
     owner: Vec<u8>,

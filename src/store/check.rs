@@ -1,4 +1,4 @@
-//! Checking the indexes against the records they are made from.
+//! Compares the indexes with the records.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,9 +9,9 @@ use super::records::{Kind, Owner, SnapshotRecord};
 use super::tables::{self, Table};
 
 impl Reader<'_> {
-    /// Every disagreement between the indexes and the records, in words; none in a sound database.
+    /// Describes every disagreement between the indexes and the records. A sound database has none.
     ///
-    /// Reads everything: for a check by hand, not for every start.
+    /// It reads all records, so it is for the `check` command and not for every start.
     pub fn check_indexes(&self) -> Result<Vec<String>, StoreError> {
         let snapshots = self.page(None, usize::MAX)?;
         let mut wrong = self.check_parents(&snapshots);
@@ -102,6 +102,6 @@ fn differences(
         expected.difference(found).map(|key| format!("index {index} lacks {}", key.escape_ascii()));
     let surplus = found
         .difference(expected)
-        .map(|key| format!("index {index} has {} for nothing", key.escape_ascii()));
+        .map(|key| format!("index {index} has {}, which no record needs", key.escape_ascii()));
     missing.chain(surplus).collect()
 }

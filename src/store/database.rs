@@ -1,5 +1,5 @@
-//! redb itself: opening the file, checking its schema version, reading from a snapshot of it and
-//! writing an overlay to it in one durable transaction.
+//! redb: opens the file, checks its schema version, reads in a read transaction, and writes an
+//! overlay in one durable write transaction.
 
 use std::io;
 use std::ops::Bound;
@@ -9,22 +9,21 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::backends::{FileBackend, InMemoryBackend};
-use redb::{
-    Builder, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
-};
+use redb::{Builder, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 
 use super::backend::{Watch, Watched};
 use super::error::StoreError;
 use super::file;
 use super::overlay::Overlay;
 use super::tables::{meta, Table};
-use super::tally::{self, Count, LookedAt, Tally, TallyFile};
+use super::tally::{self, Count, ReadOnlyTally, Tally, TallyFile};
 use crate::failpoint;
 
-/// The schema that this program writes. Raise it when an older program would misread a record.
+/// The schema version that this program writes. Increase it when an older program would misread a
+/// record.
 pub(super) const SCHEMA: u32 = 1;
 
-/// What redb may keep in memory. A node's records are a few megabytes at the most.
+/// The size of redb's cache. A node's records are a few megabytes at most.
 const CACHE_BYTES: usize = 4 << 20;
 
 type Entry = (Vec<u8>, Vec<u8>);
@@ -33,18 +32,17 @@ fn definition(table: Table) -> TableDefinition<'static, &'static [u8], &'static 
     TableDefinition::new(table.name())
 }
 
-/// Opens redb; asked again when a failure has made redb refuse everything.
+/// Opens redb. Called again after a failure, when redb refuses all further calls.
 type Opener = Box<dyn Fn(Arc<Watch>) -> Result<redb::Database, StoreError> + Send + Sync>;
 
 /// An open database.
 ///
-/// Once a read or a write has failed, redb refuses everything until the file is opened again. That
-/// happens here with the next use, so that a disk that was full for a while does not need a
-/// restart. A failed sync is different: the kernel may have dropped what was to be written and
-/// still show it, so nothing that is read afterwards can be relied upon, and the database stays
-/// refused.
+/// After a failed read or write, redb refuses all calls until the file is opened again. The next use
+/// opens it again, so that no restart is needed after the disk was full. A failed sync is different:
+/// the kernel may have dropped the writes and still show them, so reads cannot be trusted. Then all
+/// further use is refused.
 pub(super) struct Database {
-    /// None after it could not be opened again.
+    /// `None` after it could not be opened again.
     redb: RwLock<Option<redb::Database>>,
     opener: Opener,
     path: Arc<Path>,
@@ -54,12 +52,13 @@ pub(super) struct Database {
     tally_failed: AtomicBool,
     /// The number of the last commit that was acknowledged, in this run or before.
     acknowledged: AtomicU64,
-    /// It is behind that since it was opened: it can be read, and takes no commits.
+    /// Set if the file lacks acknowledged commits since it was opened. Then it can be read, and
+    /// refuses all commits.
     behind: Option<StoreError>,
 }
 
 impl Database {
-    /// Opens a file that exists, and compares it with its tally.
+    /// Opens an existing file and compares it with its tally.
     pub(super) fn open(path: &Path, tally: Option<Box<dyn Tally>>) -> Result<Self, StoreError> {
         let name = path.to_owned();
         let opener = move |watch| {
@@ -71,8 +70,8 @@ impl Database {
         Self::with_opener(Box::new(opener), path, tally)
     }
 
-    /// Opens a copy in memory of a file that nobody has open. redb opens a file that was not closed
-    /// cleanly, and checks the sums of any, only for writing.
+    /// Opens a copy in memory of a file that no process has open. redb can verify checksums, and
+    /// open a file that was not properly closed, only for writing; so the file itself cannot be used.
     pub(super) fn open_copy(path: &Path) -> Result<Self, StoreError> {
         let bytes = file::read_unused(path)?;
         let backend = move || {
@@ -81,10 +80,10 @@ impl Database {
             memory.write(0, &bytes)?;
             Ok(memory)
         };
-        Self::with_backends(backend, path, Some(Box::new(LookedAt(TallyFile::of(path)))))
+        Self::with_backends(backend, path, Some(Box::new(ReadOnlyTally(TallyFile::of(path)))))
     }
 
-    /// Opens what lies on the backend that `backend` gives; `path` is what messages call it.
+    /// Opens the database on the storage that `backend` gives. `path` is its name in messages.
     pub(super) fn with_backends<B: StorageBackend>(
         backend: impl Fn() -> io::Result<B> + Send + Sync + 'static,
         path: &Path,
@@ -122,7 +121,7 @@ impl Database {
         Ok(database)
     }
 
-    /// Whether all is there that was acknowledged.
+    /// Compares the number of the newest commit with the tally.
     fn compare(&mut self) -> Result<(), StoreError> {
         let count = self.with_redb("reading", count)?;
         let found = count.map_or(0, |count| count.number);
@@ -130,7 +129,12 @@ impl Database {
         let known = tally
             .map_or(Ok(0), |tally| tally::acknowledged(tally, count.map(|count| count.database)));
         let known = known.unwrap_or_else(|error| {
-            tracing::warn!(%error, "whether the database lacks an acknowledged commit cannot be told");
+            let path = self.path.display();
+            tracing::warn!(
+                %path, %error,
+                "the number of acknowledged commits cannot be read; lost commits of the database \
+                 would not be noticed"
+            );
             0
         });
         self.acknowledged.store(known.max(found), Ordering::SeqCst);
@@ -147,28 +151,28 @@ impl Database {
         StoreError::Behind { path: self.path.to_path_buf(), found, acknowledged, tally }
     }
 
-    /// Refuses a database that has lost commits that were acknowledged.
+    /// Refuses a database that lacks acknowledged commits.
     pub(super) fn check_complete(&self) -> Result<(), StoreError> {
         self.behind.clone().map_or(Ok(()), Err)
     }
 
-    /// What messages call the database.
+    /// The name of the database in messages.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// How often the disk was told to sync.
+    /// The number of syncs since the database was opened.
     pub(super) fn syncs(&self) -> u64 {
         self.watch.syncs()
     }
 
-    /// A view of what is on disk now, which later commits don't change.
-    pub(super) fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        let transaction = self.with_redb("reading", |redb| Ok(redb.begin_read()?))?;
-        Ok(Snapshot { transaction, path: Arc::clone(&self.path), failed: Arc::clone(&self.failed) })
+    /// Begins a read transaction. Later commits are not visible in it.
+    pub(super) fn begin_read(&self) -> Result<ReadTransaction, StoreError> {
+        let redb = self.with_redb("reading", |redb| Ok(redb.begin_read()?))?;
+        Ok(ReadTransaction { redb, path: Arc::clone(&self.path), failed: Arc::clone(&self.failed) })
     }
 
-    /// Writes an overlay in one transaction. When this returns without an error it is on disk.
+    /// Writes an overlay in one transaction, which is durable when this returns without an error.
     pub(super) fn apply(&self, overlay: &Overlay) -> Result<(), StoreError> {
         self.check_complete()?;
         failpoint::reach(|| "before a database commit".into());
@@ -191,19 +195,24 @@ impl Database {
         applied.map(|count| self.note(count))
     }
 
-    /// Counts a commit that is on the disk. A tally that cannot be written says less than it could,
-    /// and nothing false.
+    /// Writes the number of a durable commit to the tally. If that fails, the tally has a smaller
+    /// number, which is never wrong.
     fn note(&self, count: Count) {
         self.acknowledged.store(count.number, Ordering::SeqCst);
         let noted = self.tally.as_deref().map_or(Ok(()), |tally| tally::note(tally, count));
         let failed = noted.is_err();
         if let (Err(error), false) = (noted, self.tally_failed.load(Ordering::SeqCst)) {
-            tracing::warn!(%error, "how many commits the database has cannot be noted beside it; damage may go unnoticed");
+            let path = self.path.display();
+            tracing::warn!(
+                %path, %error,
+                "the number of acknowledged commits cannot be written beside the database; lost \
+                 commits may not be noticed"
+            );
         }
         self.tally_failed.store(failed, Ordering::SeqCst);
     }
 
-    /// Does something with redb, opened again first if an earlier failure makes that necessary.
+    /// Calls `act` with redb, which is opened again first if an earlier call failed.
     fn with_redb<T>(
         &self,
         step: &'static str,
@@ -229,7 +238,7 @@ impl Database {
         }
         let mut redb = self.redb.write().unwrap_or_else(PoisonError::into_inner);
         if self.failed.load(Ordering::SeqCst) {
-            // Closed first: it holds the file's lock.
+            // Close it first, because it holds the file's lock.
             *redb = None;
             let opened = (self.opener)(Arc::clone(&self.watch))?;
             let found = count(&opened)
@@ -261,7 +270,7 @@ impl Database {
     }
 }
 
-/// The schema version as it is in the file; none in a file without tables.
+/// The bytes of the schema version; `None` in a file without tables.
 fn schema(redb: &redb::Database) -> Result<Option<Vec<u8>>, redb::Error> {
     let transaction = redb.begin_read()?;
     if transaction.list_tables()?.next().is_none() {
@@ -278,16 +287,16 @@ fn schema(redb: &redb::Database) -> Result<Option<Vec<u8>>, redb::Error> {
     }
 }
 
-/// The number of the newest commit; none in a database that an older program has written.
+/// The number of the newest commit; `None` in a database that an older program has written.
 fn count(redb: &redb::Database) -> Result<Option<Count>, redb::Error> {
     let table = redb.begin_read()?.open_table(definition(Table::Meta))?;
     let bytes = table.get(meta::COMMITS)?.map(|value| value.value().to_vec());
     let wrong =
-        || redb::Error::Corrupted("the number of the last commit makes no sense".to_owned());
+        || redb::Error::Corrupted("the number of the last commit cannot be read".to_owned());
     bytes.map(|bytes| Count::from_bytes(&bytes).ok_or_else(wrong)).transpose()
 }
 
-/// Gives the commit its number.
+/// Writes the number of this commit into the database.
 fn count_on(transaction: &redb::WriteTransaction) -> Result<Count, redb::Error> {
     let mut table = transaction.open_table(definition(Table::Meta))?;
     let last = table.get(meta::COMMITS)?.and_then(|value| Count::from_bytes(value.value()));
@@ -308,8 +317,8 @@ fn make_tables(redb: &redb::Database) -> Result<(), redb::Error> {
     Ok(transaction.commit()?)
 }
 
-/// Opens with every checksum checked, so that a damaged file is refused now rather than found out
-/// in the middle of some operation. redb can panic on damage that it does not expect.
+/// Opens redb and verifies all checksums, so that a damaged file is refused now and not in a later
+/// operation. redb can panic on unexpected damage.
 fn open_checked(backend: impl StorageBackend, path: &Path) -> Result<redb::Database, StoreError> {
     let open = AssertUnwindSafe(|| {
         Builder::new()
@@ -321,36 +330,36 @@ fn open_checked(backend: impl StorageBackend, path: &Path) -> Result<redb::Datab
         Ok(opened) => opened.map_err(|error| StoreError::from_redb("opening", path, error.into())),
         Err(_) => Err(StoreError::Corrupted {
             path: path.to_owned(),
-            reason: "it does not hold together".to_owned(),
+            reason: "its structure is inconsistent".to_owned(),
         }),
     }
 }
 
-/// A view of the database as it was at one moment.
-pub(super) struct Snapshot {
-    transaction: ReadTransaction,
+/// A read transaction: the database as it was when the transaction began.
+pub(super) struct ReadTransaction {
+    redb: redb::ReadTransaction,
     path: Arc<Path>,
     failed: Arc<AtomicBool>,
 }
 
-impl Snapshot {
+impl ReadTransaction {
     /// The value under a key.
     pub(super) fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let read = || -> Result<_, redb::Error> {
-            let table = self.transaction.open_table(definition(table))?;
+            let table = self.redb.open_table(definition(table))?;
             Ok(table.get(key)?.map(|value| value.value().to_vec()))
         };
         read().map_err(|error| self.failed(error))
     }
 
-    /// A range of a table in the order of its keys, read as the iterator goes on.
+    /// The entries of a range in the order of their keys, read as the iterator advances.
     pub(super) fn range(
         &self,
         table: Table,
         range: (Bound<&[u8]>, Bound<&[u8]>),
     ) -> Result<impl Iterator<Item = Result<Entry, StoreError>> + '_, StoreError> {
         let open = || -> Result<_, redb::Error> {
-            let table = self.transaction.open_table(definition(table))?;
+            let table = self.redb.open_table(definition(table))?;
             Ok(table.range::<&[u8]>(range)?)
         };
         let entries = open().map_err(|error| self.failed(error))?;

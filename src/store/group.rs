@@ -1,12 +1,13 @@
-//! Group commit: changes of callers that come at the same time go to disk in one durable write.
+//! Group commit: the changes of concurrent callers are written to disk in one durable commit.
 //!
-//! Every caller runs its own change, on its own thread, one after the other, against the group that
-//! is being gathered. Whoever finds that nobody else is on the way writes the group to disk; the
-//! others wait for that. A lone caller finds so at once: nothing is ever delayed in the hope of
-//! company. While a group is on its way to disk, newcomers wait and form the next one.
+//! The callers run their changes one after the other, each on its own thread, and add them to the
+//! current group. The last caller on the way writes the group to disk, and the others wait for that.
+//! A single caller writes at once; no caller is delayed to wait for others. While a group is
+//! written, new callers wait and form the next group.
 //!
-//! A change collects into an overlay of its own. Only one that returned `Ok` is laid over the
-//! group, which cannot fail, so nothing of a refused or panicked change can be in a commit.
+//! Each change has its own overlay. It is merged into the group's overlay only if the change
+//! returned `Ok`, and merging cannot fail. So a commit contains nothing of a change that was refused
+//! or that panicked.
 
 use std::io;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
@@ -17,43 +18,43 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use redb::StorageBackend;
 
 use super::changes::Changes;
-use super::database::{Database, Snapshot};
+use super::create::create_missing;
+use super::database::{Database, ReadTransaction};
 use super::error::StoreError;
-use super::file;
 use super::overlay::Overlay;
 use super::reader::Reader;
 use super::tally::{Tally, TallyFile};
 
-/// What messages call a storage that has no name.
+/// The name of a storage without a path, in messages.
 const BACKEND: &str = "(backend)";
 
-/// The metadata store. Shared by reference; every method can be called from any thread.
+/// The database. It is shared by reference; every method can be called on any thread.
 pub struct Store {
     database: Database,
     gate: Mutex<Gate>,
-    /// Told whenever a group has gone to disk, or has failed to.
+    /// Notified when a group was written, or could not be written.
     turned: Condvar,
-    /// Callers between their arrival and the end of their change.
+    /// The number of callers on the way: between their arrival and the end of their change.
     arriving: AtomicUsize,
     commits: AtomicU64,
 }
 
-/// What a newcomer finds.
+/// The state that a new caller finds.
 enum Gate {
-    /// Nothing.
+    /// No group.
     Idle,
-    /// A group it can join.
+    /// A group that it can join.
     Gathering(Box<Group>),
-    /// A group on its way to disk.
+    /// A group that is being written.
     Committing,
 }
 
-/// How a commit ended, for all its members.
+/// The result of a commit, for all callers of the group.
 type Outcome = Arc<OnceLock<Result<(), StoreError>>>;
 
-/// Changes that will go to disk together.
+/// Changes that are written in one commit.
 struct Group {
-    disk: Snapshot,
+    disk: ReadTransaction,
     changes: Overlay,
     outcome: Outcome,
 }
@@ -61,13 +62,13 @@ struct Group {
 impl Group {
     fn open(database: &Database) -> Result<Self, StoreError> {
         Ok(Group {
-            disk: database.snapshot()?,
+            disk: database.begin_read()?,
             changes: Overlay::default(),
             outcome: Outcome::default(),
         })
     }
 
-    /// Runs a change and takes it in if it was neither refused nor panicked.
+    /// Runs a change, and merges it into the group if it returned `Ok`.
     fn run<T, E>(
         &mut self,
         change: impl FnOnce(&mut Changes<'_>) -> Result<T, E>,
@@ -82,11 +83,11 @@ impl Group {
     }
 }
 
-/// What a caller has to do once its change has run.
+/// What a caller must do after its change.
 enum Duty {
-    /// Nothing: the change stands on what is on disk already and adds nothing.
+    /// Nothing: the group has no changes.
     Go,
-    /// Wait until somebody else has written the group.
+    /// Wait until another caller has written the group.
     Wait(Outcome),
     /// Write the group.
     Lead(Overlay, Outcome),
@@ -99,27 +100,26 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the database file, or makes it where there is none.
+    /// Opens the database file, and creates it if there is none.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] where another process has it open, [`StoreError::NewerSchema`],
+    /// [`StoreError::InUse`] if another process has it open, [`StoreError::NewerSchema`],
     /// [`StoreError::Corrupted`], [`StoreError::DiskFull`]; each names the file.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        file::create_missing(path)?;
+        create_missing(path)?;
         Ok(Self::on(Database::open(path, Some(Box::new(TallyFile::of(path))))?))
     }
 
-    /// Opens a copy, in memory, of a database file that nobody has open. The file is read and
-    /// nothing else: not made, not repaired after a crash, not brought up to a newer schema, all of
-    /// which happens to the copy. What is committed to the copy is lost.
+    /// Opens a copy in memory of a database file that no process has open. The file is only read.
+    /// A repair after a crash changes only the copy. Commits to the copy are lost.
     ///
     /// # Errors
-    /// [`StoreError::Missing`] where there is no file, and those of [`Store::open`].
+    /// [`StoreError::Missing`] if there is no file, and those of [`Store::open`].
     pub fn open_copy(path: &Path) -> Result<Self, StoreError> {
         Ok(Self::on(Database::open_copy(path)?))
     }
 
-    /// Opens the database on a storage of one's own, such as one that fails on purpose.
+    /// Opens the database on another storage, such as one that fails on purpose.
     pub fn with_backend(backend: impl StorageBackend) -> Result<Self, StoreError> {
         let backend = Mutex::new(Some(backend));
         Self::with_backends(move || {
@@ -128,14 +128,14 @@ impl Store {
         })
     }
 
-    /// The same with a storage that can be opened again after it has failed.
+    /// Opens the database on a storage that can be opened again after a failure.
     pub fn with_backends<B: StorageBackend>(
         backend: impl Fn() -> io::Result<B> + Send + Sync + 'static,
     ) -> Result<Self, StoreError> {
         Ok(Self::on(Database::with_backends(backend, BACKEND.as_ref(), None)?))
     }
 
-    /// The same with a tally beside it, which tells whether an acknowledged commit is missing.
+    /// As [`Store::with_backends`], with a tally, which shows whether acknowledged commits are lost.
     pub fn with_tally<B: StorageBackend>(
         backend: impl Fn() -> io::Result<B> + Send + Sync + 'static,
         tally: impl Tally,
@@ -159,8 +159,8 @@ impl Store {
         self.database.path()
     }
 
-    /// Refuses a database that has lost commits that were acknowledged. It can be read, and refuses
-    /// every commit.
+    /// Refuses a database that has lost acknowledged commits. Such a database can be read, and it
+    /// refuses every commit.
     ///
     /// # Errors
     /// [`StoreError::Behind`].
@@ -168,27 +168,28 @@ impl Store {
         self.database.check_complete()
     }
 
-    /// Reads a consistent view of what is on disk. Commits meanwhile neither wait for it nor show
-    /// in it; what they free stays allocated, so a long walk is better cut into pages.
+    /// Reads a consistent view of the database. Concurrent commits do not wait for `f` and are not
+    /// visible to it. The space that they free stays allocated until `f` returns, so read in pages
+    /// when there is much to read.
     pub fn read<T>(
         &self,
         f: impl FnOnce(&Reader<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let disk = self.database.snapshot()?;
+        let disk = self.database.begin_read()?;
         let nothing = Overlay::default();
         f(&Reader::new(&disk, &nothing))
     }
 
-    /// Makes a change durable, together with those of other callers who came at the same time.
+    /// Makes a change durable, together with the changes of concurrent callers.
     ///
-    /// `Ok` means that it is on disk. A refusal, that is an `Err` of the change itself, leaves
-    /// nothing of the change behind. The change must not wait for anything, nor commit within
-    /// itself: the other callers' changes wait for it.
+    /// `Ok` means that the change is on disk. After an `Err` of the change itself, nothing of it is
+    /// written. The change must not wait for anything and must not call `commit`, because the
+    /// changes of other callers wait for it.
     ///
     /// # Errors
-    /// The change's own; or, for every change of the group, that writing the group failed. It is
-    /// then not known whether the group is on disk; opening the file again tells, and it is there
-    /// whole or not at all.
+    /// The error of the change; or, for every change of the group, the error of writing the group.
+    /// Then it is unknown whether the group is on disk until the file is opened again. It is there
+    /// completely or not at all.
     pub fn commit<T, E: From<StoreError>>(
         &self,
         change: impl FnOnce(&mut Changes<'_>) -> Result<T, E> + Send,
@@ -208,23 +209,23 @@ impl Store {
         }
     }
 
-    /// How many commits have been written to disk.
+    /// The number of commits that were written to disk.
     pub fn commits(&self) -> u64 {
         self.commits.load(Ordering::Relaxed)
     }
 
-    /// How often the disk was told to sync since the store was opened.
+    /// The number of syncs since the store was opened.
     pub fn syncs(&self) -> u64 {
         self.database.syncs()
     }
 
-    /// How many callers are on the way.
+    /// The number of callers on the way.
     #[cfg(test)]
     pub(super) fn arriving(&self) -> usize {
         self.arriving.load(Ordering::SeqCst)
     }
 
-    /// Runs a change in the group that is being gathered, or in a new one.
+    /// Runs a change in the current group, or in a new one.
     fn join<T, E>(
         &self,
         change: impl FnOnce(&mut Changes<'_>) -> Result<T, E>,
@@ -259,7 +260,7 @@ impl Store {
         Ok((verdict, duty))
     }
 
-    /// Writes a group and tells its members, whatever happens on the way.
+    /// Writes a group and passes the result to its callers, also after a panic.
     fn lead(&self, changes: Overlay, outcome: &Outcome) -> Result<(), StoreError> {
         let written = catch_unwind(AssertUnwindSafe(|| self.database.apply(&changes)));
         let written = written.unwrap_or_else(|_| {
@@ -285,13 +286,14 @@ impl Store {
         }
     }
 
-    /// No invariant spans a panic: changes are caught, and nothing else runs under the lock.
+    /// A poisoned lock is harmless: panics of changes are caught, and no other foreign code runs
+    /// under the lock.
     fn lock(&self) -> MutexGuard<'_, Gate> {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A caller on the way, from its arrival to the end of its change.
+/// Counts a caller from its arrival to the end of its change.
 struct Arrival<'a>(&'a AtomicUsize);
 
 impl<'a> Arrival<'a> {
@@ -300,7 +302,7 @@ impl<'a> Arrival<'a> {
         Arrival(arriving)
     }
 
-    /// Ends the arrival; says whether it was the only one.
+    /// Ends the arrival. Gives whether no other caller is on the way.
     fn end(self) -> bool {
         let arriving = self.0;
         std::mem::forget(self);

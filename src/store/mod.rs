@@ -1,29 +1,30 @@
-//! The metadata store: one redb file that holds everything this daemon must not forget.
+//! The database: one redb file with all records that must outlive the daemon.
 //!
 //! | file | what it holds |
 //! |---|---|
 //! | `records` | the records and their keys, as the rest of the crate sees them |
-//! | `error` | every way the store can refuse or fail |
-//! | `tables` | the tables and how keys become bytes |
+//! | `error` | the errors of this module |
+//! | `owners` | the thin ids and device numbers that a record owns |
+//! | `tables` | the tables, and how keys become bytes |
 //! | `overlay` | changes that are not on disk yet |
-//! | `owners` | what a record owns, and nobody else may |
+//! | `file` | opening and reading the database file |
+//! | `backend` | redb's storage, with a count of syncs and reserved space |
+//! | `tally` | the number of acknowledged commits, kept outside the database |
+//! | `database` | redb: opening, schema version, read transactions, writing an overlay |
+//! | `create` | creating a new database file |
 //! | `reader` | reading: a consistent view of the records |
-//! | `changes` | writing: the operations and the invariants they keep |
 //! | `check` | comparing the indexes with the records |
-//! | `group` | group commit: many callers, one durable write |
-//! | `file` | the file under its name |
-//! | `backend` | what lies under redb, watched |
-//! | `tally` | how many commits were acknowledged, kept apart |
-//! | `database` | redb itself: opening, schema version, applying an overlay |
+//! | `changes` | writing: the operations, and the invariants they keep |
+//! | `group` | group commit: the changes of many callers in one durable write |
 //!
-//! The store knows nothing about the kernel, about pools or about gRPC. redb is known to
-//! `database`, `backend`, `file` and `error`, and by the name of its storage trait to `group`. A
-//! change sees records and makes records; it must not wait for anything, since the other callers'
-//! changes wait for it.
+//! This module does not know the kernel, pools or gRPC. Only `database`, `backend`, `create`, `file`
+//! and `error` use redb; `group` uses the name of its storage trait. A change reads records and
+//! makes records. It must not wait for anything, because the changes of other callers wait for it.
 
 mod backend;
 mod changes;
 mod check;
+mod create;
 mod database;
 mod error;
 mod file;

@@ -1,51 +1,48 @@
-//! Changes that are not on disk yet: what to put and what to delete, table by table.
+//! Changes that are not on disk yet: puts and deletes for each table.
 //!
-//! An overlay lies over something older and hides what it changes. Laying one over another cannot
-//! fail, which is why a change is either in a commit whole or not at all.
+//! An overlay hides the older values of the keys that it changes. Merging two overlays cannot fail,
+//! so a change is in a commit completely or not at all.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use super::tables::Table;
 
-/// A key's new value, or none where the key is deleted.
+/// A key's new value; `None` if the key is deleted.
 pub(super) type Fate = Option<Vec<u8>>;
 
-/// Puts and deletes that wait for their commit.
+/// Puts and deletes that are not committed yet.
 #[derive(Debug, Default)]
 pub(super) struct Overlay {
     tables: BTreeMap<Table, BTreeMap<Vec<u8>, Fate>>,
 }
 
 impl Overlay {
-    /// Whether nothing is changed.
     pub(super) fn is_empty(&self) -> bool {
         self.tables.is_empty()
     }
 
-    /// What becomes of a key, if this overlay says anything about it.
+    /// The change of a key; `None` if this overlay does not change it.
     pub(super) fn get(&self, table: Table, key: &[u8]) -> Option<&Fate> {
         self.tables.get(&table)?.get(key)
     }
 
-    /// Puts a value.
     pub(super) fn put(&mut self, table: Table, key: Vec<u8>, value: Vec<u8>) {
         self.tables.entry(table).or_default().insert(key, Some(value));
     }
 
-    /// Deletes a key.
     pub(super) fn delete(&mut self, table: Table, key: Vec<u8>) {
         self.tables.entry(table).or_default().insert(key, None);
     }
 
-    /// Lays newer changes over these.
+    /// Adds newer changes, which replace older changes of the same keys.
     pub(super) fn absorb(&mut self, newer: Overlay) {
         for (table, entries) in newer.tables {
             self.tables.entry(table).or_default().extend(entries);
         }
     }
 
-    /// What this overlay says about a range of one table.
+    /// The changes in a range of one table.
     pub(super) fn range<'a>(
         &'a self,
         table: Table,
@@ -58,7 +55,7 @@ impl Overlay {
             .map(|(key, fate)| (key.as_slice(), fate))
     }
 
-    /// Everything, table by table.
+    /// All changes, table by table.
     pub(super) fn tables(&self) -> impl Iterator<Item = (Table, &BTreeMap<Vec<u8>, Fate>)> {
         self.tables.iter().map(|(table, entries)| (*table, entries))
     }

@@ -1,22 +1,19 @@
-//! What a record owns. Nobody else may own the same; `changes` sees to that through an index, and
-//! whoever checks the index computes it from here again.
+//! The thin ids and device numbers that a record owns. Each belongs to one record at most. `changes`
+//! keeps an index of them, and `check` computes the index again from here.
 
 use crate::units::ThinId;
 
 use super::records::{BalloonRecord, ReclaimRecord, SnapshotRecord, TemplateRecord};
 
-/// What can be owned.
+/// A thin id or a device number that a record owns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Owned {
-    /// A thin id.
     Thin(ThinId),
-    /// A device number.
     Number(u64),
 }
 
-/// A record that owns something.
+/// A record that can own thin ids and device numbers.
 pub(super) trait Owns {
-    /// All that it owns.
     fn owns(&self) -> Vec<Owned>;
 }
 
@@ -46,7 +43,7 @@ impl Owns for BalloonRecord {
     }
 }
 
-/// A foreign thin is itself what its entry owns.
+/// The entry of a foreign thin owns that thin id.
 impl Owns for ThinId {
     fn owns(&self) -> Vec<Owned> {
         vec![Owned::Thin(*self)]

@@ -1,7 +1,7 @@
 //! Reading: one consistent view of all records.
 //!
-//! Inside a change the view is what is on disk, under what earlier changes of the same commit did,
-//! under what this change did so far.
+//! In a change, the view consists of the records on disk, the earlier changes of the same commit
+//! over them, and this change's own puts and deletes on top.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::units::ThinId;
 
-use super::database::Snapshot;
+use super::database::ReadTransaction;
 use super::error::StoreError;
 use super::overlay::{Fate, Overlay};
 use super::owners::Owned;
@@ -24,18 +24,17 @@ pub(super) type Entry = (Vec<u8>, Vec<u8>);
 
 /// A consistent view of all records.
 pub struct Reader<'a> {
-    disk: &'a Snapshot,
+    disk: &'a ReadTransaction,
     group: &'a Overlay,
     pub(super) own: Overlay,
 }
 
 impl<'a> Reader<'a> {
-    /// Reads from `disk` with `group` over it.
-    pub(super) fn new(disk: &'a Snapshot, group: &'a Overlay) -> Self {
+    pub(super) fn new(disk: &'a ReadTransaction, group: &'a Overlay) -> Self {
         Reader { disk, group, own: Overlay::default() }
     }
 
-    /// The snapshot with this key.
+    /// The snapshot with this key, if there is one.
     pub fn find_snapshot(&self, key: &str) -> Result<Option<SnapshotRecord>, StoreError> {
         self.record(Table::Snapshots, key.as_bytes())
     }
@@ -43,15 +42,15 @@ impl<'a> Reader<'a> {
     /// The snapshot with this key.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] where there is none.
+    /// [`StoreError::NotFound`] if there is none.
     pub fn snapshot(&self, key: &str) -> Result<SnapshotRecord, StoreError> {
-        self.find_snapshot(key)?.ok_or_else(|| not_found(key))
+        self.find_snapshot(key)?.ok_or_else(|| StoreError::NotFound { key: key.to_owned() })
     }
 
-    /// Up to `count` snapshots in the order of their keys, from the first one after `after`.
+    /// Up to `count` snapshots after the key `after`, in the order of their keys.
     ///
-    /// Whoever walks through all of them asks for a page at a time, each in a read of its own: that
-    /// holds neither a transaction nor all the records.
+    /// To go through all snapshots, read one page at a time, each in its own read of the store. That
+    /// keeps neither a transaction open nor all records in memory.
     pub fn page(
         &self,
         after: Option<&str>,
@@ -70,17 +69,12 @@ impl<'a> Reader<'a> {
             .collect()
     }
 
-    /// One of the snapshots that stand on this one, if there is any.
+    /// One of the children of this snapshot, if there is any.
     pub fn first_child(&self, parent: &str) -> Result<Option<String>, StoreError> {
         Ok(self.some_children(parent, 1)?.pop())
     }
 
-    /// Whether any snapshot stands on this one.
-    pub fn has_children(&self, parent: &str) -> Result<bool, StoreError> {
-        Ok(self.first_child(parent)?.is_some())
-    }
-
-    /// The keys of all snapshots that stand on this one, in order.
+    /// The keys of all children of this snapshot, in order.
     pub fn children_of(&self, parent: &str) -> Result<Vec<String>, StoreError> {
         self.some_children(parent, usize::MAX)
     }
@@ -95,7 +89,7 @@ impl<'a> Reader<'a> {
             .collect()
     }
 
-    /// The template for this key.
+    /// The template with this key, if there is one.
     pub fn template(&self, key: &TemplateKey) -> Result<Option<TemplateRecord>, StoreError> {
         self.record(Table::Templates, &tables::template(key))
     }
@@ -113,13 +107,12 @@ impl<'a> Reader<'a> {
             .collect()
     }
 
-    /// The reclaim entry of this device number.
+    /// The reclaim entry with this device number, if there is one.
     pub fn reclaim(&self, number: u64) -> Result<Option<ReclaimRecord>, StoreError> {
         self.record(Table::Reclaim, &tables::number(number))
     }
 
-    /// Up to `count` reclaim entries in the order of their device numbers, from the first one after
-    /// `after`.
+    /// Up to `count` reclaim entries after the device number `after`, in the order of their numbers.
     pub fn reclaims(
         &self,
         after: Option<u64>,
@@ -136,8 +129,8 @@ impl<'a> Reader<'a> {
             .collect()
     }
 
-    /// Whether a view on record shows the thin that a reclaim entry is to delete. No change can
-    /// bring that about any more (`changes`), but a database of an earlier release may hold it.
+    /// Whether a view shows the thin that this reclaim entry is to delete. `changes` does not allow
+    /// this, but a database of an earlier release may contain it.
     pub fn is_viewed(&self, entry: &ReclaimRecord) -> Result<bool, StoreError> {
         let Some(thin) = entry.thin() else { return Ok(false) };
         for child in self.children_of(&entry.key)? {
@@ -151,44 +144,44 @@ impl<'a> Reader<'a> {
         Ok(false)
     }
 
-    /// The pool this database belongs to; none before the first start has made one.
+    /// The pool of this database; `None` before the first start.
     pub fn pool(&self) -> Result<Option<PoolRecord>, StoreError> {
         self.record(Table::Meta, meta::POOL)
     }
 
-    /// What is known of the times at which the pool refused writes.
+    /// When the pool refused writes, as far as it is known.
     pub fn lapses(&self) -> Result<LapsesRecord, StoreError> {
         Ok(self.record(Table::Meta, meta::LAPSES)?.unwrap_or_default())
     }
 
-    /// What this database has claimed of an external pool's ids; none on a pool of its own, and
-    /// before the first start.
+    /// This database's claim in an external pool; `None` for the daemon's own pool, and before the
+    /// first start.
     pub fn id_claim(&self) -> Result<Option<ClaimRecord>, StoreError> {
         self.record(Table::Meta, meta::CLAIM)
     }
 
-    /// The open leases of thin ids, in the order they were taken; none before the first.
+    /// The open leases of thin ids, oldest first.
     pub fn leases(&self) -> Result<Vec<IdRange>, StoreError> {
         Ok(self.record(Table::Meta, meta::LEASES)?.unwrap_or_default())
     }
 
-    /// The balloon; none before the first.
+    /// The balloon, if there is one.
     pub fn balloon(&self) -> Result<Option<BalloonRecord>, StoreError> {
         self.record(Table::Meta, meta::BALLOON)
     }
 
-    /// Whose a thin id is.
+    /// The owner of a thin id.
     pub fn thin_owner(&self, thin: ThinId) -> Result<Option<Owner>, StoreError> {
         self.owner(Owned::Thin(thin))
     }
 
-    /// Whose a device number is.
+    /// The owner of a device number.
     pub fn number_owner(&self, number: u64) -> Result<Option<Owner>, StoreError> {
         self.owner(Owned::Number(number))
     }
 
-    /// Every thin id that is recorded anywhere, with its owner: of snapshots, templates and reclaim
-    /// entries, and the foreign ones.
+    /// All recorded thin ids with their owners: those of snapshots, templates, reclaim entries and
+    /// the balloon, and the foreign ones.
     pub fn recorded_thins(&self) -> Result<BTreeMap<ThinId, Owner>, StoreError> {
         self.prefix(Table::Owners, tables::OWNED_THINS, usize::MAX)?
             .into_iter()
@@ -199,7 +192,7 @@ impl<'a> Reader<'a> {
             .collect()
     }
 
-    /// The thin ids that were found in the pool and are not ours, in order.
+    /// The thin ids in the pool that are not this daemon's, in order.
     pub fn foreign_thins(&self) -> Result<Vec<ThinId>, StoreError> {
         self.prefix(Table::Foreign, &[], usize::MAX)?
             .into_iter()
@@ -245,7 +238,7 @@ impl<'a> Reader<'a> {
         self.scan(table, (Bound::Included(prefix), to), count)
     }
 
-    /// Up to `count` entries of a range: what is on disk, as the overlays change it.
+    /// Up to `count` entries of a range: those on disk, as changed by the overlays.
     fn scan(
         &self,
         table: Table,
@@ -275,16 +268,12 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The least key that is greater than all keys with this prefix.
+/// The smallest key that is greater than all keys with this prefix.
 fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
     let kept = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
     let mut end = prefix[..=kept].to_vec();
     end[kept] += 1;
     Some(end)
-}
-
-pub(super) fn not_found(key: &str) -> StoreError {
-    StoreError::NotFound { key: key.to_owned() }
 }
 
 fn decode<T: DeserializeOwned>(table: Table, key: &[u8], value: &[u8]) -> Result<T, StoreError> {

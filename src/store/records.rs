@@ -1,8 +1,8 @@
 //! The records as the rest of the crate sees them.
 //!
-//! They are stored as JSON, which describes itself: a field added later reads as its default in a
-//! record that was written before. A change that an older program would misread needs a new schema
-//! version (`database`). Nothing about the kernel's state (active, suspended, open) belongs here.
+//! They are stored as JSON. A field that was added later has its default value in an older record. A
+//! change that an older program would misread needs a new schema version (`database`). The state of
+//! the kernel (active, suspended, open) is never recorded.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,15 +12,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::{Sectors, ThinId};
 
-/// What a snapshot is, in containerd's words.
+/// The kind of a snapshot, as containerd names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// Read-only, shows its parent.
+    /// Read-only; shows its parent.
     View,
-    /// Writable, nobody's parent.
+    /// Writable; cannot be a parent.
     Active,
-    /// Never changes any more; can be a parent.
+    /// Never changes; can be a parent.
     Committed,
 }
 
@@ -41,18 +41,18 @@ impl fmt::Display for Kind {
     }
 }
 
-/// A snapshot; its key is beside it, not in it.
+/// A snapshot, without its key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotRecord {
-    /// The device's number: it is named `<pool>-snap-<number>`, that of a view
-    /// `<pool>-view-<number>`. No other record has the same.
+    /// The device's number. The device is named `<pool>-snap-<number>`, for a view
+    /// `<pool>-view-<number>`. No other record has the same number.
     pub number: u64,
-    /// What the snapshot is.
+    /// Its kind.
     pub kind: Kind,
-    /// The key of the committed snapshot it stands on.
+    /// The key of its parent, a committed snapshot.
     pub parent: Option<String>,
-    /// The thin it shows: its own, or for a view that of its parent (of the template where it has
-    /// none).
+    /// The thin that the device shows: the snapshot's own, or for a view that of its parent (of the
+    /// template if it has no parent).
     #[serde(with = "thin")]
     pub thin: ThinId,
     /// The device's length.
@@ -62,21 +62,21 @@ pub struct SnapshotRecord {
     pub fs: String,
     /// containerd's labels.
     pub labels: BTreeMap<String, String>,
-    /// When it was made.
+    /// When it was created.
     pub created_at: SystemTime,
     /// When its labels or its kind last changed.
     pub updated_at: SystemTime,
-    /// Bytes that the thin had mapped when it was committed.
+    /// The bytes that the thin mapped when it was committed.
     #[serde(default)]
     pub mapped: Option<u64>,
-    /// Inodes in use when it was committed, its parent's included.
+    /// The inodes in use when it was committed, including its parent's.
     #[serde(default)]
     pub inodes: Option<u64>,
-    /// The moment in the pool's life when it was made, of an active snapshot; none of one that an
-    /// earlier version made.
+    /// The pool's moment at which an active snapshot was created; `None` if an earlier version has
+    /// created it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_at: Option<Moment>,
-    /// How the owners of its files are stored, and how they show.
+    /// How the owners of its files are stored and mapped.
     #[serde(default)]
     pub ownership: Ownership,
 }
@@ -85,26 +85,26 @@ pub struct SnapshotRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Ownership {
-    /// They show as they are stored.
+    /// They are not mapped.
     #[default]
     Stored,
-    /// A mount maps them, with `CONTAINER-ID:HOST-ID:COUNT`, several separated by commas.
+    /// The mount maps them. Mappings are `CONTAINER-ID:HOST-ID:COUNT`, separated by commas.
     Mapped {
-        /// For users.
+        /// The mappings of users.
         uids: String,
-        /// For groups.
+        /// The mappings of groups.
         gids: String,
     },
-    /// containerd has changed each file's owner to a mapped one, so that no mount of a child may
-    /// map it again.
+    /// containerd has changed each file's owner to the mapped one. A mount of a child must not map
+    /// it again.
     Shifted,
 }
 
-/// A parent as it was when it was looked up. A snapshot is added on this one or not at all: its key
-/// may meanwhile be that of another snapshot, with another thin.
+/// A parent as it was when it was looked up. A snapshot is added only to this parent. Its key may
+/// belong to another snapshot by then, with another thin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParentRef {
-    /// Its key.
+    /// The parent's key.
     pub key: String,
     number: u64,
     thin: ThinId,
@@ -112,7 +112,7 @@ pub struct ParentRef {
 }
 
 impl ParentRef {
-    /// The snapshot that was found under `key`.
+    /// Refers to the snapshot that was found under `key`.
     pub fn new(key: &str, found: &SnapshotRecord) -> Self {
         ParentRef {
             key: key.to_owned(),
@@ -129,18 +129,18 @@ impl ParentRef {
 }
 
 impl SnapshotRecord {
-    /// The thin that goes when the snapshot goes; a view has none.
+    /// The thin that is deleted with the snapshot; `None` for a view.
     pub fn owned_thin(&self) -> Option<ThinId> {
         (self.kind != Kind::View).then_some(self.thin)
     }
 }
 
-/// What a template is made for: two base layers that agree in all of it share one template.
+/// The key of a template. Base layers with the same file system, options and size share a template.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TemplateKey {
     /// The file system's type.
     pub fs: String,
-    /// A digest of the options that mkfs was given.
+    /// A digest of the options of mkfs.
     pub options: String,
     /// The device's length.
     #[serde(with = "sectors")]
@@ -153,59 +153,59 @@ impl fmt::Display for TemplateKey {
     }
 }
 
-/// A thin with a fresh, empty file system, of which base layers are snapshots.
+/// A thin with an empty file system. Base layers are snapshots of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TemplateRecord {
-    /// A number that no other record has, as in [`SnapshotRecord::number`].
+    /// The device's number, as in [`SnapshotRecord::number`].
     pub number: u64,
-    /// The thin it owns.
+    /// The template's thin.
     #[serde(with = "thin")]
     pub thin: ThinId,
     /// The device's length.
     #[serde(with = "sectors")]
     pub size: Sectors,
-    /// Bytes that the thin had mapped when it was made.
+    /// The bytes that the thin mapped when it was made.
     #[serde(default)]
     pub mapped: Option<u64>,
-    /// Inodes that the empty file system uses for itself.
+    /// The inodes that the empty file system uses.
     #[serde(default)]
     pub inodes: Option<u64>,
     /// When it was made.
     pub created_at: SystemTime,
 }
 
-/// What a removed snapshot has left behind.
+/// What a removed snapshot has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ReclaimKind {
-    /// A thin of its own, which must be deactivated and deleted. The entry owns it.
+    /// A thin, which must be deactivated and deleted. The entry owns it.
     Thin(#[serde(with = "thin")] ThinId),
-    /// A device that only showed somebody else's thin, which must be deactivated.
+    /// The device of a view, which must be deactivated. The thin belongs to another record.
     View {
-        /// The thin it showed; it stays.
+        /// The thin that the view showed; it is kept.
         #[serde(with = "thin")]
         of: ThinId,
     },
 }
 
-/// Something that was removed and still has to be taken away from the kernel and the pool.
+/// A removed snapshot whose device and thin still have to be removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReclaimRecord {
-    /// The device's number; also the entry's key.
+    /// The device's number, which is also the entry's key.
     pub number: u64,
     /// What has to be done.
     pub kind: ReclaimKind,
     /// The device's length.
     #[serde(with = "sectors")]
     pub size: Sectors,
-    /// The snapshot's key, for messages; empty where it is not known.
+    /// The snapshot's key, for messages; empty if unknown.
     pub key: String,
     /// When it was removed.
     pub since: SystemTime,
 }
 
 impl ReclaimRecord {
-    /// The thin that has to be deleted, if there is one.
+    /// The thin that has to be deleted, if any.
     pub fn thin(&self) -> Option<ThinId> {
         match self.kind {
             ReclaimKind::Thin(thin) => Some(thin),
@@ -217,61 +217,61 @@ impl ReclaimRecord {
 /// The pool that this database belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolRecord {
-    /// The identity that the database and the pool's dm uuid share.
+    /// The identity of the pool, in the database and in the pool's dm uuid.
     pub uuid: String,
-    /// The device name and dm uuid of a pool that somebody else assembles; none for one of our own.
+    /// The device name and dm uuid of an external pool; `None` for the daemon's own pool.
     #[serde(default)]
     pub external: Option<ExternalPool>,
-    /// What the names of its devices start with.
+    /// The prefix of its device names.
     pub name: String,
     /// The pool's block size.
     #[serde(with = "sectors")]
     pub block_size: Sectors,
-    /// Whether the pool's metadata has been made. From then on it is never formatted again.
+    /// Whether the pool's metadata was formatted. It is never formatted again.
     pub formatted: bool,
     /// The transaction id that the pool is expected to have.
     pub epoch: u64,
-    /// The transaction id that it is being moved to, while a start is moving it.
+    /// The next transaction id, while a start is changing it.
     #[serde(default)]
     pub epoch_next: Option<u64>,
 }
 
-/// A moment in the life of the pool, by its events. The default is before everything.
+/// A moment of the pool, by its events. The default is before all others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct Moment {
-    /// Which assembly of the pool it is, counted by this database: a reboot ends one, and so does
-    /// whoever takes the pool apart.
+    /// The number of the pool's assembly, counted by this database. An assembly ends with a reboot,
+    /// or when the pool's device is removed.
     pub assembly: u64,
-    /// How many events the pool had had in that assembly.
+    /// The event number of the pool in this assembly.
     pub event: u32,
 }
 
-/// What is known of the times at which the pool refused writes, as of the last look at it.
+/// When the pool refused writes, as of the last look at it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LapsesRecord {
-    /// The last look. The default is that there was none.
+    /// The last look; the default if there was none.
     pub seen: Moment,
-    /// What tells that assembly's device from every other there has been.
+    /// The identity of that assembly's device.
     pub device: String,
-    /// The first record of the kernel's log that had not been read then.
+    /// The number of the first record of the kernel's log that was not read then.
     pub log_next: u64,
-    /// The pool refused writes then.
+    /// Whether the pool refused writes then.
     pub refusing: bool,
-    /// When it last ceased to refuse writes, or may have: what was made before may lack some of
-    /// what was written to it.
+    /// When the pool last stopped refusing writes, or may have. A snapshot that was created before
+    /// may lack writes.
     pub refused_until: Moment,
 }
 
-/// The thin that holds the blocks whose space was given back to the file system below the pool: as
-/// long as it holds them, the pool cannot hand them out.
+/// The balloon: a thin that holds the blocks whose space was returned to the file system below the
+/// pool. The pool cannot allocate these blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BalloonRecord {
-    /// The thin it owns.
+    /// The balloon's thin.
     #[serde(with = "thin")]
     pub thin: ThinId,
 }
 
-/// What a pool that somebody else assembles is known by.
+/// The identity of an external pool: one that another program assembles.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExternalPool {
     /// Its device-mapper name.
@@ -280,41 +280,41 @@ pub struct ExternalPool {
     pub uuid: Option<String>,
 }
 
-/// The part of an external pool's ids that this database has claimed. The same is written into a
-/// thin of the pool, the marker, so that the database and the pool can be compared, and others see
-/// it.
+/// The range of an external pool's thin ids that this database has claimed. The claim is also
+/// written into a thin of the pool, the marker, so that the database can be compared with the pool,
+/// and so that other daemons see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClaimRecord {
-    /// The thin that the claim is written into.
+    /// The thin id of the marker.
     #[serde(with = "thin")]
     pub marker: ThinId,
     /// The ids that leases are taken from.
     pub range: IdRange,
-    /// The number in the marker, which goes up by one at each start; 0 until there is a marker.
+    /// The number in the marker, which each start increases by one; 0 until there is a marker.
     pub epoch: u64,
-    /// The number that the marker is being moved to, while a start is moving it.
+    /// The next number of the marker, while a start is changing it.
     #[serde(default)]
     pub next: Option<u64>,
-    /// Whether file systems have been made that rely on the pool to zero new blocks.
+    /// Whether there are file systems that rely on the pool to zero new blocks.
     pub zeroed: bool,
 }
 
-/// Thin ids on lease: from `start` up, below `end`. They may be in use without being recorded.
+/// A range of thin ids, such as a lease. Leased ids may be in use without a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdRange {
     /// The first id.
     pub start: u32,
-    /// The first id beyond; 2²⁴ at the most.
+    /// The first id beyond the range; 2²⁴ at most.
     pub end: u32,
 }
 
 impl IdRange {
-    /// Whether the range covers an id.
+    /// Whether the range contains this id.
     pub fn contains(&self, thin: ThinId) -> bool {
         (self.start..self.end).contains(&thin.get())
     }
 
-    /// Its ids, upwards.
+    /// Its ids in ascending order.
     pub fn ids(&self) -> impl Iterator<Item = ThinId> {
         (self.start..self.end).filter_map(|id| ThinId::new(id).ok())
     }
@@ -327,7 +327,7 @@ impl IdRange {
     }
 }
 
-/// Whose a thin id or a device number is. Each belongs to one owner at the most.
+/// The owner of a thin id or a device number. Each has one owner at most.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Owner {
@@ -339,7 +339,7 @@ pub enum Owner {
     Reclaim(u64),
     /// The balloon.
     Balloon,
-    /// Nobody here: the id was found in the pool and is not ours.
+    /// No record: the thin was found in the pool and is not this daemon's.
     Foreign,
 }
 
@@ -350,12 +350,12 @@ impl fmt::Display for Owner {
             Owner::Template(key) => write!(f, "template {key}"),
             Owner::Reclaim(number) => write!(f, "reclaim entry {number}"),
             Owner::Balloon => f.write_str("the balloon"),
-            Owner::Foreign => f.write_str("somebody else's thin"),
+            Owner::Foreign => f.write_str("a thin that is not this daemon's"),
         }
     }
 }
 
-/// A thin id as a number; an id that cannot exist does not decode.
+/// Serialises a thin id as a number. A number that is no thin id is an error.
 mod thin {
     use serde::{de::Error, Deserialize, Deserializer, Serialize, Serializer};
 
@@ -370,7 +370,7 @@ mod thin {
     }
 }
 
-/// A length as its number of sectors.
+/// Serialises a length as its number of sectors.
 mod sectors {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 

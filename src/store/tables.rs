@@ -1,8 +1,8 @@
 //! The tables, and how their keys become bytes.
 //!
-//! redb sees bytes; order matters, so numbers are big-endian, and a key made of several parts has
-//! the length of each part but the last in front of it. That makes every key unambiguous, whatever
-//! characters are in it. redb itself is not known here.
+//! redb orders keys by their bytes, so numbers are big-endian. In a key of several parts, each part
+//! but the last is preceded by its length, so that every key is unambiguous. This file does not use
+//! redb.
 
 use crate::units::{Sectors, ThinId};
 
@@ -19,18 +19,17 @@ pub(super) enum Table {
     Snapshots,
     /// Index: parent and child. The values are empty.
     Children,
-    /// Templates by what they are made for.
+    /// Templates by file system, options and size.
     Templates,
-    /// What is left to take away, by device number.
+    /// Reclaim entries by device number.
     Reclaim,
-    /// Index: whose a thin id or a device number is.
+    /// Index: the owner of each thin id and device number.
     Owners,
-    /// Thin ids that are in the pool and not ours. The values are empty.
+    /// Thin ids in the pool that are not this daemon's. The values are empty.
     Foreign,
 }
 
 impl Table {
-    /// Every table.
     pub(super) const ALL: [Table; 7] = [
         Table::Meta,
         Table::Snapshots,
@@ -76,7 +75,7 @@ pub(super) fn foreign(thin: ThinId) -> [u8; 4] {
     thin.get().to_be_bytes()
 }
 
-/// Back from [`foreign`].
+/// The inverse of [`foreign`].
 pub(super) fn foreign_from(bytes: &[u8]) -> Option<ThinId> {
     thin_from(bytes)
 }
@@ -86,7 +85,7 @@ const THIN: u8 = b't';
 /// The first byte of device numbers in [`Table::Owners`].
 const NUMBER: u8 = b'n';
 
-/// The key of something owned.
+/// The key of a thin id or device number in [`Table::Owners`].
 pub(super) fn owned(what: Owned) -> Vec<u8> {
     match what {
         Owned::Thin(thin) => [&[THIN][..], &thin.get().to_be_bytes()].concat(),
@@ -94,7 +93,7 @@ pub(super) fn owned(what: Owned) -> Vec<u8> {
     }
 }
 
-/// Back from [`owned`].
+/// The inverse of [`owned`].
 pub(super) fn owned_from(bytes: &[u8]) -> Option<Owned> {
     match bytes.split_first()? {
         (&THIN, rest) => thin_from(rest).map(Owned::Thin),
@@ -103,14 +102,14 @@ pub(super) fn owned_from(bytes: &[u8]) -> Option<Owned> {
     }
 }
 
-/// What all thin ids in [`Table::Owners`] start with.
+/// The prefix of all thin ids in [`Table::Owners`].
 pub(super) const OWNED_THINS: &[u8] = &[THIN];
 
 fn thin_from(bytes: &[u8]) -> Option<ThinId> {
     ThinId::new(u32::from_be_bytes(bytes.try_into().ok()?)).ok()
 }
 
-/// What all index entries of one parent start with.
+/// The prefix of all index entries of one parent.
 pub(super) fn children_of(parent: &str) -> Vec<u8> {
     let mut key = Vec::with_capacity(parent.len() + 4);
     push_part(&mut key, parent);
@@ -124,7 +123,7 @@ pub(super) fn child(parent: &str, child: &str) -> Vec<u8> {
     key
 }
 
-/// Back from [`child`]: the parent and the child.
+/// The inverse of [`child`]: the parent and the child.
 pub(super) fn child_from(bytes: &[u8]) -> Option<(&str, &str)> {
     let (parent, child) = split_part(bytes)?;
     Some((parent, std::str::from_utf8(child).ok()?))
@@ -139,7 +138,7 @@ pub(super) fn template(key: &TemplateKey) -> Vec<u8> {
     bytes
 }
 
-/// Back from [`template`].
+/// The inverse of [`template`].
 pub(super) fn template_from(bytes: &[u8]) -> Option<TemplateKey> {
     let (fs, rest) = split_part(bytes)?;
     let (options, size) = split_part(rest)?;
@@ -150,7 +149,7 @@ pub(super) fn template_from(bytes: &[u8]) -> Option<TemplateKey> {
     })
 }
 
-/// Appends a part with its length in front. A part of 4 GiB or more would not fit into any record.
+/// Appends the length of a part and the part. A part of 4 GiB or more does not fit into any record.
 fn push_part(key: &mut Vec<u8>, part: &str) {
     let length = u32::try_from(part.len()).unwrap_or(u32::MAX);
     key.extend_from_slice(&length.to_be_bytes());

@@ -1,12 +1,12 @@
-//! How many commits have been acknowledged, kept apart from the database.
+//! The tally: the number of acknowledged commits, kept outside the database.
 //!
-//! redb keeps its last two commits, and opens on the one before where the newest is damaged: after
-//! a power cut that is a commit that nobody was told of, but a bit that has flipped since makes it
-//! one that somebody relies on. The two look alike from inside. So each commit carries its number,
-//! and once it is on the disk the number is written here, without a sync of its own: it outlives a
-//! killed daemon at once, and a power cut as soon as the kernel has written it back (30 s at the
-//! most by default). It is never ahead of what the database has on the disk, so a database that is
-//! behind it has lost what was acknowledged, or is a copy from another time.
+//! redb keeps its last two commits, and opens the older one if the newest is damaged. After a power
+//! cut, that is a commit that was never acknowledged. After a later bit error, it is a commit that
+//! callers rely on. Inside the database the two cases look alike. So each commit has a number, and
+//! once the commit is durable, its number is written here, without a sync: it survives the death of
+//! the daemon at once, and a power cut as soon as the kernel has written it back (after 30 s at most
+//! by default). The tally is never ahead of the durable database. So a database that is behind its
+//! tally has lost acknowledged commits, or is an older copy.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -14,16 +14,19 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// A commit's number, and which database counts.
+use super::file;
+
+/// The number of a commit, and the database that it belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Count {
-    /// Random, from the first commit on.
+    /// The database's random identity, which is made with its first commit.
     pub database: u128,
+    /// The number of the commit.
     pub number: u64,
 }
 
 impl Count {
-    /// The number of a database's first commit.
+    /// The first commit of a new database.
     pub(super) fn first() -> Self {
         Count { database: uuid::Uuid::new_v4().as_u128(), number: 1 }
     }
@@ -48,31 +51,31 @@ impl Count {
     }
 }
 
-/// Where the number is kept: a few bytes that survive the process.
+/// The storage of the number: a few bytes that survive the process.
 pub trait Tally: Send + Sync + 'static {
-    /// What messages call it.
+    /// Its name in messages.
     fn name(&self) -> PathBuf;
 
-    /// All of it; nothing where nothing was written yet.
+    /// Its whole content; empty if nothing was written yet.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// The errors of the storage.
     fn read(&self) -> io::Result<Vec<u8>>;
 
-    /// Writes over a part of it, which grows as needed. Not synced.
+    /// Writes these bytes at this offset. The storage grows as needed. There is no sync.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// The errors of the storage.
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 }
 
-/// Two places, written in turn, so that a write cut short leaves the other; in different sectors of
-/// any disk.
+/// The distance of the two places, which are written in turn, so that an incomplete write leaves the
+/// other place intact. They are in different sectors on any disk.
 const PLACE: u64 = 4096;
 const TITLE: &[u8; 16] = b"acknowledged: \n\0";
 const LENGTH: usize = 16 + 24 + 8;
 
-/// What a place holds.
+/// The content of a place.
 fn encode(count: Count) -> Vec<u8> {
     let mut bytes = [TITLE.as_slice(), &count.to_bytes()].concat();
     bytes.extend(digest(&bytes).to_le_bytes());
@@ -92,8 +95,8 @@ fn digest(bytes: &[u8]) -> u64 {
     })
 }
 
-/// The last number that was acknowledged of this database. One that says of no number which
-/// database it is has lost all commits that were counted: then any number counts.
+/// The number of the last acknowledged commit of this database. Without an identity, the database
+/// has lost all numbered commits; then the tally of any database counts.
 pub(super) fn acknowledged(tally: &dyn Tally, database: Option<u128>) -> io::Result<u64> {
     let bytes = tally.read()?;
     let counts = [0, PLACE as usize].into_iter().filter_map(|at| decode(bytes.get(at..)?));
@@ -101,12 +104,12 @@ pub(super) fn acknowledged(tally: &dyn Tally, database: Option<u128>) -> io::Res
     Ok(of_it.map(|count| count.number).max().unwrap_or(0))
 }
 
-/// Notes that a commit is on the disk.
+/// Writes the number of a durable commit.
 pub(super) fn note(tally: &dyn Tally, count: Count) -> io::Result<()> {
     tally.write(count.number % 2 * PLACE, &encode(count))
 }
 
-/// A file, made when it is first written to.
+/// A tally in a file, which is created at the first write.
 #[derive(Debug)]
 pub(super) struct TallyFile {
     path: PathBuf,
@@ -114,19 +117,17 @@ pub(super) struct TallyFile {
 }
 
 impl TallyFile {
-    /// The one beside a database.
+    /// The file beside this database.
     pub(super) fn of(database: &Path) -> Self {
-        let mut name = database.file_name().unwrap_or_default().to_owned();
-        name.push(".commits");
-        TallyFile { path: database.with_file_name(name), file: Mutex::default() }
+        TallyFile { path: file::beside(database, ".commits"), file: Mutex::default() }
     }
 }
 
-/// One that is looked at only: what it is told is forgotten.
+/// A tally that can only be read. Writes are ignored.
 #[derive(Debug)]
-pub(super) struct LookedAt(pub(super) TallyFile);
+pub(super) struct ReadOnlyTally(pub(super) TallyFile);
 
-impl Tally for LookedAt {
+impl Tally for ReadOnlyTally {
     fn name(&self) -> PathBuf {
         self.0.name()
     }

@@ -1,6 +1,6 @@
-//! The power fails at every single step of a workload. Whatever the disk has kept of its cache, the
-//! store opens again and shows exactly the acknowledged changes, and possibly, whole, the one that
-//! was on its way; and it can be written again.
+//! The power fails at every step of a workload. Whatever part of its cache the disk has kept, the
+//! store opens again. It shows exactly the acknowledged changes, and possibly the complete change
+//! that was not acknowledged yet. It can be written again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::store::{Changes, IdRange, SnapshotRecord, Store, StoreError};
 type State = BTreeMap<String, SnapshotRecord>;
 type Change = fn(&mut Changes<'_>) -> Result<(), StoreError>;
 
-/// What a life of layers and containers does, with big records so that pages split.
+/// The operations of layers and containers, with big records so that pages split.
 const WORKLOAD: &[Change] = &[
     |c| add(c, "base", &big(1, None)),
     |c| {
@@ -50,7 +50,7 @@ fn state(store: &Store) -> State {
     snapshots.into_iter().collect()
 }
 
-/// The states that the workload goes through, from nothing to its end.
+/// The states of the store during the workload, from the empty store to the end.
 fn expected_states() -> Vec<State> {
     let store = Store::with_backend(Disk::blank(&Power::steady())).unwrap();
     let mut states = vec![state(&store)];
@@ -61,7 +61,7 @@ fn expected_states() -> Vec<State> {
     states
 }
 
-/// A disk that holds an empty store, and how many steps making it took.
+/// A disk with an empty store, and the number of steps to create it.
 fn prepared(power: &Arc<Power>) -> (Disk, Store) {
     let disk = Disk::blank(power);
     let store = Store::with_backend(disk.clone()).unwrap();
@@ -83,7 +83,7 @@ fn all_survivors(seed: u64) -> [Survivors; 5] {
     ]
 }
 
-/// Checks what is found after a power cut with so many acknowledged changes.
+/// Checks the store after a power cut with this number of acknowledged changes.
 fn check(found: &State, states: &[State], acknowledged: usize, context: &str) {
     let whole = states[acknowledged..].iter().take(2).any(|state| state == found);
     assert!(whole, "{context}: {acknowledged} changes acknowledged, found {:?}", found.keys());
@@ -132,7 +132,7 @@ fn a_power_cut_at_any_step_of_opening_again_loses_nothing_either() {
         run(&store);
         power.steps()
     };
-    // Cut in the middle of the workload, then at every step of what follows.
+    // The power fails in the middle of the workload, then at every later step.
     for first in (made / 2..made / 2 + 12).step_by(3) {
         let power = Power::lasting(first);
         let (disk, store) = prepared(&power);
@@ -168,7 +168,7 @@ fn a_failed_commit_is_reported_and_shows_whole_or_not_at_all_afterwards() {
     commit(&store, |c| add(c, "base", &committed(1, None)));
     let error = refused(&store, |c| add(c, "next", &active(2, Some("base"))));
     let message = error.to_string();
-    assert!(message.starts_with("committing to (backend): "), "{message}");
+    assert!(message.starts_with("committing to database (backend): "), "{message}");
     assert!(message.contains("the power is off"), "{message}");
     assert_eq!(store.commits(), 1);
     drop(store);
@@ -181,7 +181,7 @@ fn a_lone_commit_is_one_sync() {
     let store = Store::with_backend(Disk::blank(&Power::steady())).unwrap();
     commit(&store, |c| add(c, "base", &committed(1, None)));
     let (syncs, commits) = (store.syncs(), store.commits());
-    // The file grows once on the way, which is a sync of its own.
+    // The file grows once, which needs one more sync.
     for n in 2..52 {
         commit(&store, |c| add(c, &format!("k{n}"), &active(n, Some("base"))));
     }

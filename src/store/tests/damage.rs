@@ -1,6 +1,5 @@
-//! Bits flip and sectors are lost, in the file of a store that was closed or of one that was
-//! killed: it is refused, or takes no commits and says what is missing, or everything is there that
-//! was acknowledged.
+//! Bits flip and sectors are lost, in the file of a store that was closed or killed. The store is
+//! refused, or it takes no commits and says what is missing, or all acknowledged changes are there.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,7 +9,7 @@ use super::disk::{Disk, Power, Survivors};
 use super::fixture::*;
 use crate::store::{SnapshotRecord, Store, StoreError, Tally};
 
-/// A tally in memory; clones are the same one.
+/// A tally in memory. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Beside(Arc<Mutex<Vec<u8>>>);
 
@@ -54,17 +53,17 @@ fn page(store: &Store) -> Page {
     store.read(|r| r.page(None, usize::MAX)).unwrap()
 }
 
-/// How the damages of one kind ended.
+/// The results of one kind of damage.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Ends {
     refused: usize,
     harmless: usize,
-    /// Opened on the commit before, which was noticed.
+    /// Opened on the commit before, and the loss was noticed.
     behind: usize,
 }
 
 impl Ends {
-    /// Opens what is left, with what was acknowledged.
+    /// Opens the damaged image with its tally.
     fn add(&mut self, bytes: Vec<u8>, tally: &Beside, acknowledged: &Page, context: &str) {
         match open(bytes, tally) {
             Err(StoreError::Corrupted { .. }) => self.refused += 1,
@@ -94,8 +93,8 @@ impl Ends {
     }
 }
 
-/// The image of a store with some life behind it, its tally, what it had acknowledged, and the
-/// images and tallies before its last commits.
+/// The image of a used store, its tally, its acknowledged records, and the images and tallies before
+/// its last commits.
 struct Lived {
     closed: Vec<u8>,
     killed: Vec<u8>,
@@ -124,7 +123,7 @@ fn lived() -> Lived {
     Lived { closed: disk.bytes(), killed, tally: tally.bytes(), acknowledged, earlier }
 }
 
-/// Where anything is: the last byte that is not zero, and some.
+/// The part of the image with content: to the last byte that is not zero, and a bit more.
 fn used(bytes: &[u8]) -> usize {
     (bytes.iter().rposition(|byte| *byte != 0).unwrap() + 4097).min(bytes.len())
 }
@@ -137,7 +136,7 @@ fn no_flipped_bit_takes_back_what_was_acknowledged() {
         for at in (0..4096).step_by(7).chain((4096..used(image)).step_by(61)) {
             let mut bytes = image.clone();
             bytes[at] ^= 1 << (at % 8);
-            // What the database alone would have shown.
+            // The result without the tally.
             if let Ok(store) = Store::with_backend(Disk::with_bytes(bytes.clone())) {
                 without += usize::from(page(&store) != lived.acknowledged);
             }
@@ -224,7 +223,7 @@ fn a_tally_that_is_damaged_or_lost_refuses_nothing() {
         store.check_complete().unwrap();
         commit(&store, |c| c.insert_snapshot("next", &active(999, None), None));
         drop(store);
-        // It counts again from then on.
+        // It counts again after that.
         let store = open(lived.closed.clone(), &tally).unwrap();
         assert!(matches!(store.check_complete(), Err(StoreError::Behind { .. })));
     }

@@ -1,5 +1,5 @@
-//! A disk in memory whose power can be cut at any step, and which then keeps only some of what was
-//! written since the last sync, the way a disk with a cache does.
+//! A disk in memory whose power can fail at any step. Then it keeps only a part of the writes since
+//! the last sync, like a disk with a cache.
 
 use std::fmt;
 use std::io;
@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex};
 
 use redb::StorageBackend;
 
-/// The bytes that a disk writes whole or not at all.
+/// The unit that a disk writes completely or not at all, in bytes.
 const SECTOR: usize = 512;
 
-/// The power supply, which lasts for a number of steps. Several disks can hang on one.
+/// A power supply that lasts for a number of steps. Several disks can share it.
 #[derive(Debug)]
 pub struct Power {
     steps: AtomicU64,
@@ -30,7 +30,7 @@ impl Power {
         Self::lasting(u64::MAX)
     }
 
-    /// Takes a step; the step fails, and so do all after it, once the power is off.
+    /// Takes a step. The step and all later ones fail once the power is off.
     pub fn step(&self) -> io::Result<()> {
         if self.steps.fetch_add(1, Ordering::SeqCst) >= self.lasts {
             self.off.store(true, Ordering::SeqCst);
@@ -52,7 +52,7 @@ impl Power {
     }
 }
 
-/// What a disk keeps, of all that was written since the last sync, when its power fails.
+/// The writes since the last sync that a disk keeps when its power fails.
 #[derive(Debug, Clone, Copy)]
 pub enum Survivors {
     Nothing,
@@ -61,7 +61,7 @@ pub enum Survivors {
     Some(u64),
 }
 
-/// Something that was written and not synced yet.
+/// A write that is not synced yet.
 #[derive(Debug, Clone)]
 enum Pending {
     Write(usize, Vec<u8>),
@@ -70,14 +70,14 @@ enum Pending {
 
 #[derive(Debug, Default, Clone)]
 struct Platter {
-    /// What a sync has made durable.
+    /// The durable content.
     durable: Vec<u8>,
-    /// What reads show.
+    /// The content that reads return.
     cached: Vec<u8>,
     pending: Vec<Pending>,
 }
 
-/// The disk; clones are handles to the same one.
+/// The disk. Clones are handles to the same disk.
 #[derive(Clone)]
 pub struct Disk {
     platter: Arc<Mutex<Platter>>,
@@ -91,7 +91,7 @@ impl fmt::Debug for Disk {
 }
 
 impl Disk {
-    /// A disk without a byte on it.
+    /// An empty disk.
     pub fn blank(power: &Arc<Power>) -> Self {
         Self::holding(Vec::new(), power)
     }
@@ -107,7 +107,7 @@ impl Disk {
         }
     }
 
-    /// The disk as it is found when the power is back.
+    /// The disk after the power is back.
     pub fn after_cut(&self, survivors: Survivors, power: &Arc<Power>) -> Self {
         let platter = self.platter.lock().unwrap();
         let bytes = match survivors {
@@ -118,12 +118,12 @@ impl Disk {
         Self::holding(bytes, power)
     }
 
-    /// What is on the disk, cache included.
+    /// The content of the disk, including its cache.
     pub fn bytes(&self) -> Vec<u8> {
         self.platter.lock().unwrap().cached.clone()
     }
 
-    /// A disk with these bytes on it.
+    /// A disk with this content.
     pub fn with_bytes(bytes: Vec<u8>) -> Self {
         Self::holding(bytes, &Power::steady())
     }
@@ -140,8 +140,8 @@ fn surviving(platter: &Platter, seed: u64) -> Vec<u8> {
     };
     for pending in &platter.pending {
         match pending {
-            // A length is the file system's business, which keeps its journal in order; a file that
-            // is longer than its last durable length reads as zeros there.
+            // The file system journals the length. Beyond its last durable length the file reads as
+            // zeros.
             Pending::Length(length) => bytes.resize(*length, 0),
             Pending::Write(offset, data) => {
                 for (index, sector) in data.chunks(SECTOR).enumerate() {
@@ -193,7 +193,7 @@ impl StorageBackend for Disk {
         if power.is_ok() {
             platter.cached[from..from + data.len()].copy_from_slice(data);
         }
-        // The write that the power fails in may be on the disk in part.
+        // The write during which the power fails may be partly on the disk.
         platter.pending.push(Pending::Write(from, data.to_vec()));
         power
     }

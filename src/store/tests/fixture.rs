@@ -9,7 +9,7 @@ use crate::store::{
 };
 use crate::units::{Sectors, ThinId};
 
-/// A store in a directory of its own, which goes away with it.
+/// A store in a temporary directory.
 pub struct Fixture {
     pub store: Store,
     pub directory: tempfile::TempDir,

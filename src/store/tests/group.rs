@@ -1,5 +1,5 @@
-//! Group commit: fewer syncs than changes, every acknowledged change on disk, and neither a refusal
-//! nor a panic nor a failure of one caller disturbs the others.
+//! Group commit: there are fewer syncs than changes, every acknowledged change is on disk, and a
+//! refusal, a panic or a failure of one caller does not affect the others.
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use super::fixture::*;
 use crate::store::{Store, StoreError};
 use redb::StorageBackend;
 
-/// A disk whose syncs wait until they are let through, and can be made to fail.
+/// A disk whose syncs wait at a gate until it is opened, and can be made to fail.
 #[derive(Clone)]
 struct Gated {
     disk: Disk,
@@ -46,7 +46,7 @@ impl Gated {
         self.gate.1.notify_all();
     }
 
-    /// Waits until a sync stands at the closed gate.
+    /// Waits until a sync waits at the closed gate.
     fn wait_for_sync(&self) {
         let gate = self.gate.0.lock().unwrap();
         drop(self.gate.1.wait_while(gate, |gate| gate.waiting == 0).unwrap());
@@ -84,11 +84,11 @@ impl StorageBackend for Gated {
     }
 }
 
-/// What a thread does with the store.
+/// The work of a thread on the store.
 type Caller<'a> = Box<dyn FnOnce(&Store) + Send + 'a>;
 
-/// Lets one commit reach its sync and holds it there while `others` start theirs; they all form the
-/// next group. Returns when every thread has ended.
+/// Holds one commit at its sync while `others` start their commits, which form the next group.
+/// Returns when all threads have ended.
 fn with_next_group(store: &Store, gated: &Gated, failing: bool, others: Vec<Caller<'_>>) {
     gated.set(|gate| gate.closed = true);
     let arrived = AtomicUsize::new(0);
@@ -244,7 +244,7 @@ fn a_refusal_that_may_stand_on_a_lost_change_is_not_reported_as_one() {
     let store = Store::with_backend(gated.clone()).unwrap();
     let others = (1..=3).map(|n| {
         Box::new(move |store: &Store| {
-            // Two of the three are refused, because of one that never reaches the disk.
+            // Two of the three are refused because of the third, which never reaches the disk.
             let error = refused(store, |c| add(c, "same", &active(n, None)));
             assert!(error.to_string().contains("the disk is broken"), "{error}");
         }) as Caller<'_>
@@ -310,5 +310,5 @@ fn the_callers_own_error_type_is_what_comes_back() {
         c.remove_snapshot("x")?;
         Ok(())
     });
-    assert_eq!(refused, Err(Mine::Store("\"x\" does not exist".to_owned())));
+    assert_eq!(refused, Err(Mine::Store("snapshot \"x\" does not exist".to_owned())));
 }

@@ -1,4 +1,4 @@
-//! Tests of the store, one story a file.
+//! Tests of the store, one topic for each file.
 
 mod crash;
 mod damage;

@@ -1,5 +1,5 @@
-//! Any sequence of operations does to the store what it does to a simple model of it, and whatever
-//! happens the indexes agree with the records.
+//! Any sequence of operations has the same effect on the store as on a simple model, and the indexes
+//! always agree with the records.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use super::disk::{Disk, Power, Survivors};
 use super::fixture::*;
 use crate::store::{Changes, Kind, SnapshotRecord, Store, StoreError};
 
-/// An operation on a handful of keys and ids, so that they meet often.
+/// An operation on few keys and ids, so that conflicts are frequent.
 #[derive(Debug, Clone)]
 enum Operation {
     Insert(u8, u32, Kind, Option<u8>),
@@ -36,12 +36,12 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
-/// Keys of which one is the start of another.
+/// Some keys are prefixes of others.
 fn name(key: u8) -> String {
     "k".repeat(usize::from(key) + 1)
 }
 
-/// The store as plain maps; ids by owner, searched from end to end.
+/// The store as plain maps. Ids are found by a search through all owners.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Model {
     snapshots: BTreeMap<String, SnapshotRecord>,
@@ -79,7 +79,7 @@ impl Model {
         self.snapshots.values().any(|record| record.parent.as_deref() == Some(key))
     }
 
-    /// Does an operation; says whether it made sense.
+    /// Applies an operation. Gives whether it was valid.
     fn apply(&mut self, operation: &Operation) -> bool {
         match operation.clone() {
             Operation::Insert(key, id, kind, parent) => {

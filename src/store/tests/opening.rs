@@ -1,5 +1,5 @@
-//! Opening: what is there, what is not, what is somebody else's, what is damaged, and what a full
-//! disk does. Every message names the file.
+//! Opening: a file that exists, a missing file, a foreign file, a damaged file, and a full disk.
+//! Every message names the file.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -173,7 +173,7 @@ struct Filling {
 }
 
 impl Filling {
-    fn room(&self) -> io::Result<()> {
+    fn check_space(&self) -> io::Result<()> {
         match self.full.load(Ordering::SeqCst) {
             true => Err(io::ErrorKind::StorageFull.into()),
             false => Ok(()),
@@ -189,11 +189,11 @@ impl StorageBackend for Filling {
         self.disk.read(offset, out)
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.room()?;
+        self.check_space()?;
         self.disk.set_len(len)
     }
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.room()?;
+        self.check_space()?;
         self.disk.write(offset, data)
     }
     fn sync_data(&self) -> io::Result<()> {
@@ -212,7 +212,10 @@ fn a_full_disk_is_named_as_such_and_once_there_is_room_the_store_goes_on() {
     for _ in 0..3 {
         let error = refused(&store, |c| add(c, "during", &active(2, None)));
         assert!(matches!(error, StoreError::DiskFull { .. }), "{error}");
-        assert_eq!(error.to_string(), "no space left for (backend): make room on its file system");
+        assert_eq!(
+            error.to_string(),
+            "no space left for database (backend): free space on its file system"
+        );
     }
     full.store(false, Ordering::SeqCst);
     assert_eq!(store.read(|r| r.page(None, 9)).unwrap().len(), 1);
@@ -268,7 +271,7 @@ fn a_record_of_the_first_schema_still_reads() {
     assert_eq!((range.start, range.end), (0, 1));
 }
 
-/// As whoever lists a directory sees a file, and what is in it.
+/// The content and the modification time of a file, and the names in its directory.
 fn seen(path: &Path) -> (Vec<u8>, std::time::SystemTime, Vec<std::ffi::OsString>) {
     let directory = std::fs::read_dir(path.parent().unwrap()).unwrap();
     let names = directory.map(|entry| entry.unwrap().file_name()).collect();
@@ -283,7 +286,7 @@ fn a_copy_is_read_and_mended_without_a_change_to_the_file() {
     commit(&store, |c| c.insert_snapshot("a", &active(1, None), None));
     let error = Store::open_copy(&path).unwrap_err();
     assert!(matches!(error, StoreError::InUse { .. }), "{error}");
-    // As a crash leaves it, which a database is not closed by.
+    // As after a crash: the database was not closed.
     let crashed = directory.path().join("crashed.redb");
     std::fs::copy(&path, &crashed).unwrap();
     drop(store);

@@ -1,4 +1,4 @@
-//! What is put is what is read, now and after the file was opened again.
+//! A record that was written is read back the same, at once and after the file was opened again.
 
 use super::fixture::*;
 use crate::store::{
@@ -6,7 +6,7 @@ use crate::store::{
 };
 use crate::units::Sectors;
 
-/// The first number beyond the thin ids.
+/// The number after the largest thin id.
 const ID_END: u32 = 1 << 24;
 
 fn range(start: u32, end: u32) -> IdRange {
@@ -25,7 +25,7 @@ fn a_snapshot_reads_as_it_was_put() {
     assert_eq!(read, record);
     assert_eq!(fixture.store.read(|r| r.find_snapshot("other")).unwrap(), None);
     let error = fixture.store.read(|r| r.snapshot("other")).unwrap_err();
-    assert_eq!(error.to_string(), "\"other\" does not exist");
+    assert_eq!(error.to_string(), "snapshot \"other\" does not exist");
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn a_lease_beyond_24_bits_or_backwards_is_refused() {
         for leases in [&[bad][..], &[good, bad], &[bad, good]] {
             let error = refused(&fixture.store, |c| c.put_leases(leases));
             let IdRange { start, end } = bad;
-            let expected = format!("a lease of thin ids {start} to {end} makes no sense");
+            let expected = format!("a lease of thin ids {start} to {end} is no valid range");
             assert!(matches!(error, StoreError::BadLease { .. }), "{error}");
             assert_eq!(error.to_string(), expected);
         }

@@ -1,183 +1,34 @@
-//! What an operator may set: the configuration file, the environment and the flags, read into one
-//! checked [`Config`].
-//!
-//! Every key is optional. Flags win over the environment, the environment over the file. A file
-//! with problems is refused as a whole: all of them are reported together, each with its key. This
-//! file knows nothing of pools or of gRPC.
+//! Reads a configuration: takes each key from the TOML table, checks it, and collects all problems.
 
-mod log_level;
-mod paths;
-mod values;
-
-use std::fmt;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use toml::{Table, Value};
-use values::{
+
+use crate::units::Sectors;
+
+use super::error::{ConfigError, Problem};
+use super::options::{Backing, Config, Overrides};
+use super::values::{
     block_size, boolean, device, device_name, device_prefix, file_system, path, percent,
     pool_features, size, socket_address, text, texts,
 };
+use super::{log_level, paths};
 
-use crate::names::{DevicePrefix, DmName};
-use crate::units::Sectors;
-
-/// Where the configuration is looked for when no `--config` is given; that file may be missing.
+/// The configuration file that is read without `--config`. It may be missing.
 pub const DEFAULT_PATH: &str = "/etc/devmapper-snapshotter/config.toml";
-const DEFAULT_ROOT: &str = "/var/lib/devmapper-snapshotter";
-const DEFAULT_ADDRESS: &str = "/run/devmapper-snapshotter/devmapper-snapshotter.sock";
-const DEFAULT_NAME: &str = "devmapper-snapshotter";
 
-/// dm-thin uses no more than 16 GiB of metadata less 64 MiB; below 2 MiB it has no room to work.
+/// dm-thin needs at least 2 MiB of metadata, and uses no more than 64 MiB less than 16 GiB.
 const METADATA_MIN: u64 = 2 << 20;
 const METADATA_MAX: u64 = 16 << 30;
 const DATA_MIN: u64 = 64 << 20;
 const IMAGE_MIN: u64 = 64 << 20;
 
-/// A checked configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// State directory: the database, and the pool's files where the pool is the embedded one.
-    pub root: PathBuf,
-    /// The Unix socket to serve on.
-    pub address: PathBuf,
-    /// A `tracing` filter such as `info` or `devmapper_snapshotter=debug`.
-    pub log_level: String,
-    /// Prefix of every device name of this daemon.
-    pub name: DevicePrefix,
-    /// Where the pool's blocks come from.
-    pub backing: Backing,
-    /// The pool's block size; fixed for its life.
-    pub block_size: Sectors,
-    /// Size of the metadata area; `None` derives it from the size of the data.
-    pub metadata_size: Option<Sectors>,
-    /// Size of a snapshot without a parent; children are never smaller than their parent.
-    pub base_image_size: Sectors,
-    /// The most that an image's own label may lift the size of its layers to; `None` means
-    /// [`Config::base_image_size`].
-    pub max_image_size: Option<Sectors>,
-    /// `ext4` or `xfs`, checked by the `fs` room.
-    pub fs_type: String,
-    /// More arguments for mkfs, behind the built-in ones.
-    pub fs_options: Vec<String>,
-    /// Whether this host may mount an xfs that others may have written, to replay its log or to
-    /// grow it.
-    pub mount_untrusted: bool,
-    /// Whether removed snapshots are discarded; `None` means yes on the embedded pool only.
-    pub discard: Option<bool>,
-    /// New writable snapshots are refused when less than this share of the pool (or of the file
-    /// system under the embedded pool) is free.
-    pub min_free_percent: u8,
-    /// Features of a pool that somebody else assembles that are accepted though they weaken what
-    /// callers may rely on.
-    pub accept_pool_features: Vec<PoolFeature>,
-    /// Where the metrics are served over HTTP; nowhere unless set.
-    pub metrics_address: Option<SocketAddr>,
-}
-
-/// A feature of a thin pool that an operator has to accept: see `pool/features.rs` for what each
-/// means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PoolFeature {
-    /// New blocks are not zeroed.
-    SkipBlockZeroing,
-    /// Writes to a full pool wait. The kernel's default, which has no word there.
-    QueueIfNoSpace,
-}
-
-impl PoolFeature {
-    const ALL: [PoolFeature; 2] = [PoolFeature::SkipBlockZeroing, PoolFeature::QueueIfNoSpace];
-}
-
-impl fmt::Display for PoolFeature {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            PoolFeature::SkipBlockZeroing => "skip_block_zeroing",
-            PoolFeature::QueueIfNoSpace => "queue_if_no_space",
-        })
-    }
-}
-
-/// The three ways to a pool, from the least set-up to the most.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Backing {
-    /// Files under the state directory on loop devices; `None` sizes the data from the file system.
-    Embedded { data_size: Option<Sectors> },
-    /// Block devices given by the operator; without a metadata device both areas are carved out of
-    /// the one.
-    Devices { data: PathBuf, metadata: Option<PathBuf> },
-    /// A pool that somebody else assembles, by its device-mapper name.
-    External { pool_name: DmName },
-}
-
-/// What flags and environment say; they replace what the file says.
-#[derive(Debug, Clone, Default)]
-pub struct Overrides {
-    pub root: Option<PathBuf>,
-    pub address: Option<PathBuf>,
-    pub log_level: Option<String>,
-}
-
-/// All that is wrong with a configuration.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    #[error("configuration {path}: cannot be read: {source}{}", if source.kind() == std::io::ErrorKind::PermissionDenied { "; the daemon needs root" } else { "" })]
-    Read { path: PathBuf, source: std::io::Error },
-    #[error("configuration {path}: not TOML: {source}")]
-    Syntax { path: PathBuf, source: Box<toml::de::Error> },
-    #[error("configuration {path}: {} wrong:{}", count(problems.len()), Listed(problems))]
-    Values { path: PathBuf, problems: Vec<Problem> },
-}
-
-/// One thing wrong, with the key it is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    pub key: String,
-    pub what: String,
-}
-
-struct Listed<'a>(&'a [Problem]);
-
-impl fmt::Display for Listed<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|p| write!(f, "\n  {}: {}", p.key, p.what))
-    }
-}
-
-fn count(n: usize) -> String {
-    if n == 1 {
-        "1 thing is".into()
-    } else {
-        format!("{n} things are")
-    }
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Config {
-            root: DEFAULT_ROOT.into(),
-            address: DEFAULT_ADDRESS.into(),
-            log_level: "info".into(),
-            name: DevicePrefix::new(DEFAULT_NAME).expect("a plain name"),
-            backing: Backing::Embedded { data_size: None },
-            block_size: Sectors(values::BLOCK_STEP / 512),
-            metadata_size: None,
-            base_image_size: Sectors((10 << 30) / 512),
-            max_image_size: None,
-            fs_type: "ext4".into(),
-            fs_options: Vec::new(),
-            mount_untrusted: true,
-            discard: None,
-            min_free_percent: 5,
-            accept_pool_features: Vec::new(),
-            metrics_address: None,
-        }
-    }
-}
-
 impl Config {
-    /// Reads the file at `path`, or the default one if it exists when `path` is `None`, and lays
-    /// `overrides` over it.
+    /// Reads the file at `path`, or the default file if it exists when `path` is `None`, and applies
+    /// `overrides`.
+    ///
+    /// # Errors
+    /// [`ConfigError`], which names the file.
     pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Config, ConfigError> {
         let (path, optional) = match path {
             Some(path) => (path, false),
@@ -191,7 +42,10 @@ impl Config {
         Config::parse(&text, path, overrides)
     }
 
-    /// Checks the text of a configuration; `path` is for the messages.
+    /// Reads the text of a configuration. `path` is for messages.
+    ///
+    /// # Errors
+    /// [`ConfigError::Syntax`], [`ConfigError::Values`].
     pub fn parse(text: &str, path: &Path, overrides: &Overrides) -> Result<Config, ConfigError> {
         let table: Table = text.parse().map_err(|source| ConfigError::Syntax {
             path: path.into(),
@@ -207,7 +61,7 @@ impl Config {
     }
 }
 
-/// Takes keys out of the table one by one, and remembers what is wrong with them.
+/// The keys that were not read yet, and the problems found so far.
 struct Keys {
     table: Table,
     problems: Vec<Problem>,
@@ -256,7 +110,11 @@ impl Keys {
         let most = self.take("max_image_size", |v| size(v, IMAGE_MIN, u64::MAX))?;
         if most < base {
             let (most, base) = (most.to_text(), base.to_text());
-            self.problem("max_image_size", &format!("is {most}, less than the {base} of base_image_size, which every layer has; leave it out to let no image have more"));
+            let what = format!(
+                "is {most}, less than the {base} of base_image_size, which every layer has; leave \
+                 it out to allow images no more than that"
+            );
+            self.problem("max_image_size", &what);
         }
         Some(most)
     }
@@ -268,7 +126,11 @@ impl Keys {
         let pool_name = self.take("pool_name", device_name);
         match (pool_name, data, metadata) {
             (Some(_), Some(_), _) | (Some(_), _, Some(_)) => {
-                self.problem("pool_name", "names a pool that somebody else assembles; data_device and metadata_device are for one that this daemon assembles: give either");
+                self.problem(
+                    "pool_name",
+                    "is for a pool that another program assembles; data_device and metadata_device \
+                     are for a pool that this daemon assembles: set one or the other",
+                );
                 Backing::Embedded { data_size }
             }
             (Some(pool_name), None, None) => {
@@ -280,7 +142,7 @@ impl Keys {
                 Backing::Devices { data, metadata }
             }
             (None, None, Some(_)) => {
-                self.problem("metadata_device", "needs a data_device beside it");
+                self.problem("metadata_device", "needs a data_device as well");
                 Backing::Embedded { data_size }
             }
             (None, None, None) => Backing::Embedded { data_size },
@@ -291,7 +153,7 @@ impl Keys {
         if data_size.is_some() {
             self.problem(
                 "data_size",
-                &format!("is for the embedded pool; with {other} the size is the device's own"),
+                &format!("is for the embedded pool; with {other} the pool has the device's size"),
             );
         }
     }
@@ -307,8 +169,8 @@ impl Keys {
         }
     }
 
-    /// The value of a flag or of the environment, else the file's; both are checked. `None` when
-    /// neither is there, or is good.
+    /// The value of the flag or the environment variable, or else of the file. Both are checked.
+    /// `None` when there is none, or it is wrong.
     fn overridden<T>(
         &mut self,
         key: &str,
@@ -339,7 +201,7 @@ impl Keys {
     }
 }
 
-/// Every key there is; a test holds `config/config.toml` and the reader to it.
+/// All keys. A test compares them with `config/config.toml` and with the keys that are read.
 const KNOWN: [&str; 19] = [
     "root",
     "address",
@@ -365,8 +227,10 @@ const KNOWN: [&str; 19] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::PoolFeature;
+    use crate::names::DmName;
 
-    const SHIPPED: &str = include_str!("../config/config.toml");
+    const SHIPPED: &str = include_str!("../../config/config.toml");
 
     fn parse(text: &str) -> Result<Config, String> {
         Config::parse(text, Path::new("test.toml"), &Overrides::default())
@@ -374,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shipped_file_says_the_defaults_and_names_every_key() {
+    fn the_shipped_file_has_the_defaults_and_names_every_key() {
         assert_eq!(parse(SHIPPED).unwrap(), Config::default());
         for key in KNOWN {
             let named = SHIPPED.lines().any(|line| {
@@ -449,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_may_not_be_held_below_the_size_that_every_layer_has() {
+    fn max_image_size_is_not_below_the_size_that_every_layer_has() {
         let error = parse("max_image_size = \"5GiB\"").unwrap_err();
         assert!(
             error.contains("max_image_size: is 5.0 GiB, less than the 10.0 GiB of base_image_size"),
@@ -460,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ways_to_a_pool_exclude_each_other() {
+    fn the_kinds_of_pool_exclude_each_other() {
         for (text, key) in [
             ("pool_name = \"p\"\ndata_device = \"/dev/a\"", "pool_name"),
             ("metadata_device = \"/dev/a\"", "metadata_device"),
