@@ -14,7 +14,7 @@ use containerd_snapshots::tonic::Code;
 use devmapper_snapshotter::dm::{Dm, PoolMode, RealKernel, Settings, Target, WorkingPool};
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{Sectors, ThinId};
-use kit::{dmsetup, run, try_dmsetup, try_run, wait_until, with_mounted};
+use kit::{dmsetup, run, try_dmsetup, wait_until, with_mounted, LoopDevice};
 
 const MIB: usize = 1 << 20;
 /// Blocks of 64 KiB in a MiB.
@@ -133,31 +133,17 @@ fn a_daemon_killed_before_it_looked_finds_the_lapse_that_it_did_not_see() {
 /// A pool that somebody else assembles: loop devices with more room than its table has.
 struct External {
     name: String,
-    loops: [String; 2],
+    loops: [LoopDevice; 2],
     blocks: usize,
     low_water: usize,
     features: &'static str,
-    _files: tempfile::TempDir,
 }
 
 impl External {
     fn new(name: &str, mib: usize, metadata: &str, features: &'static str) -> External {
-        let files = tempfile::tempdir().unwrap();
-        let make = |file: &str, size: &str| {
-            let path = files.path().join(file).to_string_lossy().into_owned();
-            run("truncate", &["-s", size, &path]);
-            run("losetup", &["--find", "--show", &path])
-        };
-        let loops = [make("metadata", metadata), make("data", "1G")];
+        let loops = [LoopDevice::new(metadata), LoopDevice::new("1G")];
         let name = format!("{name}-pool");
-        let pool = External {
-            name,
-            loops,
-            blocks: mib * BLOCKS,
-            low_water: 1 << 20,
-            features,
-            _files: files,
-        };
+        let pool = External { name, loops, blocks: mib * BLOCKS, low_water: 1 << 20, features };
         dmsetup(&["create", &pool.name, "--noudevsync", "--table", &pool.table()]);
         pool
     }
@@ -194,9 +180,6 @@ impl External {
 impl Drop for External {
     fn drop(&mut self) {
         let _ = try_dmsetup(&["remove", "--noudevsync", "--retry", &self.name]);
-        for device in &self.loops {
-            let _ = try_run("losetup", &["-d", device]);
-        }
     }
 }
 

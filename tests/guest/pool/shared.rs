@@ -4,7 +4,7 @@
 // guest: --mem 2G
 
 use crate::lab::{says, Daemon};
-use kit::{dmsetup, run, try_dmsetup, try_run, with_mounted};
+use kit::{dmsetup, run, try_dmsetup, with_mounted, LoopDevice};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -13,20 +13,14 @@ const ZEROING: &str = "1 error_if_no_space";
 /// A pool of nobody in particular, made by dmsetup on loop devices.
 struct SharedPool {
     name: String,
-    loops: [String; 2],
-    directory: tempfile::TempDir,
+    /// For metadata and data.
+    loops: [LoopDevice; 2],
 }
 
 impl SharedPool {
     fn new(name: &str, features: &str) -> SharedPool {
-        let directory = tempfile::tempdir().unwrap();
-        let attach = |file: &str, size: u64| {
-            let path = directory.path().join(file);
-            std::fs::File::create(&path).unwrap().set_len(size).unwrap();
-            run("losetup", &["-f", "--show", path.to_str().unwrap()])
-        };
-        let loops = [attach("metadata", 16 << 20), attach("data", 384 << 20)];
-        let pool = SharedPool { name: name.into(), loops, directory };
+        let loops = [LoopDevice::new("16M"), LoopDevice::new("384M")];
+        let pool = SharedPool { name: name.into(), loops };
         dmsetup(&["create", "--noudevsync", name, "--table", &pool.table(features)]);
         pool
     }
@@ -71,10 +65,6 @@ impl SharedPool {
 impl Drop for SharedPool {
     fn drop(&mut self) {
         let _ = try_dmsetup(&["remove", "--noudevsync", "--retry", &self.name]);
-        for device in &self.loops {
-            let _ = try_run("losetup", &["-d", device]);
-        }
-        let _ = self.directory.path();
     }
 }
 
@@ -361,7 +351,8 @@ fn another_pool_under_the_same_name_and_an_older_copy_of_the_pool_are_refused() 
     d.stop("TERM");
     d.remove_devices();
     dmsetup(&["remove", "--noudevsync", "--retry", "same"]);
-    let image = |place: &SharedPool, file: &str| place.directory.path().join(file);
+    let image =
+        |pool: &SharedPool, area: &str| pool.loops[usize::from(area == "data")].file().to_owned();
     let older = std::fs::read(image(&pool, "metadata")).unwrap();
     run(
         "dd",
