@@ -2,8 +2,7 @@
 //! all.
 //!
 //! Measured with mke2fs 1.47.0 and mkfs.xfs 6.1 by this crate's own options, Linux 6.1, in pool
-//! blocks of 64 KiB mapped (`tests/guest/snapshotter/sizes.rs` measures again and holds the estimates
-//! to it):
+//! blocks of 64 KiB mapped (`tests/guest_sizes.rs` measures again and holds the estimates to it):
 //!
 //! | ext4 made | 1 GiB | 10 GiB | 100 GiB | 1 TiB | 4 TiB | 10 TiB |
 //! |---|---|---|---|---|---|---|

@@ -37,11 +37,11 @@ impl DiskName {
 /// What a start that is refused must leave as it was.
 #[track_caller]
 fn refused_and_untouched(d: &mut Daemon, disks: &[&LoopDevice], parts: &[&str]) {
-    let before: Vec<String> = disks.iter().map(|disk| checksum(&disk)).collect();
+    let before: Vec<String> = disks.iter().map(|disk| checksum(disk)).collect();
     let devices = dmsetup(&["ls"]);
     says(&d.start_is_refused(), parts);
     assert_eq!(
-        disks.iter().map(|disk| checksum(&disk)).collect::<Vec<_>>(),
+        disks.iter().map(|disk| checksum(disk)).collect::<Vec<_>>(),
         before,
         "a disk was written to"
     );
