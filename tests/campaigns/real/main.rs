@@ -1,8 +1,15 @@
-//! Crash campaigns on a real kernel: the daemon, or the whole guest with it, is ended at random
-//! moments while several clients work, and after each crash everything is looked through.
+//! Crash campaigns on a real kernel: the daemon, or the whole guest, ends at random moments
+//! while several clients work. After each crash everything is checked.
 //!
-//! A campaign starts on the host and boots guests, in which this same program runs on. Every crash
-//! is checked by the same checker (`check`), which `selftest` shows broken states to.
+//! A campaign starts on the host and boots guests, in which this same program runs. `check` is
+//! the checker for all of them; `selftest` shows it broken states.
+//!
+//! | campaign | what happens |
+//! |---|---|
+//! | `cuts` | the power of a guest is cut |
+//! | `replays` | a disk loses its cache |
+//! | `kills` | the daemon is killed |
+//! | `faults` | disks and programs below the daemon fail |
 
 mod check;
 mod cuts;

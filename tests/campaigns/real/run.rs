@@ -1,5 +1,4 @@
-//! One life of the daemon: it recovers, is checked, and works for its clients until something ends
-//! it.
+//! One life of the daemon: it recovers, is checked, and works for its clients until it ends.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -163,7 +162,7 @@ impl Run {
         }
     }
 
-    /// Says where it is, to whom it may concern on the host.
+    /// Tells the host which phase it is in.
     pub fn phase(&self, name: &str) {
         let new = self.out.join("phase.new");
         fs::write(&new, name).and_then(|()| fs::rename(new, self.out.join("phase"))).unwrap();

@@ -1,6 +1,6 @@
-//! File systems that others have written to: a guest that means ill, a disk that loses writes.
-//! Whatever they hold, Commit and Prepare end in an answer, the host's kernel lives, and no layer
-//! is committed that is known to have lost something.
+//! File systems that a hostile guest has written, or that lost writes to a bad disk. Commit and
+//! Prepare must return, the kernel must survive, and a layer that is known to have lost data
+//! must not be committed.
 // guest: --mem 3G
 
 use std::fs::File;

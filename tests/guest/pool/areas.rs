@@ -1,6 +1,6 @@
-//! What is not this daemon's is left untouched: disks that changed their names, files that were
-//! exchanged, devices that somebody else made under one of our names. Each start that is refused
-//! leaves nothing behind, and with what belongs together put back all is there.
+//! The daemon does not touch what is not its own: disks that changed their names, files that
+//! were exchanged, devices of other programs under its names. A start that is refused leaves
+//! nothing behind. When the right disks are put back, all data is there.
 // guest: --mem 2G
 
 use crate::lab::{says, Daemon};

@@ -1,6 +1,6 @@
-//! Pools that refuse writes for a while, and pools that only have events: a layer that may have
-//! holes is never committed, in this run of the daemon or a later one, and no other layer is
-//! refused for it.
+//! Pools that refuse writes for a while, and pools that only have events. A layer that may have
+//! holes is never committed, by this run of the daemon or a later one. No other layer is
+//! refused.
 // guest: --mem 2G
 
 use std::io::Write;
@@ -63,7 +63,7 @@ fn is_refused(d: &mut Daemon, key: &str) {
     refused(d.commit("never", key), Code::DataLoss, &[key, "refused writes", "make it again"]);
 }
 
-/// Fills an embedded pool of 256 MiB while `layer` is written to, and makes room again.
+/// Fills an embedded pool of 256 MiB while `layer` is written to, and frees space again.
 fn full_episode(d: &mut Daemon, layer: &Mount) {
     let filler = prepared(d, "filler");
     unpack(&filler, 160 * MIB);
@@ -79,14 +79,14 @@ fn one_full_episode_refuses_whoever_was_there_and_nobody_else_over_restarts() {
     let layer = prepared(&mut d, "layer");
     let idle = prepared(&mut d, "idle");
     full_episode(&mut d, &layer);
-    // At once: nobody has looked at the pool since it has room again.
+    // At once: the daemon has not looked at the pool since it has space again.
     let after = prepared(&mut d, "after");
     unpack(&after, MIB);
     is_refused(&mut d, "layer");
     for signal in ["TERM", "KILL", "KILL"] {
         d.restart(signal);
         is_refused(&mut d, "layer");
-        // It was there to be written to, and nobody knows that it was not.
+        // It was there to be written to, and it is not known whether it was.
         is_refused(&mut d, "idle");
         let new = prepared(&mut d, "new");
         unpack(&new, 2 * MIB);
@@ -130,7 +130,7 @@ fn a_daemon_killed_before_it_looked_finds_the_lapse_that_it_did_not_see() {
     is_whole(&mut d, "after", MIB);
 }
 
-/// A pool that somebody else assembles: loop devices with more room than its table has.
+/// A pool that is not the daemon's own, on loop devices that are larger than its table.
 struct External {
     name: String,
     loops: [LoopDevice; 2],
@@ -263,7 +263,7 @@ fn metadata_at_its_low_water_mark_refuses_nothing() {
     }
 }
 
-/// Writes more than the pool has room for, and lets its owner give it more.
+/// Writes more than fits into the pool, and lets the owner extend it.
 fn lapse(pool: &mut External, layer: &Mount) {
     let free = status(&pool.name).data.free() as usize / BLOCKS;
     unpack(layer, (free + 8) * MIB);

@@ -1,6 +1,6 @@
-//! A pool that somebody else assembles, and that others use: nothing of theirs is deleted or
-//! activated, and a database and a pool that do not belong together are told apart; what such a
-//! pool's features mean is refused or said.
+//! A pool that its owner assembles and that several daemons use. The daemon deletes and
+//! activates nothing that is not its own. It notices a database and a pool that do not belong
+//! together, and features of the pool that it cannot accept.
 // guest: --mem 2G
 
 use crate::lab::{says, Daemon};
@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 const ZEROING: &str = "1 error_if_no_space";
 
-/// A pool of nobody in particular, made by dmsetup on loop devices.
+/// A pool made by dmsetup on loop devices.
 struct SharedPool {
     name: String,
     /// For metadata and data.
@@ -369,7 +369,7 @@ fn another_pool_under_the_same_name_and_an_older_copy_of_the_pool_are_refused() 
     d.stop("TERM");
     d.remove_devices();
     dmsetup(&["remove", "--noudevsync", "--retry", "same"]);
-    // A new pool of the same name, with a thin of somebody's.
+    // A new pool of the same name, with a thin that is not the daemon's.
     let other = SharedPool::new("same", ZEROING);
     other.message(&format!("create_thin {base}")).unwrap();
     says(&d.start_is_refused(), &["same", "claim, is not in it", "metadata.redb"]);

@@ -1,6 +1,5 @@
-//! What containerd and its users may get wrong, and what they may rightly ask, through the daemon's
-//! own socket on a real kernel. Each test has a daemon of its own, started with nothing but a state
-//! directory, a socket and a name.
+//! Calls through the daemon's socket: what containerd and its users may get wrong, and what
+//! they may ask for. Each test has its own daemon, with a default configuration.
 // guest: --mem 2G
 
 use std::io::Write;

@@ -1,5 +1,5 @@
-//! `check` finds every disagreement between database, pool and devices, and `check --repair` mends
-//! what is safe to mend and nothing else.
+//! `check` finds every disagreement between database, pool and devices. `check --repair`
+//! repairs what is safe to repair, and nothing else.
 // guest: --mem 2G
 
 use crate::lab::Daemon;

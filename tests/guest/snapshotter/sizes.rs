@@ -1,5 +1,5 @@
-//! How large snapshots get: who may ask for how much, what a pool can bear, and that what the
-//! estimates say is so.
+//! Sizes of snapshots: who may ask for how much, what a pool can hold, and whether the
+//! estimates are right.
 // guest: --mem 2G --disk 3G
 
 use std::process::Command;
