@@ -131,7 +131,8 @@ impl Worker {
         names.find(|name| !self.own.contains_key(name))
     }
 
-    /// A name for a layer that no other layer has had, since other clients build on it. Each client keeps as many layers as it has keys.
+    /// A name for a layer that no other layer has had, since other clients build on it.
+    /// Each client keeps as many layers as it has keys.
     fn free_layer(&mut self) -> Option<String> {
         let layers = self.own.values().filter(|own| own.kind == Kind::Committed).count();
         self.layers_made += 1;

@@ -33,12 +33,18 @@ use run::Sum;
 
 const USAGE: &str = "usage: campaigns_real COMMAND
 
-  cuts CYCLES LANES [SEED]   power cuts: so many, in so many guests side by side (on the host)
-  replays POINTS GUESTS [SEED]    images of a recorded disk, so many in all, recorded in so many guests (on the host)
-  kills ROUNDS STEPS GUESTS [SEED]   the daemon killed, under load and at its steps, in each guest (on the host)
-  faults                     disks and programs below the daemon fail (on the host)
-  selftest                   broken states shown to the checker (on the host)
-  boot, replay, kill, fault, broken   what these run in the guests
+  cuts CYCLES LANES [SEED]
+      power cuts: so many, in so many guests side by side (on the host)
+  replays POINTS GUESTS [SEED]
+      images of a recorded disk, so many in all, recorded in so many guests (on the host)
+  kills ROUNDS STEPS GUESTS [SEED]
+      the daemon killed, under load and at its steps, in each guest (on the host)
+  faults
+      disks and programs below the daemon fail (on the host)
+  selftest
+      broken states shown to the checker (on the host)
+  boot, replay, kill, fault, broken
+      what these run in the guests
 
 DAEMON is the path of the daemon to test.";
 

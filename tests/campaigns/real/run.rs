@@ -84,10 +84,10 @@ impl Sum {
     pub fn table(&self, what: &str, seconds: u64) -> String {
         let mut text = format!(
             "\n{what}\n\
-             {:>8} crashes survived; all was looked through after {} of them, the others came while that was done\n\
+             {:>8} crashes survived; {} of them were followed by a whole check\n\
              {:>8} operations acknowledged, {} lost\n\
              {:>8} thins or blocks leaked\n\
-             {:>8} blocks that dm-thin itself leaks when it cannot finish to fill them (tests/guest/dm/leak.rs)\n\
+             {:>8} blocks that dm-thin itself leaks (tests/guest/dm/leak.rs)\n\
              {:>8} devices stuck, {} calls refused that should work\n\
              {:>8} operations unanswered, {} of them had happened\n\
              {:>8} committed layers looked through (e2fsck, {} files)\n\

@@ -93,7 +93,8 @@ fn devices_come_and_go_with_udev_and_without() {
     udevd.stop();
     without_udevd(&bench, disk);
 
-    // udevd's socket is there and no process listens: the wait ends, and the verb has done its work.
+    // udevd's socket is there and no process listens: the wait ends, and the verb has done its
+    // work.
     std::fs::write("/run/udev/control", "").unwrap();
     let hasty = Dm::new(kernel, wait(UdevFlags::NONE, Duration::from_millis(200)));
     let name = bench.name("hasty");
