@@ -36,15 +36,13 @@ fn main() -> Result<(), AnyError> {
     }
 }
 
-/// Every target's rounds take turns, so that whatever else keeps the machine busy is everybody's
-/// burden.
+/// The targets take turns, so that other load on the machine slows all of them.
 fn table(rounds: usize, targets: &[&str]) -> Result<(), AnyError> {
     let mut columns = Vec::new();
     for target in targets {
         let (title, place) = target.split_once('=').ok_or(USAGE)?;
         let mut bench = Bench::connect(place)?;
-        // The first round counts for nobody: it brings the template, and much else that is done
-        // once.
+        // The first round is not counted: it makes the template, and much else that is done once.
         bench.layer("base", "")?;
         bench.round().map_err(|e| format!("{title}: {e}"))?;
         columns.push((title, bench, Rows::new()));

@@ -1,6 +1,7 @@
-//! The codec against the kernel's own layout: what is laid out is read back, what is cut short or
-//! lies is an error that names the field, and nothing panics. And the texts inside: what is printed
-//! is parsed back.
+//! The codec against the kernel's own layout. Requests are laid out as the kernel reads them,
+//! and replies are read back. A reply that is cut short or inconsistent is an error that names
+//! the field, and nothing panics. Tables, status lines and messages are parsed back from what
+//! is printed.
 
 use crate::layout::{self, Read};
 use devmapper_snapshotter::dm::codec::{decode, encode, CodecError};

@@ -1,9 +1,8 @@
-//! A fuzz target for what the kernel hands over: replies, and the table, status and message lines
-//! in them. It runs anywhere, with a generator of its own: a start is repeatable, FUZZ_SEED and
-//! FUZZ_SECONDS change it (default: a second).
+//! A fuzz target for the kernel's replies, and the table, status and message lines in them. It
+//! has its own generator: a run is repeatable. FUZZ_SEED and FUZZ_SECONDS change it (default:
+//! one second).
 //!
-//! [`target`] takes bytes and nothing else, so that a coverage-guided fuzzer can be put around it
-//! as it is.
+//! [`target`] takes bytes and nothing else, so that a coverage-guided fuzzer can call it.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! The device-mapper contract on the modelled kernel, which must not differ from a real one.
+//! The contract on the modelled kernel.
 
 use std::sync::Arc;
 

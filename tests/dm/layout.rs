@@ -8,8 +8,8 @@ use devmapper_snapshotter::units::DeviceNumber;
 
 pub const HEADER: usize = 312;
 
-/// A reply in a buffer of at least `room` bytes.
-pub fn reply(reply: &Reply, room: usize) -> Vec<u8> {
+/// A reply in a buffer of at least `capacity` bytes.
+pub fn reply(reply: &Reply, capacity: usize) -> Vec<u8> {
     let mut data = Vec::new();
     let mut start = HEADER;
     match &reply.data {
@@ -30,7 +30,7 @@ pub fn reply(reply: &Reply, room: usize) -> Vec<u8> {
     buffer[16..20].copy_from_slice(&(start as u32).to_ne_bytes());
     buffer.truncate(start);
     buffer.append(&mut data);
-    buffer.resize(buffer.len().max(room).max(HEADER), 0);
+    buffer.resize(buffer.len().max(capacity).max(HEADER), 0);
     buffer
 }
 

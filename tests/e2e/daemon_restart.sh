@@ -1,6 +1,6 @@
 #!/bin/bash
-# The daemon is stopped, and killed, while a container runs and while snapshots are made: the container must not notice, and
-# nothing that was acknowledged may be missing or stuck afterwards.
+# The daemon is stopped, and killed, while a container runs and while snapshots are made: the
+# container must not notice, and nothing that was acknowledged may be missing or stuck afterwards.
 # guest: --new-disk 8G
 . "$(dirname "$0")/lib"
 
@@ -14,8 +14,14 @@ counter_advances() {
     before=$(<"$root/counter")
     sleep 1
     after=$(<"$root/counter")
-    [[ ! -e $root/errors ]] || { head "$root/errors"; return 1; }
-    ((after > before)) || { echo "counter: $before, a second later $after"; return 1; }
+    [[ ! -e $root/errors ]] || {
+        head "$root/errors"
+        return 1
+    }
+    ((after > before)) || {
+        echo "counter: $before, a second later $after"
+        return 1
+    }
 }
 
 device_of_root() {
@@ -36,7 +42,8 @@ need "a container starts" ctr run -d --snapshotter "$id" "$registry/ticker:1" ti
     n=0
     while :; do
         n=$((n + 1))
-        echo $n >/counter.new && mv /counter.new /counter && cat /data/becomes-file >/dev/null || echo "broken at $n" >>/errors
+        echo $n >/counter.new && mv /counter.new /counter && cat /data/becomes-file >/dev/null ||
+            echo "broken at $n" >>/errors
         usleep 50000
     done'
 root=$(container_root)
@@ -54,15 +61,18 @@ for signal in TERM KILL; do
     check "nothing is suspended" nothing_suspended
     check "containerd reaches the daemon again by itself" containerd_reaches_it
     check "a new snapshot is made on the image" in_child "$(top_layer)" touch file
-    check "another container runs" expect_output "hello from the top layer" run_container after-$signal ticker:1
+    check "another container runs" \
+        expect_output "hello from the top layer" run_container after-$signal ticker:1
 done
 
-# Killed at work: a client prepares, commits and removes without a pause, and writes down what it was told had worked.
+# Killed at work: a client prepares, commits and removes without a pause, and writes down what it
+# was told had worked.
 churn() {
     local number
     for number in {1..1000}; do
         ctr snapshots prepare "r$1-$number" && echo "r$1-$number" >>/tmp/acknowledged &&
-            ctr snapshots commit "r$1-$number-c" "r$1-$number" && echo "r$1-$number-c" >>/tmp/acknowledged || return 0
+            ctr snapshots commit "r$1-$number-c" "r$1-$number" &&
+            echo "r$1-$number-c" >>/tmp/acknowledged || return 0
     done
 }
 
@@ -76,15 +86,19 @@ acknowledged_are_there() {
     ctr snapshots ls >/tmp/listed || return 1
     # Of a key that became a name, the name is there.
     while read -r key; do
-        grep -q "^$key-c " /tmp/listed || grep -q "^$key " /tmp/listed || { echo "$key is missing"; return 1; }
+        grep -q "^$key-c " /tmp/listed || grep -q "^$key " /tmp/listed || {
+            echo "$key is missing"
+            return 1
+        }
     done </tmp/acknowledged
 }
 
 touch /tmp/acknowledged
 for round in {1..6}; do
-    churn $round >/dev/null 2>&1 &
+    churn "$round" >/dev/null 2>&1 &
     churning=$!
-    check "round $round: calls are acknowledged" wait_for $((60 * ${TIME_SCALE:-1})) has_acknowledged $round 4
+    check "round $round: calls are acknowledged" \
+        wait_for $((60 * ${TIME_SCALE:-1})) has_acknowledged "$round" 4
     sleep "0.$((RANDOM % 10))"
     stop_daemon KILL
     wait "$churning"

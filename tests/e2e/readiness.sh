@@ -1,6 +1,6 @@
 #!/bin/bash
-# What a service manager relies on: READY=1 only when the socket serves, SIGTERM obeyed within a limit while calls are under way,
-# and nothing lost by it.
+# What a service manager relies on: READY=1 only when the socket serves, SIGTERM obeyed within a
+# limit while calls are under way, and nothing lost by it.
 # guest: --new-disk 8G
 . "$(dirname "$0")/lib"
 log=/tmp/notified
@@ -28,13 +28,14 @@ start_notifying() {
 }
 
 said() {
-    grep -q "^$1" $log
+    grep -q "^$1" "$log"
 }
 
 # ends_within SECONDS: after SIGTERM, with success.
 ends_within() {
     local start=$SECONDS
-    kill -TERM "$daemon" && wait_for "$1" not kill -0 "$daemon" && ended_well && echo "after $((SECONDS - start)) s"
+    kill -TERM "$daemon" && wait_for "$1" not kill -0 "$daemon" && ended_well &&
+        echo "after $((SECONDS - start)) s"
 }
 
 need "a disk for /var/lib" mount_disk
@@ -52,22 +53,27 @@ need "the file system is thawed" fsfreeze -u /mnt
 check "ready once it goes on" wait_for 30 said READY=1
 check "it serves when it says so" said "READY=1 serves"
 check "it says so once" equal "$(grep -c READY=1 $log)" 1
-check "only root gets at the socket" equal "$(stat -c "%a %u" "$socket" "${socket%/*}" | tr "\n" ";")" "600 0;700 0;"
+check "only root gets at the socket" \
+    equal "$(stat -c "%a %u" "$socket" "${socket%/*}" | tr "\n" ";")" "600 0;700 0;"
 check "SIGTERM ends it, with success" ends_within 5
 check "STOPPING=1 was sent" said STOPPING=1
 check "the socket is gone" test ! -e "$socket"
 
-# under_way KEY: a Prepare that has reached the daemon, and waits there for the frozen file system. (containerd's own database is
-# on another one, or the call would not get that far.)
+# under_way KEY: a Prepare that has reached the daemon, and waits there for the frozen file system.
+# (containerd's own database is on another one, or the call would not get that far.)
 under_way() {
     fsfreeze -f /mnt || return 1
     ctr snapshots prepare "$1" >/tmp/answer 2>&1 &
     call=$!
     sleep $((3 * ${TIME_SCALE:-1}))
-    kill -0 "$call" || { cat /tmp/answer; return 1; }
+    kill -0 "$call" || {
+        cat /tmp/answer
+        return 1
+    }
 }
 
-# A call under way when SIGTERM comes gets its answer, if that does not take longer than the daemon may drain: 10 s.
+# A call under way when SIGTERM comes gets its answer, if that does not take longer than the daemon
+# may drain: 10 s.
 mkdir -p /var/lib/containerd && mount -t tmpfs containerd /var/lib/containerd
 start_notifying
 need "containerd starts" start_containerd
@@ -95,8 +101,9 @@ check "both are removed" ctr snapshots rm short long
 check "only the template is left in the pool" wait_for 30 only_thins 1
 check "the daemon stops cleanly" stop_daemon
 
-# Stopped in the middle of a start: here, while the template for another size is made. The mkfs that is left behind holds its
-# device; a service manager would end it, but the next start must not depend on that.
+# Stopped in the middle of a start: here, while the template for another size is made. The mkfs that
+# is left behind holds its device; a service manager would end it, but the next start must not
+# depend on that.
 stuck_mkfs
 write_config 'base_image_size = "11GiB"'
 PATH=/tmp/stuck:$PATH start_notifying

@@ -1,6 +1,7 @@
 #!/bin/bash
-# The power goes, three times over: first after a clean stop, then under a running container with writes under way. Each time the
-# daemon must start with no help on the pool it finds, with all that was committed or synced.
+# The power goes, three times over: first after a clean stop, then under a running container with
+# writes under way. Each time the daemon must start with no help on the pool it finds, with all that
+# was committed or synced.
 # guest: --boots 3 --new-disk 8G
 . "$(dirname "$0")/lib"
 image=$registry/power:1
@@ -23,13 +24,18 @@ layers_are_intact() {
 pool_is_the_same() {
     local found
     found=$(dmsetup info -C --noheadings -o uuid "$pool")
-    [[ $found == "$(<$kept/pool-uuid)" ]] || { echo "pool uuid was $(<$kept/pool-uuid), is $found"; return 1; }
+    [[ $found == "$(<$kept/pool-uuid)" ]] || {
+        echo "pool uuid was $(<$kept/pool-uuid), is $found"
+        return 1
+    }
     expect_output "$(<$kept/thins)" thins
 }
 
 epoch_moved_on() {
     local now
-    now=$(transaction_id) && ((now > $(<$kept/epoch))) || { echo "transaction id was $(<$kept/epoch), is ${now-}"; return 1; }
+    now=$(transaction_id) && ((now > $(<$kept/epoch))) && return
+    echo "transaction id was $(<$kept/epoch), is ${now-}"
+    return 1
 }
 
 note_pool() {
@@ -51,10 +57,12 @@ first_boot() {
     top_layer >$kept/top-layer
     check "an active snapshot gets data, synced" eval '
         ctr snapshots prepare mine "$(<$kept/top-layer)" &&
-        in_snapshot mine bash -c "head -c 5M /dev/urandom >mine && sync -f mine && sha256sum mine >$kept/mine"'
+        in_snapshot mine bash -c "head -c 5M /dev/urandom >mine && sync -f mine &&
+            sha256sum mine >$kept/mine"'
     check "another one gets data, and is committed" eval '
         ctr snapshots prepare layer-active "$(<$kept/top-layer)" &&
-        in_snapshot layer-active bash -c "head -c 5M /dev/urandom >own && sha256sum own >$kept/own" &&
+        in_snapshot layer-active bash -c "head -c 5M /dev/urandom >own &&
+            sha256sum own >$kept/own" &&
         ctr snapshots commit layer layer-active'
     in_child "$(<$kept/top-layer)" "$e2e/tree-manifest" . >$kept/tree
     check "the tree is a whole one" eval '(($(wc -l <$kept/tree) > 400))'
@@ -70,9 +78,11 @@ second_boot() {
     check "after a clean stop: the pool is the same, not a new one" pool_is_the_same
     check "after a clean stop: its epoch has moved on" epoch_moved_on
     check "after a clean stop: the layers are intact" layers_are_intact
-    check "after a clean stop: the active snapshot has its data" in_snapshot mine sha256sum -c $kept/mine
+    check "after a clean stop: the active snapshot has its data" \
+        in_snapshot mine sha256sum -c $kept/mine
     check "after a clean stop: the committed one has its data" in_child layer sha256sum -c $kept/own
-    check "after a clean stop: a container runs" expect_output "hello from the top layer" run_container c2 power:1
+    check "after a clean stop: a container runs" \
+        expect_output "hello from the top layer" run_container c2 power:1
     collect_garbage >/dev/null
     check "the pool is noted" note_pool
     rm -f $kept/acknowledged
@@ -81,8 +91,11 @@ second_boot() {
     check "a container starts" ctr run -d --snapshotter "$id" "$image" writer sh -c '
         while :; do head -c 1000000 /dev/urandom >/noise; done'
     for number in {1..1000}; do
-        ctr snapshots prepare "k$number-active" layer && in_snapshot "k$number-active" bash -c "seq $number 50000 >numbers" &&
-            ctr snapshots commit "k$number" "k$number-active" && echo "k$number" >>$kept/acknowledged && sync -f $kept || break
+        ctr snapshots prepare "k$number-active" layer &&
+            in_snapshot "k$number-active" bash -c "seq $number 50000 >numbers" &&
+            ctr snapshots commit "k$number" "k$number-active" &&
+            echo "k$number" >>$kept/acknowledged && sync -f $kept && continue
+        break
     done >/dev/null 2>&1 &
     check "commits are acknowledged" wait_for 60 eval '(($(wc -l <$kept/acknowledged) >= 3))'
     cut_power
@@ -100,12 +113,14 @@ third_boot() {
         check "after a power cut: $key, which was acknowledged, has what was written" \
             in_child "$key" bash -c "seq ${key#k} 50000 | cmp - numbers"
     done
-    check "after a power cut: a container runs" expect_output "hello from the top layer" run_container c3 power:1
+    check "after a power cut: a container runs" \
+        expect_output "hello from the top layer" run_container c3 power:1
     check "after a power cut: all can be removed" eval '
         ctr containers rm writer
         for kind in Active View Committed; do
             for round in {1..10}; do
-                keys=$(ctr snapshots ls | awk -v kind=$kind "\$NF == kind && \$1 !~ /^sha256/ { print \$1 }")
+                keys=$(ctr snapshots ls |
+                    awk -v kind=$kind "\$NF == kind && \$1 !~ /^sha256/ { print \$1 }")
                 [[ -z $keys ]] && break
                 for key in $keys; do ctr snapshots rm "$key"; done
             done

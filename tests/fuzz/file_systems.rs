@@ -1,10 +1,11 @@
-//! A fuzz target for what others may have written: superblocks, group descriptors and the journal
-//! of an ext4, superblock and log of an xfs. File systems made by the real mke2fs and mkfs.xfs are
-//! changed in these places and read by this crate's own readers, which must end in an answer or an
-//! error: no panic, no overflow, and no more reads than a bound that the device's size alone sets.
+//! A fuzz target for file systems that others may have written: superblocks, group descriptors
+//! and the journal of an ext4, superblock and log of an xfs. File systems made by mke2fs and
+//! mkfs.xfs are changed in these places and read by this crate's readers, which must return an
+//! answer or an error: no panic, no overflow, and no more reads than a bound that depends on
+//! the device's size alone.
 //!
-//! It runs anywhere that has e2fsprogs and xfsprogs, with a generator of its own: a start is
-//! repeatable, FUZZ_SEED and FUZZ_SECONDS change it (default: three seconds). What it finds is
+//! It runs anywhere that has e2fsprogs and xfsprogs. It has its own generator: a run is
+//! repeatable. FUZZ_SEED and FUZZ_SECONDS change it (default: three seconds). What it finds is
 //! printed as a line for `file_systems.cases`, whose lines are tried first.
 
 use std::cell::Cell;

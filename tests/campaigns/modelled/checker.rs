@@ -1,4 +1,4 @@
-//! The checker and the judge themselves: a state that is spoilt on purpose must not get past them.
+//! The checker and the judge find states that were broken on purpose.
 
 use devmapper_snapshotter::dm::fake::FakeHandle;
 use devmapper_snapshotter::dm::{ActivateOptions, Dm, FaultPlan, SuspendOptions, Target};

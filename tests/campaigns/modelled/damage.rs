@@ -1,6 +1,6 @@
-//! The database's disk forgets: a bit flips, a sector is lost or goes back to what it held before.
-//! Whatever the daemon then makes of it, nothing is deleted that somebody was promised: it refuses
-//! to start and changes nothing, or everything acknowledged is there.
+//! The database's disk loses data: a bit flips, a sector is lost or goes back to its older
+//! content. The daemon either refuses to start and changes nothing, or everything that was
+//! acknowledged is there.
 
 use devmapper_snapshotter::dm::fake::Unflushed;
 use devmapper_snapshotter::dm::FaultPlan;

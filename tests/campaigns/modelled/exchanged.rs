@@ -1,4 +1,4 @@
-//! A parent that is removed and made anew while something is made on it.
+//! A parent is removed and made anew while a snapshot is made on it.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::channel;

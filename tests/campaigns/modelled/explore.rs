@@ -1,5 +1,5 @@
-//! Runs a program again and again, each time with an end at another step, starts what is left, and
-//! lets the judge look.
+//! Runs a program again and again, ends it at another step each time, starts the daemon on what
+//! is left, and asks the judge.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;

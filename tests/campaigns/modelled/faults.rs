@@ -1,5 +1,5 @@
-//! A single step fails, with each errno, at each step of each call: the call ends in an error that
-//! says so, nothing is the worse for it, and the call succeeds when it is tried again.
+//! A single step fails, with each errno, at each step of each call. The call returns an error
+//! that says so, nothing else changes, and the call succeeds when it is repeated.
 
 use std::sync::Arc;
 
@@ -140,8 +140,8 @@ impl Spoilt {
     }
 }
 
-/// A failure must not look like one of the refusals that callers act upon; lack of room must look
-/// like it.
+/// A failure must not look like one of the refusals that callers act upon; lack of space must
+/// look like it.
 fn says_so(error: &Error, what: &str) -> Result<(), &'static str> {
     if Refusal::of(error).is_some() {
         return Err("a failure looks like a refusal");

@@ -1,5 +1,5 @@
-//! A file system as simple as can be: a superblock with a clean flag, two blocks that mkfs writes,
-//! and the rest for tags.
+//! A minimal file system: a superblock with a clean flag, two blocks that mkfs writes, and the
+//! rest for tags.
 
 use std::path::Path;
 

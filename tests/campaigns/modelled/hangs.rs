@@ -1,5 +1,5 @@
-//! A kernel that does not answer one removal, a pool that takes no changes, and a long list of
-//! removals: what that costs the others, in requests.
+//! A kernel that does not answer a removal, a pool that takes no changes, and a long list of
+//! removals: what other calls then cost, in requests.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex};

@@ -1,5 +1,4 @@
-//! The judge: whether a world is as its callers may expect it. Invariants I1 to I7, one after the
-//! other.
+//! The judge: checks the invariants I1 to I7 on a world, one after the other.
 
 use std::collections::BTreeMap;
 
@@ -192,8 +191,7 @@ fn blocks(
     Ok(())
 }
 
-/// I5 as users feel it: those who still have a device open go on; those whose snapshot is gone harm
-/// nobody.
+/// I5 as users see it: one with an open device goes on, and one whose snapshot is gone does no harm.
 fn users_go_on(world: &World, model: &Model) -> Verdict {
     for orphan in &world.users.orphans {
         // It may be sealed, and need not work any more.

@@ -1,5 +1,5 @@
-//! A pool that refuses writes for a while: whoever was there is refused, whoever was made later is
-//! not, wherever the daemon ends, and whatever else happens to the pool is no reason.
+//! A pool that refuses writes for a while. Snapshots that were there are refused by Commit,
+//! later ones are not, wherever the daemon ends. Other events of the pool refuse nothing.
 
 use devmapper_snapshotter::dm::fake::Unflushed;
 use devmapper_snapshotter::dm::{Fault, FaultPlan, PoolMode, Target};
@@ -16,14 +16,14 @@ use super::programs::by_hand::prepare;
 use super::storage::Survivors;
 use super::world::{Image, World};
 
-/// A thin of nobody's that takes what room the pool has.
+/// A thin on no record that takes the pool's free space.
 const HOG: u32 = 9_000_000;
 
 fn hog() -> (ThinId, DmName) {
     (ThinId::new(HOG).unwrap(), DmName::new("hog").unwrap())
 }
 
-/// Takes all room that the pool has. Nothing is refused by that.
+/// Takes all free space of the pool. That refuses nothing.
 fn no_room(world: &World) {
     let (dm, (id, name)) = (world.dm(), hog());
     let pool = dm.info(&World::pool_name()).unwrap().unwrap();
@@ -80,8 +80,8 @@ struct Told {
     said: bool,
 }
 
-/// A layer is written to while the pool is full; then there is room again, and another is made and
-/// committed.
+/// A layer is written to while the pool is full; then there is space again, and another layer is
+/// made and committed.
 fn story(world: &mut World, told: &mut Told) -> Result<(), String> {
     world.run(&prepare("layer", "")).map_err(|e| e.to_string())?;
     no_room(world);

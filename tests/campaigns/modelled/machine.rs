@@ -1,5 +1,5 @@
-//! The machine that a daemon under test runs on: the modelled kernel, and disks and file systems
-//! over it, all of whose steps one plan counts.
+//! The machine under a daemon: the modelled kernel, with disks and file systems on it. One plan
+//! counts all its steps.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -55,7 +55,7 @@ pub struct Machine {
 #[derive(Clone, Default)]
 struct Interlude(Arc<Mutex<Option<(String, Act)>>>);
 
-/// What somebody else does meanwhile.
+/// What another program does meanwhile.
 type Act = Box<dyn FnOnce() + Send>;
 
 impl std::fmt::Debug for Interlude {
@@ -181,7 +181,7 @@ impl Machine {
     }
 }
 
-/// A device that somebody else has open, or mounted.
+/// A device that another program has open, or mounted.
 #[derive(Debug)]
 pub struct Attached {
     pub handle: FakeHandle,

@@ -1,20 +1,20 @@
-//! Everything ends, at each step of many programs, on a modelled machine; the next start must put
-//! all of it right. It needs no guest.
+//! Campaigns on a modelled machine: the daemon or the machine ends at each step of many programs,
+//! and the next start must repair everything. They need no guest.
 //!
-//! | what it stands on | what it is |
+//! | file | what it is |
 //! |---|---|
 //! | `storage` | the disk under the database |
 //! | `machine` | the modelled kernel, and disks over it |
 //! | `files` | a modelled file system |
-//! | `world` | a daemon on all that, and what its end leaves |
+//! | `world` | a daemon on that machine, and what is left when it ends |
 //! | `model` | what callers may rely on |
 //! | `programs` | what is done to the daemon |
-//! | `judge` | whether a world is as its callers may expect it |
-//! | `explore` | all the points where it can end |
+//! | `judge` | checks the invariants |
+//! | `explore` | runs programs to every point where they can end |
 //!
 //! | tests | what happens |
 //! |---|---|
-//! | `points` | the end, at each step |
+//! | `points` | the daemon or the machine ends |
 //! | `faults` | a step fails |
 //! | `damage` | bits flip and sectors are lost in the database |
 //! | `lapses` | the pool refuses writes for a while |

@@ -1,4 +1,5 @@
-//! What callers may rely on: the snapshots that acknowledged calls have made, and what is in them.
+//! What callers may rely on: the snapshots that acknowledged calls have made, and their
+//! content.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -46,7 +47,7 @@ pub enum Op {
     Detach {
         key: String,
     },
-    /// The container writes; without a container somebody opens the device, writes and closes it.
+    /// The container writes; without one, a program opens the device, writes and closes it.
     Write {
         key: String,
         block: u64,

@@ -1,9 +1,10 @@
-//! Everything ends, at each step of many programs; the next start must put all of it right.
+//! The daemon, or the machine, ends at each step of many programs. The next start must repair
+//! everything.
 //!
-//! A step is a commit of the pool, a flush of a disk, a write or a sync of the database; where only
-//! the daemon dies, also each request to the kernel. What is left, in each way that a disk's cache
-//! allows, is started again, judged (I1 to I7 of ARCHITECTURE.md), and emptied. `CRASH_SEEDS=N`
-//! explores N generated programs of each kind, other ones each time.
+//! A step is a commit of the pool, a flush of a disk, a write or a sync of the database; where
+//! only the daemon ends, each request to the kernel as well. What is left, in each way that a
+//! disk's cache allows, is started again, judged (I1 to I7 of ARCHITECTURE.md), and emptied.
+//! `CRASH_SEEDS=N` explores N new generated programs of each kind.
 
 use super::explore::{
     explore, explore_first_start, explore_recovery, explore_starts, print_explored, Base, End,

@@ -1,5 +1,5 @@
-//! Programs of calls: generated ones that mostly make sense, and the classics that have broken
-//! others.
+//! Programs of calls: generated ones, most of which make sense, and the classics, which are
+//! written by hand.
 
 use proptest::prelude::*;
 

@@ -1,4 +1,4 @@
-//! Bugs that the enumeration has found, each as the shortest story that shows it.
+//! Bugs that the enumeration has found, each as the shortest program that shows it.
 
 use devmapper_snapshotter::dm::{Errno, Fault, FaultPlan, Verb};
 use devmapper_snapshotter::pool::Role;

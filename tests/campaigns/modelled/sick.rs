@@ -1,6 +1,6 @@
-//! The kernel cannot write the pool's metadata. It goes back to what is on disk, hides that from
-//! whoever sent the message, and takes no changes from then on, until thin_check has been run. What
-//! was acknowledged must be there then, and nothing else.
+//! The kernel cannot write the pool's metadata. It goes back to what is on disk, hides that
+//! from the sender of the message, and takes no changes until thin_check has been run. Then
+//! exactly what was acknowledged must be there.
 
 use devmapper_snapshotter::dm::fake::Unflushed;
 use devmapper_snapshotter::dm::{Errno, Fault, FaultPlan};

@@ -1,5 +1,4 @@
-//! Several callers at once, with the reclaimer at work beside them, and an end in the middle of it
-//! all.
+//! Several callers at once, with the reclaimer at work, and an end in the middle.
 
 use devmapper_snapshotter::dm::fake::Unflushed;
 use devmapper_snapshotter::dm::{Fault, FaultPlan};

@@ -1,6 +1,6 @@
-//! The disk under the database: a file in memory whose writes and syncs are steps of a plan, and
-//! which keeps only some of what was written since the last sync when the power goes; and the tally
-//! beside it.
+//! The disk under the database: a file in memory whose writes and syncs are steps of a plan.
+//! When the power goes, it keeps only some of the writes since the last sync. The tally beside
+//! it works the same way.
 
 use std::fmt;
 use std::io;

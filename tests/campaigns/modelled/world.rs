@@ -1,5 +1,5 @@
-//! A daemon on a modelled machine: started, used by a program, ended at some step, and what is left
-//! of it then.
+//! A daemon on a modelled machine: started, used by a program, ended at some step; and what is
+//! left of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

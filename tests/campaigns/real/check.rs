@@ -1,5 +1,5 @@
-//! The checker: whether a daemon that has just recovered serves what was acknowledged, and nothing
-//! else is left.
+//! The checker: a daemon that has just recovered serves everything that was acknowledged, and
+//! nothing else is left.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

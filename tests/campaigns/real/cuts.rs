@@ -1,10 +1,9 @@
-//! Power cuts. On the host: guests that are killed at random moments and booted again on the same
+//! Power cuts. On the host: guests are killed at random moments and booted again on the same
 //! disks. In a guest: one boot.
 //!
-//! A guest's disk is a file. What its kernel has written to the disk is in the file at once and
-//! stays there; what it still held in its own memory is gone with it. That is a power cut with a
-//! disk that has no cache of its own, or one that keeps it; a disk that loses its cache is the
-//! matter of `replay`.
+//! A guest's disk is a file. What the guest's kernel has written to the disk is in the file at
+//! once and stays there; what it still held in memory is lost. That is a power cut with a disk
+//! that has no cache, or keeps it. `replays` has disks that lose their cache.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -161,7 +160,7 @@ impl Lane {
     }
 }
 
-/// Disks are in memory where there is room: only the guest's kernel dies, not the host's.
+/// Disks are in memory if they fit there: only the guest's kernel dies, not the host's.
 pub fn scratch() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     let folder = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };

@@ -1,6 +1,6 @@
-//! What is below the daemon fails: its database's disk is full, mkfs fails or hangs, the pool's
-//! disk returns errors. Each call must end in time with a status that says what is wrong, and once
-//! the fault is gone everything must be as the clients were told.
+//! Something below the daemon fails: the disk of its database is full, mkfs fails or hangs, the
+//! pool's disk returns errors. Each call must return in time with a status that says what is
+//! wrong. When the fault is gone, everything must be as the clients were told.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,5 +1,4 @@
-//! Campaigns that run whole inside a guest: starts several side by side and adds up what they
-//! found.
+//! Campaigns that run entirely inside a guest: starts several guests and adds up their results.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
-//! The daemon killed while the machine goes on: at random moments under load, and at chosen steps.
+//! The daemon is killed while the kernel goes on: at random moments under load, and at chosen
+//! steps.
 //!
-//! What it had made in the kernel outlives it: devices half made, suspended, or in the way.
+//! What it had made in the kernel stays: devices that are half made or suspended.
 
 use std::fs;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! Clients that prepare, write, commit, view, label and remove at random, and write down what they
-//! are told.
+//! Clients that prepare, write, commit, view, label and remove at random, and record each
+//! answer.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -131,8 +131,8 @@ impl Worker {
         names.find(|name| !self.own.contains_key(name))
     }
 
-    /// A name for a layer, which no other layer has had: what somebody else builds on it is told by
-    /// it. Each client keeps as many layers as it has keys.
+    /// A name for a layer that no other layer has had, since other clients build on it.
+    /// Each client keeps as many layers as it has keys.
     fn free_layer(&mut self) -> Option<String> {
         let layers = self.own.values().filter(|own| own.kind == Kind::Committed).count();
         self.layers_made += 1;
@@ -368,8 +368,8 @@ impl Worker {
         }
     }
 
-    /// Makes and removes a snapshot under `key`, whatever is there now: a key that was in use when
-    /// the power went is free.
+    /// Makes and removes a snapshot under `key`: a key that was in use when the power went can be
+    /// used again.
     pub fn reuse(&mut self, key: &str) -> Step {
         if self.own.contains_key(key) {
             let removed = self.call(Op::Remove { key: key.into() }, |c| c.remove(key))?;

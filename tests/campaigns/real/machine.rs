@@ -1,4 +1,4 @@
-//! The kernel seen from outside the daemon: mounts, and device-mapper and thin pools by their own
+//! The kernel seen from outside the daemon: mounts, device-mapper and thin pools, by their own
 //! tools.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,8 +1,15 @@
-//! Crash campaigns on a real kernel: the daemon, or the whole guest with it, is ended at random
-//! moments while several clients work, and after each crash everything is looked through.
+//! Crash campaigns on a real kernel: the daemon, or the whole guest, ends at random moments
+//! while several clients work. After each crash everything is checked.
 //!
-//! A campaign starts on the host and boots guests, in which this same program runs on. Every crash
-//! is checked by the same checker (`check`), which `selftest` shows broken states to.
+//! A campaign starts on the host and boots guests, in which this same program runs. `check` is
+//! the checker for all of them; `selftest` shows it broken states.
+//!
+//! | campaign | what happens |
+//! |---|---|
+//! | `cuts` | the power of a guest is cut |
+//! | `replays` | a disk loses its cache |
+//! | `kills` | the daemon is killed |
+//! | `faults` | disks and programs below the daemon fail |
 
 mod check;
 mod cuts;
@@ -26,12 +33,18 @@ use run::Sum;
 
 const USAGE: &str = "usage: campaigns_real COMMAND
 
-  cuts CYCLES LANES [SEED]   power cuts: so many, in so many guests side by side (on the host)
-  replays POINTS GUESTS [SEED]    images of a recorded disk, so many in all, recorded in so many guests (on the host)
-  kills ROUNDS STEPS GUESTS [SEED]   the daemon killed, under load and at its steps, in each guest (on the host)
-  faults                     disks and programs below the daemon fail (on the host)
-  selftest                   broken states shown to the checker (on the host)
-  boot, replay, kill, fault, broken   what these run in the guests
+  cuts CYCLES LANES [SEED]
+      power cuts: so many, in so many guests side by side (on the host)
+  replays POINTS GUESTS [SEED]
+      images of a recorded disk, so many in all, recorded in so many guests (on the host)
+  kills ROUNDS STEPS GUESTS [SEED]
+      the daemon killed, under load and at its steps, in each guest (on the host)
+  faults
+      disks and programs below the daemon fail (on the host)
+  selftest
+      broken states shown to the checker (on the host)
+  boot, replay, kill, fault, broken
+      what these run in the guests
 
 DAEMON is the path of the daemon to test.";
 

@@ -1,7 +1,7 @@
-//! What clients did, written down before and after each call, and what must therefore be there.
+//! What clients did, recorded before and after each call, and what must therefore be there.
 //!
-//! Each client writes a journal of its own into a folder that outlives the guest, and goes on only
-//! when a line is on disk there. Keys belong to one client each, so the journals can be read one by
+//! Each client writes its own journal into a folder that outlives the guest, and goes on only
+//! when the line is on disk. Each key belongs to one client, so the journals can be read one by
 //! one.
 
 use std::collections::BTreeMap;

@@ -1,11 +1,11 @@
-//! What a disk that loses its cache leaves: a workload is recorded by dm-log-writes, and played
-//! back up to one of its flushes.
+//! What a disk that loses its cache leaves: a workload is recorded by dm-log-writes, and
+//! replayed up to one of its flushes.
 //!
 //! dm-log-writes (Documentation/admin-guide/device-mapper/log-writes.rst,
-//! drivers/md/dm-log-writes.c) writes down what was on disk at each flush, in the order in which
-//! the disk got it; writes that no flush followed come with the next one. So an image of everything
-//! up to a flush is what a disk holds that lost all it was not told to flush, and one with some of
-//! the writes behind it as well is what a disk holds that kept a part of its cache.
+//! drivers/md/dm-log-writes.c) records what was on disk at each flush, in the order in which
+//! the disk got it; writes that no flush followed come with the next one. An image of
+//! everything up to a flush is a disk that lost all that it was not told to flush. With some of
+//! the later writes, it is a disk that kept a part of its cache.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,5 +1,4 @@
-//! One life of the daemon: it recovers, is checked, and works for its clients until something ends
-//! it.
+//! One life of the daemon: it recovers, is checked, and works for its clients until it ends.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -85,10 +84,10 @@ impl Sum {
     pub fn table(&self, what: &str, seconds: u64) -> String {
         let mut text = format!(
             "\n{what}\n\
-             {:>8} crashes survived; all was looked through after {} of them, the others came while that was done\n\
+             {:>8} crashes survived; {} of them were followed by a whole check\n\
              {:>8} operations acknowledged, {} lost\n\
              {:>8} thins or blocks leaked\n\
-             {:>8} blocks that dm-thin itself leaks when it cannot finish to fill them (tests/guest/dm/leak.rs)\n\
+             {:>8} blocks that dm-thin itself leaks (tests/guest/dm/leak.rs)\n\
              {:>8} devices stuck, {} calls refused that should work\n\
              {:>8} operations unanswered, {} of them had happened\n\
              {:>8} committed layers looked through (e2fsck, {} files)\n\
@@ -163,7 +162,7 @@ impl Run {
         }
     }
 
-    /// Says where it is, to whom it may concern on the host.
+    /// Tells the host which phase it is in.
     pub fn phase(&self, name: &str) {
         let new = self.out.join("phase.new");
         fs::write(&new, name).and_then(|()| fs::rename(new, self.out.join("phase"))).unwrap();

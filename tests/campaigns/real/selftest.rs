@@ -1,5 +1,4 @@
-//! The checker is shown states that are broken on purpose, and must complain about each in the
-//! right way.
+//! The checker must complain about states that are broken on purpose, each in the right way.
 
 use std::fs;
 use std::time::Duration;

@@ -1,7 +1,7 @@
-//! What device-mapper does, as cases that any kernel must pass: the running one in a guest, and the
-//! modelled one everywhere. A case that only one of them passes is a bug of the model.
+//! What device-mapper does, as cases that every kernel must pass: the running one in a guest,
+//! and the modelled one. A case that only one of them passes is a bug of the model.
 //!
-//! Errnos and flags are those seen on kernel 6.1; sources: dm-ioctl.c, dm.c and dm-thin.c in
+//! Errnos and flags are those of kernel 6.1; sources: dm-ioctl.c, dm.c and dm-thin.c in
 //! drivers/md.
 #![allow(dead_code)]
 

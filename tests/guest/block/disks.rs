@@ -1,5 +1,5 @@
-//! Block devices on a real kernel: claiming, sealing, discarding, flushing, recognising what is on
-//! them. Needs root, loop devices and device-mapper; the rig runs it in a guest.
+//! Block devices: exclusive opens, sealing, discards, flushes, and recognising what a device
+//! holds.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;

@@ -1,5 +1,4 @@
-//! Loop devices on a real kernel: attached, found by what they hold, grown, detached.
-//! Needs root; the rig runs it in a guest.
+//! Loop devices: attached, found by the file below them, grown, detached.
 
 use std::collections::BTreeSet;
 use std::fs::File;

@@ -1,5 +1,5 @@
-//! Mounts that nobody else sees, on a real kernel: who has them in his table, and what is left of
-//! them after errors, panics and a kill. Needs root and loop devices; the rig runs it in a guest.
+//! Private mounts: no other process sees them, and nothing of them is left after errors, panics
+//! and a kill.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};

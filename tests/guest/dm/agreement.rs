@@ -1,6 +1,5 @@
-//! What the library says of devices is what `dmsetup` prints of the same devices: tables, status,
-//! info, dependencies, lists, targets, versions. Needs root and device-mapper; the rig runs it in a
-//! guest.
+//! The library reports the same as `dmsetup` for the same devices: tables, status, info,
+//! dependencies, lists, targets, versions.
 
 use std::os::unix::ffi::OsStrExt;
 use std::process::Command;

@@ -1,5 +1,4 @@
-//! The device-mapper contract on the running kernel. Needs root and device-mapper; the rig runs it
-//! in a guest.
+//! The cases of `tests/dm/contract` on the running kernel.
 
 #[macro_use]
 #[path = "../../dm/contract/mod.rs"]

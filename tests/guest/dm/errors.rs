@@ -1,6 +1,5 @@
-//! Opening device-mapper when something is in the way, on the running kernel: no control node, a
-//! driver that is too old, no permission. Needs root and device-mapper; the rig runs it in a guest.
-//! One test, because it gives root up at the end.
+//! Opening device-mapper fails: no control node, a driver that is too old, no permission. It is
+//! one test, because it gives up root at the end.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::sync::Arc;

@@ -1,7 +1,7 @@
-//! Facts about dm-thin that no user of it can change: when the power goes while a thin's block is
-//! being filled for the first time, or when the disk fails that write, the block stays taken and
-//! nothing maps it. The crash campaigns count such blocks in a row of their own, and
-//! ARCHITECTURE.md says so under I6.
+//! dm-thin can leak a block, and no user of it can prevent that. If the power goes while a
+//! block of a thin is filled for the first time, or the disk fails that write, the block stays
+//! allocated and no thin maps it. The crash campaigns count such blocks separately; see I6 in
+//! ARCHITECTURE.md.
 
 use std::time::{Duration, Instant};
 

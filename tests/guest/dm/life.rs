@@ -1,5 +1,4 @@
-//! The life of a thin on the running kernel: pool, thin, snapshot, write, status, removal. Needs
-//! root and device-mapper; the rig runs it in a guest.
+//! The life of a thin: pool, thin, snapshot, write, status, removal.
 
 use crate::lab::{thin_id, Bench, MIB};
 use devmapper_snapshotter::dm::{

@@ -1,5 +1,4 @@
-//! A kernel without device-mapper says so, and names the module. The rig runs it in a guest that
-//! lacks the modules.
+//! On a kernel without device-mapper the error names the module to load.
 // guest: --no-dm
 
 use devmapper_snapshotter::dm::{Errno, Error, RealKernel};

@@ -1,5 +1,4 @@
-//! The example program, as it stands, on the running kernel. Needs root and device-mapper; the rig
-//! runs it in a guest.
+//! The example program `contrib/examples/thin-tour.rs`, run to its end.
 
 #[path = "../../../contrib/examples/thin-tour.rs"]
 mod thin_tour;

@@ -1,7 +1,6 @@
-//! Devices with a real systemd-udevd and the rules of the dmsetup package, then without: cookies
-//! are waited for and cleaned up, nodes are there when a verb returns, and udev keeps out where it
-//! is told to. Needs root and device-mapper; the rig runs it in a guest. One test, because there is
-//! one udev for all.
+//! Devices with a real systemd-udevd and the rules of the dmsetup package, then without.
+//! Cookies are waited for and removed, nodes exist when a verb returns, and udev leaves a
+//! device alone when the flags say so. It is one test, because there is one udevd for all.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -94,7 +93,8 @@ fn devices_come_and_go_with_udev_and_without() {
     udevd.stop();
     without_udevd(&bench, disk);
 
-    // udevd's socket is there and nobody listens: the wait ends, and the verb has done its work.
+    // udevd's socket is there and no process listens: the wait ends, and the verb has done its
+    // work.
     std::fs::write("/run/udev/control", "").unwrap();
     let hasty = Dm::new(kernel, wait(UdevFlags::NONE, Duration::from_millis(200)));
     let name = bench.name("hasty");
@@ -150,7 +150,7 @@ fn waited_for(bench: &Bench, disk: DeviceNumber) {
     dm.rename(&name, &renamed).unwrap();
     assert!(!dm.node(&name).exists() && dm.node(&renamed).exists());
     assert!(!by_name.exists());
-    // A resume of a running device causes no event, and nobody waits for one.
+    // A resume of a running device causes no event, and is not waited for.
     let started = Instant::now();
     dm.resume(&renamed).unwrap();
     assert!(started.elapsed() < LIMIT / 4);

@@ -1,6 +1,6 @@
-//! File systems that others have written to: a guest that means ill, a disk that loses writes.
-//! Whatever they hold, Commit and Prepare end in an answer, the host's kernel lives, and no layer
-//! is committed that is known to have lost something.
+//! File systems that a hostile guest has written, or that lost writes to a bad disk. Commit and
+//! Prepare must return, the kernel must survive, and a layer that is known to have lost data
+//! must not be committed.
 // guest: --mem 3G
 
 use std::fs::File;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::lab::{refused, Daemon};
 use containerd_snapshots::api::types::Mount;
 use containerd_snapshots::tonic::{Code, Status};
-use kit::{dmsetup, run, try_dmsetup, try_run, with_mounted};
+use kit::{dmsetup, run, try_dmsetup, with_mounted, LoopDevice};
 use nix::fcntl::{posix_fadvise, PosixFadviseAdvice};
 
 const SMALL: &str = "base_image_size = \"512MiB\"";
@@ -269,24 +269,15 @@ fn an_xfs_is_not_mounted_while_damage_in_one_would_end_the_kernel() {
 
 /// A device for the pool's data that can be made to lose writes, and a sound one for its metadata.
 struct Losing {
-    _files: [tempfile::NamedTempFile; 2],
-    data: String,
-    metadata: String,
+    data: LoopDevice,
+    metadata: LoopDevice,
     sectors: u64,
 }
 
 impl Losing {
     fn new() -> Losing {
-        let files = [2_u64 << 30, 64 << 20].map(|size| {
-            let file = tempfile::NamedTempFile::new().unwrap();
-            file.as_file().set_len(size).unwrap();
-            file
-        });
-        let [data, metadata] = [0, 1].map(|n: usize| {
-            let path = files[n].path().to_str().unwrap();
-            run("losetup", &["-f", "--show", path])
-        });
-        let losing = Losing { _files: files, data, metadata, sectors: (2 << 30) / 512 };
+        let (data, metadata) = (LoopDevice::new("2G"), LoopDevice::new("64M"));
+        let losing = Losing { data, metadata, sectors: (2 << 30) / 512 };
         dmsetup(&["create", "losing", "--table", &losing.table(false)]);
         dmsetup(&["mknodes"]);
         losing
@@ -318,7 +309,6 @@ impl Losing {
 impl Drop for Losing {
     fn drop(&mut self) {
         let _ = try_dmsetup(&["remove", "--retry", "losing"]);
-        let _ = try_run("losetup", &["-d", &self.data, &self.metadata]);
     }
 }
 

@@ -1,6 +1,5 @@
-//! File systems on real thins: what mkfs maps, that nothing grows by itself, growing, replaying,
-//! and mkfs going wrong. Needs root, device-mapper, e2fsprogs and xfsprogs; the rig runs it in a
-//! guest.
+//! File systems on real thins: how many blocks mkfs maps, that this number does not grow by
+//! itself, growing, replaying a journal, and failures of mkfs.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

@@ -18,7 +18,7 @@ pub const GIB: u64 = 1 << 30;
 /// within 5 seconds (fs/ext4/ext4.h, `EXT4_DEF_LI_MAX_START_DELAY`).
 pub const LAZY: Duration = Duration::from_secs(10);
 
-/// A pool with room for what the tests write, and the thin with id 1 on it.
+/// A pool large enough for what the tests write, and the thin with id 1 on it.
 pub struct ThinLab {
     pub bench: Bench,
     pub pool: DmName,

@@ -1,68 +1,47 @@
-//! What is not this daemon's is left untouched: disks that changed their names, files that were
-//! exchanged, devices that somebody else made under one of our names. Each start that is refused
-//! leaves nothing behind, and with what belongs together put back all is there.
+//! The daemon does not touch what is not its own: disks that changed their names, files that
+//! were exchanged, devices of other programs under its names. A start that is refused leaves
+//! nothing behind. When the right disks are put back, all data is there.
 // guest: --mem 2G
 
 use crate::lab::{says, Daemon};
-use kit::{dmsetup, run, try_run, with_mounted};
+use kit::{dmsetup, run, with_mounted, LoopDevice};
 use std::path::{Path, PathBuf};
 
 /// A disk under a name of its own, which can be given to another disk as a reboot does.
 struct DiskName(PathBuf);
 
-/// A loop device over a file in memory, until this is dropped.
-struct Disk {
-    device: String,
-    _file: tempfile::NamedTempFile,
+/// A disk with an ext4 on it that fills all of it.
+fn disk_with_ext4(size: &str) -> LoopDevice {
+    let disk = LoopDevice::new(size);
+    run("mkfs.ext4", &["-q", "-F", &disk.node]);
+    disk
 }
 
-impl Disk {
-    fn new(size: &str) -> Disk {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        run("truncate", &["-s", size, file.path().to_str().unwrap()]);
-        let device = run("losetup", &["-f", "--show", file.path().to_str().unwrap()]);
-        Disk { device, _file: file }
-    }
-
-    /// One with an ext4 on it that fills all of it.
-    fn with_ext4(size: &str) -> Disk {
-        let disk = Disk::new(size);
-        run("mkfs.ext4", &["-q", "-F", &disk.device]);
-        disk
-    }
-
-    fn checksum(&self) -> String {
-        run("cksum", &[&self.device])
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = try_run("losetup", &["-d", &self.device]);
-    }
+fn checksum(disk: &LoopDevice) -> String {
+    run("cksum", &[&disk.node])
 }
 
 impl DiskName {
-    fn of(name: &str, disk: &Disk) -> DiskName {
+    fn of(name: &str, disk: &LoopDevice) -> DiskName {
         let name = DiskName(Path::new("/dev").join(name));
         name.now_leads_to(disk);
         name
     }
 
-    fn now_leads_to(&self, disk: &Disk) {
+    fn now_leads_to(&self, disk: &LoopDevice) {
         let _ = std::fs::remove_file(&self.0);
-        std::os::unix::fs::symlink(&disk.device, &self.0).unwrap();
+        std::os::unix::fs::symlink(&disk.node, &self.0).unwrap();
     }
 }
 
 /// What a start that is refused must leave as it was.
 #[track_caller]
-fn refused_and_untouched(d: &mut Daemon, disks: &[&Disk], parts: &[&str]) {
-    let before: Vec<String> = disks.iter().map(|disk| disk.checksum()).collect();
+fn refused_and_untouched(d: &mut Daemon, disks: &[&LoopDevice], parts: &[&str]) {
+    let before: Vec<String> = disks.iter().map(|disk| checksum(disk)).collect();
     let devices = dmsetup(&["ls"]);
     says(&d.start_is_refused(), parts);
     assert_eq!(
-        disks.iter().map(|disk| disk.checksum()).collect::<Vec<_>>(),
+        disks.iter().map(|disk| checksum(disk)).collect::<Vec<_>>(),
         before,
         "a disk was written to"
     );
@@ -87,19 +66,19 @@ fn has_the_file(d: &mut Daemon) {
 
 #[test]
 fn another_disk_under_the_name_of_the_data_device_is_refused_and_untouched() {
-    let (data, metadata) = (Disk::new("72M"), Disk::new("40M"));
+    let (data, metadata) = (LoopDevice::new("72M"), LoopDevice::new("40M"));
     let name = DiskName::of("moved-data", &data);
     let config =
-        format!("data_device = \"/dev/moved-data\"\nmetadata_device = \"{}\"", metadata.device);
+        format!("data_device = \"/dev/moved-data\"\nmetadata_device = \"{}\"", metadata.node);
     let mut d = Daemon::start_with("moved", &config);
     keep_a_file(&mut d);
     d.stop("TERM");
     d.remove_devices();
     let cases = [
-        (Disk::with_ext4("72M"), "ext4 file system"),
-        (Disk::with_ext4("144M"), "ext4 file system"),
-        (Disk::new("72M"), "it is blank"),
-        (Disk::with_ext4("66M"), "ext4 file system"),
+        (disk_with_ext4("72M"), "ext4 file system"),
+        (disk_with_ext4("144M"), "ext4 file system"),
+        (LoopDevice::new("72M"), "it is blank"),
+        (disk_with_ext4("66M"), "ext4 file system"),
     ];
     for (other, found) in &cases {
         name.now_leads_to(other);
@@ -110,10 +89,10 @@ fn another_disk_under_the_name_of_the_data_device_is_refused_and_untouched() {
         );
     }
     // A copy of the right disk from before the last start.
-    let copy = Disk::new("72M");
+    let copy = LoopDevice::new("72M");
     run(
         "dd",
-        &[&format!("if={}", data.device), &format!("of={}", copy.device), "bs=1M", "status=none"],
+        &[&format!("if={}", data.node), &format!("of={}", copy.node), "bs=1M", "status=none"],
     );
     name.now_leads_to(&data);
     d.begin();
@@ -132,11 +111,12 @@ fn another_disk_under_the_name_of_the_data_device_is_refused_and_untouched() {
 
 #[test]
 fn disks_given_the_wrong_way_round_and_another_pools_disk_are_refused() {
-    let (data, metadata, others) = (Disk::new("72M"), Disk::new("72M"), Disk::new("140M"));
-    let two = |data: &Disk, metadata: &Disk| {
-        format!("data_device = \"{}\"\nmetadata_device = \"{}\"", data.device, metadata.device)
+    let (data, metadata, others) =
+        (LoopDevice::new("72M"), LoopDevice::new("72M"), LoopDevice::new("140M"));
+    let two = |data: &LoopDevice, metadata: &LoopDevice| {
+        format!("data_device = \"{}\"\nmetadata_device = \"{}\"", data.node, metadata.node)
     };
-    let mut other = Daemon::start_with("others", &format!("data_device = \"{}\"", others.device));
+    let mut other = Daemon::start_with("others", &format!("data_device = \"{}\"", others.node));
     other.stop("TERM");
     let mut d = Daemon::start_with("swapped", &two(&data, &metadata));
     keep_a_file(&mut d);
@@ -144,7 +124,7 @@ fn disks_given_the_wrong_way_round_and_another_pools_disk_are_refused() {
     d.remove_devices();
     for (config, part) in [
         (two(&metadata, &data), "it holds the pool's metadata area"),
-        (format!("data_device = \"{}\"", data.device), "it holds the pool's data area"),
+        (format!("data_device = \"{}\"", data.node), "it holds the pool's data area"),
         (two(&data, &others), "its label is of pool"),
         (two(&others, &metadata), "its label is of pool"),
     ] {
@@ -158,7 +138,7 @@ fn disks_given_the_wrong_way_round_and_another_pools_disk_are_refused() {
 
 #[test]
 fn one_carved_disk_is_known_again_and_another_is_refused() {
-    let (right, wrong) = (Disk::new("140M"), Disk::with_ext4("140M"));
+    let (right, wrong) = (LoopDevice::new("140M"), disk_with_ext4("140M"));
     let name = DiskName::of("carved-disk", &right);
     let mut d = Daemon::start_with("carved", "data_device = \"/dev/carved-disk\"");
     keep_a_file(&mut d);
@@ -175,14 +155,15 @@ fn one_carved_disk_is_known_again_and_another_is_refused() {
 
 #[test]
 fn after_a_first_start_that_failed_a_disk_with_content_is_still_refused() {
-    let (small, right, precious) = (Disk::new("20M"), Disk::new("140M"), Disk::with_ext4("140M"));
+    let (small, right, precious) =
+        (LoopDevice::new("20M"), LoopDevice::new("140M"), disk_with_ext4("140M"));
     // Its partition table is gone, and what was in the first partition is not.
-    let wiped = Disk::new("140M");
-    run("mkfs.ext4", &["-q", "-F", "-E", "offset=1048576", &wiped.device, "128M"]);
+    let wiped = LoopDevice::new("140M");
+    run("mkfs.ext4", &["-q", "-F", "-E", "offset=1048576", &wiped.node, "128M"]);
     let mut d = Daemon::prepared("failed", "");
-    let one = |disk: &Disk| format!("data_device = \"{}\"", disk.device);
-    let two = |data: &Disk, metadata: &Disk| {
-        format!("{}\nmetadata_device = \"{}\"", one(data), metadata.device)
+    let one = |disk: &LoopDevice| format!("data_device = \"{}\"", disk.node);
+    let two = |data: &LoopDevice, metadata: &LoopDevice| {
+        format!("{}\nmetadata_device = \"{}\"", one(data), metadata.node)
     };
     for (config, parts) in [
         (one(&small), vec!["too small"]),
@@ -206,8 +187,8 @@ fn after_a_first_start_that_failed_a_disk_with_content_is_still_refused() {
 
 #[test]
 fn a_first_start_that_fails_in_the_middle_leaves_no_claim() {
-    let disk = Disk::new("140M");
-    let mut d = Daemon::prepared("middle", &format!("data_device = \"{}\"", disk.device));
+    let disk = LoopDevice::new("140M");
+    let mut d = Daemon::prepared("middle", &format!("data_device = \"{}\"", disk.node));
     // Both areas can be made, and the pool cannot.
     dmsetup(&[
         "create",
@@ -227,10 +208,10 @@ fn a_first_start_that_fails_in_the_middle_leaves_no_claim() {
 
 #[test]
 fn a_device_under_the_name_of_an_area_that_somebody_else_made_is_refused() {
-    let disk = Disk::new("140M");
-    let precious = Disk::with_ext4("72M");
-    let mut d = Daemon::prepared("taken", &format!("data_device = \"{}\"", disk.device));
-    let table = format!("0 147456 linear {} 0", precious.device);
+    let disk = LoopDevice::new("140M");
+    let precious = disk_with_ext4("72M");
+    let mut d = Daemon::prepared("taken", &format!("data_device = \"{}\"", disk.node));
+    let table = format!("0 147456 linear {} 0", precious.node);
     for (area, uuid) in [("taken-data", "LVM-somebody"), ("taken-metadata", "")] {
         let mut arguments = vec!["create", "--noudevsync", area, "--table", &table];
         if !uuid.is_empty() {
@@ -253,8 +234,8 @@ fn a_device_under_the_name_of_an_area_that_somebody_else_made_is_refused() {
 
 #[test]
 fn a_live_area_that_stands_on_another_disk_than_the_record_says_is_refused() {
-    let (right, wrong) = (Disk::new("140M"), Disk::with_ext4("140M"));
-    let mut d = Daemon::start_with("tampered", &format!("data_device = \"{}\"", right.device));
+    let (right, wrong) = (LoopDevice::new("140M"), disk_with_ext4("140M"));
+    let mut d = Daemon::start_with("tampered", &format!("data_device = \"{}\"", right.node));
     keep_a_file(&mut d);
     d.stop("TERM");
     let table = dmsetup(&["table", "tampered-data"]);
@@ -264,7 +245,7 @@ fn a_live_area_that_stands_on_another_disk_than_the_record_says_is_refused() {
         dmsetup(&["suspend", "--noudevsync", "tampered-data"]);
         dmsetup(&["resume", "--noudevsync", "tampered-data"]);
     };
-    load(&format!("0 {} linear {} 0", words[1], wrong.device));
+    load(&format!("0 {} linear {} 0", words[1], wrong.node));
     refused_and_untouched(&mut d, &[&wrong], &["tampered-data", "stands on", "should stand on"]);
     load(&table);
     d.begin();

@@ -1,5 +1,5 @@
-//! Pools that fill up: who is refused, what he is told, and that no layer is committed that the
-//! pool did not take whole.
+//! Pools that fill up: which calls are refused, with which message, and that an incomplete
+//! layer is never committed.
 // guest: --mem 2G
 
 use std::time::{Duration, Instant};
@@ -63,7 +63,7 @@ fn a_layer_whose_writes_a_full_pool_refused_is_not_committed() {
     unpack(&mut d, "filler", 160 * MIB);
     let layer = unpack(&mut d, "layer", 160 * MIB);
 
-    // There is room again, and the file system of the layer was put away in order.
+    // There is space again, and the layer's file system was unmounted cleanly.
     room_for_more(&mut d, "filler");
     refused(
         d.commit("c", "layer"),

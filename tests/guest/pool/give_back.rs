@@ -1,6 +1,6 @@
-//! What is removed from the embedded pool goes back to the file system below it, and nothing that
-//! the pool hands out is without its space: neither while the host is full, nor after the daemon
-//! was killed, nor after a reboot.
+//! Space of removed snapshots goes back to the file system below the embedded pool. Every block
+//! that the pool hands out keeps its space: while the host is full, after the daemon was
+//! killed, and after a reboot.
 // guest: --mem 2G
 
 use std::os::unix::fs::MetadataExt;

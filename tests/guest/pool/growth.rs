@@ -1,5 +1,5 @@
-//! The embedded pool on the file system of its host: it starts on any, has all its blocks set aside
-//! there, grows by itself while containers write, and what it cannot have it does not promise.
+//! The embedded pool on its host's file system: it starts on any of them, has space set aside
+//! for all its blocks, grows while containers write, and promises no more than it has.
 // guest: --mem 2G
 
 use crate::lab::{Daemon, SmallHost};

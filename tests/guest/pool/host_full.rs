@@ -1,12 +1,12 @@
-//! The host's file system under the embedded pool is full, for a moment or for long, while a layer
-//! is written through the page cache: Commit refuses the layer, or all of it is there; and no block
-//! of the pool is lost.
+//! The host's file system below the embedded pool is full, for a moment or for longer, while a
+//! layer is written through the page cache. Commit refuses the layer, or all of it is there;
+//! and no block of the pool is lost.
 //!
-//! `HOST_FULL_RUNS` says how often each case is run (2), `HOST_FULL_CASES` how many of the cases
-//! are (4, all of them); `tests/run` hands neither on. At full size, with DAEMON and TEST the two
-//! programs that `tests/run guest` has built: `tests/rig/guest --mem 2G --time-limit 7200 --env
-//! DAEMON=… --env HOST_FULL_RUNS=200 -- TEST --test-threads=1 --nocapture`. What happened is
-//! printed as a table.
+//! `HOST_FULL_RUNS` is the number of runs of each case (2), `HOST_FULL_CASES` the number of
+//! cases (4, which is all). `tests/run` passes neither on. At full size, with DAEMON and TEST
+//! being the two programs that `tests/run guest` has built: `tests/rig/guest --mem 2G
+//! --time-limit 7200 --env DAEMON=… --env HOST_FULL_RUNS=200 -- TEST --test-threads=1
+//! --nocapture pool::host_full::`. A table shows what happened.
 // guest: --mem 2G
 
 use std::fs::File;
@@ -72,7 +72,7 @@ struct Tally {
     committed: usize,
     /// Refused by Commit, with DataLoss or ResourceExhausted.
     refused: usize,
-    /// Whoever wrote the layer was told, so nobody asks for a commit.
+    /// The writer was told, so there is no Commit.
     told: usize,
     /// Committed layers that are not what was written, and how many of their files.
     wrong: usize,

@@ -1,5 +1,5 @@
-//! A pool and a database that do not belong together are refused, with both sides in the message,
-//! and nothing is lost by it: put back what belongs together and the daemon starts.
+//! A pool and a database that do not belong together are refused; the message names both.
+//! Nothing is lost: the daemon starts when the right ones are put back.
 // guest: --mem 2G
 
 use crate::lab::{says, Daemon};
@@ -157,15 +157,14 @@ fn a_device_of_our_name_that_is_not_ours_is_refused() {
 
 #[test]
 fn a_pool_that_somebody_else_assembles_is_used_as_it_is() {
-    // A pool of another daemon serves as somebody else's: assembled, and with thins of its own in
-    // it.
+    // The pool of another daemon takes the part of the owner's: assembled, with thins in it.
     let mut owner = Daemon::start("owner");
     owner.committed("theirs", "");
     owner.stop("TERM");
     let transaction =
         |pool: &str| dmsetup(&["status", pool]).split_whitespace().nth(3).unwrap().to_owned();
     let before = transaction("owner-pool");
-    // The owner's pool grows, and lets whoever waits for a block wait.
+    // The owner's pool grows, and queues writes that need a block.
     let on = |pool: &str| {
         format!("pool_name = \"{pool}\"\naccept_pool_features = [\"queue_if_no_space\"]\n")
     };

@@ -1,6 +1,6 @@
-//! Pools that refuse writes for a while, and pools that only have events: a layer that may have
-//! holes is never committed, in this run of the daemon or a later one, and no other layer is
-//! refused for it.
+//! Pools that refuse writes for a while, and pools that only have events. A layer that may have
+//! holes is never committed, by this run of the daemon or a later one. No other layer is
+//! refused.
 // guest: --mem 2G
 
 use std::io::Write;
@@ -14,7 +14,7 @@ use containerd_snapshots::tonic::Code;
 use devmapper_snapshotter::dm::{Dm, PoolMode, RealKernel, Settings, Target, WorkingPool};
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{Sectors, ThinId};
-use kit::{dmsetup, run, try_dmsetup, try_run, wait_until, with_mounted};
+use kit::{dmsetup, run, try_dmsetup, wait_until, with_mounted, LoopDevice};
 
 const MIB: usize = 1 << 20;
 /// Blocks of 64 KiB in a MiB.
@@ -63,7 +63,7 @@ fn is_refused(d: &mut Daemon, key: &str) {
     refused(d.commit("never", key), Code::DataLoss, &[key, "refused writes", "make it again"]);
 }
 
-/// Fills an embedded pool of 256 MiB while `layer` is written to, and makes room again.
+/// Fills an embedded pool of 256 MiB while `layer` is written to, and frees space again.
 fn full_episode(d: &mut Daemon, layer: &Mount) {
     let filler = prepared(d, "filler");
     unpack(&filler, 160 * MIB);
@@ -79,14 +79,14 @@ fn one_full_episode_refuses_whoever_was_there_and_nobody_else_over_restarts() {
     let layer = prepared(&mut d, "layer");
     let idle = prepared(&mut d, "idle");
     full_episode(&mut d, &layer);
-    // At once: nobody has looked at the pool since it has room again.
+    // At once: the daemon has not looked at the pool since it has space again.
     let after = prepared(&mut d, "after");
     unpack(&after, MIB);
     is_refused(&mut d, "layer");
     for signal in ["TERM", "KILL", "KILL"] {
         d.restart(signal);
         is_refused(&mut d, "layer");
-        // It was there to be written to, and nobody knows that it was not.
+        // It was there to be written to, and it is not known whether it was.
         is_refused(&mut d, "idle");
         let new = prepared(&mut d, "new");
         unpack(&new, 2 * MIB);
@@ -130,34 +130,20 @@ fn a_daemon_killed_before_it_looked_finds_the_lapse_that_it_did_not_see() {
     is_whole(&mut d, "after", MIB);
 }
 
-/// A pool that somebody else assembles: loop devices with more room than its table has.
+/// A pool that is not the daemon's own, on loop devices that are larger than its table.
 struct External {
     name: String,
-    loops: [String; 2],
+    loops: [LoopDevice; 2],
     blocks: usize,
     low_water: usize,
     features: &'static str,
-    _files: tempfile::TempDir,
 }
 
 impl External {
     fn new(name: &str, mib: usize, metadata: &str, features: &'static str) -> External {
-        let files = tempfile::tempdir().unwrap();
-        let make = |file: &str, size: &str| {
-            let path = files.path().join(file).to_string_lossy().into_owned();
-            run("truncate", &["-s", size, &path]);
-            run("losetup", &["--find", "--show", &path])
-        };
-        let loops = [make("metadata", metadata), make("data", "1G")];
+        let loops = [LoopDevice::new(metadata), LoopDevice::new("1G")];
         let name = format!("{name}-pool");
-        let pool = External {
-            name,
-            loops,
-            blocks: mib * BLOCKS,
-            low_water: 1 << 20,
-            features,
-            _files: files,
-        };
+        let pool = External { name, loops, blocks: mib * BLOCKS, low_water: 1 << 20, features };
         dmsetup(&["create", &pool.name, "--noudevsync", "--table", &pool.table()]);
         pool
     }
@@ -194,9 +180,6 @@ impl External {
 impl Drop for External {
     fn drop(&mut self) {
         let _ = try_dmsetup(&["remove", "--noudevsync", "--retry", &self.name]);
-        for device in &self.loops {
-            let _ = try_run("losetup", &["-d", device]);
-        }
     }
 }
 
@@ -280,7 +263,7 @@ fn metadata_at_its_low_water_mark_refuses_nothing() {
     }
 }
 
-/// Writes more than the pool has room for, and lets its owner give it more.
+/// Writes more than fits into the pool, and lets the owner extend it.
 fn lapse(pool: &mut External, layer: &Mount) {
     let free = status(&pool.name).data.free() as usize / BLOCKS;
     unpack(layer, (free + 8) * MIB);

@@ -1,32 +1,26 @@
-//! A pool that somebody else assembles, and that others use: nothing of theirs is deleted or
-//! activated, and a database and a pool that do not belong together are told apart; what such a
-//! pool's features mean is refused or said.
+//! A pool that its owner assembles and that several daemons use. The daemon deletes and
+//! activates nothing that is not its own. It notices a database and a pool that do not belong
+//! together, and features of the pool that it cannot accept.
 // guest: --mem 2G
 
 use crate::lab::{says, Daemon, DirectFile};
-use kit::{dmsetup, run, try_dmsetup, try_run, used_blocks, wait_until, with_mounted};
+use kit::{dmsetup, run, try_dmsetup, used_blocks, wait_until, with_mounted, LoopDevice};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 const ZEROING: &str = "1 error_if_no_space";
 
-/// A pool of nobody in particular, made by dmsetup on loop devices.
+/// A pool made by dmsetup on loop devices.
 struct SharedPool {
     name: String,
-    loops: [String; 2],
-    directory: tempfile::TempDir,
+    /// For metadata and data.
+    loops: [LoopDevice; 2],
 }
 
 impl SharedPool {
     fn new(name: &str, features: &str) -> SharedPool {
-        let directory = tempfile::tempdir().unwrap();
-        let attach = |file: &str, size: u64| {
-            let path = directory.path().join(file);
-            std::fs::File::create(&path).unwrap().set_len(size).unwrap();
-            run("losetup", &["-f", "--show", path.to_str().unwrap()])
-        };
-        let loops = [attach("metadata", 16 << 20), attach("data", 384 << 20)];
-        let pool = SharedPool { name: name.into(), loops, directory };
+        let loops = [LoopDevice::new("16M"), LoopDevice::new("384M")];
+        let pool = SharedPool { name: name.into(), loops };
         dmsetup(&["create", "--noudevsync", name, "--table", &pool.table(features)]);
         pool
     }
@@ -71,10 +65,6 @@ impl SharedPool {
 impl Drop for SharedPool {
     fn drop(&mut self) {
         let _ = try_dmsetup(&["remove", "--noudevsync", "--retry", &self.name]);
-        for device in &self.loops {
-            let _ = try_run("losetup", &["-d", device]);
-        }
-        let _ = self.directory.path();
     }
 }
 
@@ -366,7 +356,8 @@ fn another_pool_under_the_same_name_and_an_older_copy_of_the_pool_are_refused() 
     d.stop("TERM");
     d.remove_devices();
     dmsetup(&["remove", "--noudevsync", "--retry", "same"]);
-    let image = |place: &SharedPool, file: &str| place.directory.path().join(file);
+    let image =
+        |pool: &SharedPool, area: &str| pool.loops[usize::from(area == "data")].file().to_owned();
     let older = std::fs::read(image(&pool, "metadata")).unwrap();
     run(
         "dd",
@@ -383,7 +374,7 @@ fn another_pool_under_the_same_name_and_an_older_copy_of_the_pool_are_refused() 
     d.stop("TERM");
     d.remove_devices();
     dmsetup(&["remove", "--noudevsync", "--retry", "same"]);
-    // A new pool of the same name, with a thin of somebody's.
+    // A new pool of the same name, with a thin that is not the daemon's.
     let other = SharedPool::new("same", ZEROING);
     other.message(&format!("create_thin {base}")).unwrap();
     says(&d.start_is_refused(), &["same", "claim, is not in it", "metadata.redb"]);
@@ -618,7 +609,7 @@ fn a_block_that_is_being_filled_is_not_counted_as_lost() {
     dmsetup(&["remove", "--noudevsync", "--retry", "filling"]);
     // Writes take 0.8 s, flushes no time.
     run("modprobe", &["dm-delay"]);
-    let data = &pool.loops[1];
+    let data = &pool.loops[1].to_string();
     let size = (384u64 << 20) / 512;
     let delay = format!("0 {size} delay {data} 0 0 {data} 0 800 {data} 0 0");
     dmsetup(&["create", "--noudevsync", "filling-below", "--table", &delay]);

@@ -1,6 +1,5 @@
-//! What containerd and its users may get wrong, and what they may rightly ask, through the daemon's
-//! own socket on a real kernel. Each test has a daemon of its own, started with nothing but a state
-//! directory, a socket and a name.
+//! Calls through the daemon's socket: what containerd and its users may get wrong, and what
+//! they may ask for. Each test has its own daemon, with a default configuration.
 // guest: --mem 2G
 
 use std::io::Write;
@@ -11,7 +10,7 @@ use crate::lab::{refused, Daemon};
 use containerd_snapshots::api::snapshots::v1::{Info, UsageResponse};
 use containerd_snapshots::api::types::Mount;
 use containerd_snapshots::tonic::Code;
-use kit::{labels, with_mounted};
+use kit::{labels, with_mounted, LoopDevice};
 
 #[test]
 fn parents_must_exist_and_be_committed() {
@@ -399,15 +398,8 @@ fn restarts_keep_everything_and_let_mounted_snapshots_be() {
 
 #[test]
 fn a_pool_on_one_device_is_carved_and_found_again_and_a_foreign_one_is_refused() {
-    let image = tempfile::NamedTempFile::new().unwrap();
-    image.as_file().set_len(1 << 30).unwrap();
-    let losetup = |arguments: &[&str]| {
-        let output = Command::new("losetup").args(arguments).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    };
-    let device = losetup(&["--find", "--show", image.path().to_str().unwrap()]);
-    let config = format!("data_device = \"{device}\"\nbase_image_size = \"512MiB\"");
+    let disk = LoopDevice::new("1G");
+    let config = format!("data_device = \"{disk}\"\nbase_image_size = \"512MiB\"");
     let mut d = Daemon::start_with("carved", &config);
     d.committed("base", "");
     d.restart("TERM");
@@ -426,7 +418,6 @@ fn a_pool_on_one_device_is_carved_and_found_again_and_a_foreign_one_is_refused()
     std::fs::remove_dir_all(stranger.state()).unwrap();
     stranger.configure("stranger", &config);
     let said = stranger.start_is_refused();
-    assert!(said.contains(&device) && said.contains("whose database is not here"), "{said}");
+    assert!(said.contains(&disk.node) && said.contains("whose database is not here"), "{said}");
     drop(d);
-    losetup(&["--detach", &device]);
 }

@@ -1,6 +1,5 @@
-//! A server that has stopped answering, somewhere on the host: a FUSE mount that hangs whoever asks
-//! it for anything, with a file open on it. Nothing of ours has to do with it, so nothing of ours
-//! may wait for it.
+//! A FUSE server on the host has stopped answering: every access to its mount hangs, and a file
+//! on it is open. The daemon does not depend on that mount, so it must not hang.
 // guest: --mem 2G
 
 use crate::lab::Daemon;
@@ -47,7 +46,7 @@ impl DeadMount {
         DeadMount { _server: server, _open: open, directory }
     }
 
-    /// It really hangs whoever asks.
+    /// An access to it really hangs.
     fn must_hang(&self) {
         let (sender, answer) = mpsc::channel();
         let link = format!("/proc/self/fd/{}", self._open.as_raw_fd());

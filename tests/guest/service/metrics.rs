@@ -1,5 +1,5 @@
-//! What monitoring sees of a daemon, over HTTP: its calls, its pool, its snapshots, and who holds
-//! what it cannot take away.
+//! Metrics over HTTP: calls, the pool, snapshots, and which processes hold a device that cannot
+//! be removed.
 // guest: --mem 2G
 
 use std::io::{Read, Write};

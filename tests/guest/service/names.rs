@@ -1,6 +1,6 @@
-//! Names that would break other programs are refused, daemons of one name are told apart before
-//! anything is recorded, commands that read change nothing, and what cannot start says what it
-//! needs.
+//! Names and starts: names that would break other programs are refused; two daemons of one name
+//! are told apart before anything is recorded; commands that read change nothing; a start that
+//! fails says what it needs.
 // guest: --mem 2G
 
 use std::collections::BTreeMap;

@@ -1,9 +1,9 @@
-//! `check` finds every disagreement between database, pool and devices, and `check --repair` mends
-//! what is safe to mend and nothing else.
+//! `check` finds every disagreement between database, pool and devices. `check --repair`
+//! repairs what is safe to repair, and nothing else.
 // guest: --mem 2G
 
 use crate::lab::Daemon;
-use kit::{dmsetup, run, with_mounted};
+use kit::{dmsetup, run, with_mounted, LoopDevice};
 use std::process::Command;
 
 /// A stopped daemon with a committed snapshot and an active child of it, whose devices are still
@@ -210,13 +210,7 @@ fn ls_shows_each_snapshot_with_its_device_its_thin_and_its_bytes() {
 fn a_block_that_a_power_cut_leaked_is_told_and_is_no_disagreement() {
     run("modprobe", &["dm-delay"]);
     let directory = tempfile::tempdir().unwrap();
-    let disk = |name: &str, bytes: u64| {
-        let file = directory.path().join(name);
-        std::fs::File::create(&file).unwrap().set_len(bytes).unwrap();
-        (run("losetup", &["--find", "--show", file.to_str().unwrap()]), file)
-    };
-    let ((data, _), (metadata, metadata_file)) =
-        (disk("data", 1 << 30), disk("metadata", 16 << 20));
+    let (data, metadata) = (LoopDevice::new("1G"), LoopDevice::new("16M"));
     let sectors = (1u64 << 30) / 512;
     dmsetup(&[
         "create",
@@ -262,11 +256,11 @@ fn a_block_that_a_power_cut_leaked_is_told_and_is_no_disagreement() {
     }
     dmsetup(&["message", "leaky-pool", "0", "create_thin 200"]);
     let cut = directory.path().join("cut");
-    std::fs::copy(&metadata_file, &cut).unwrap();
+    std::fs::copy(metadata.file(), &cut).unwrap();
     assert!(writer.try_wait().unwrap().is_none(), "the write was quicker than the commit");
     assert!(writer.wait().unwrap().success());
     d.remove_devices();
-    std::fs::copy(&cut, &metadata_file).unwrap();
+    std::fs::copy(&cut, metadata.file()).unwrap();
 
     d.begin();
     assert_eq!(d.list(&[]).unwrap(), ["a"]);
@@ -275,6 +269,4 @@ fn a_block_that_a_power_cut_leaked_is_told_and_is_no_disagreement() {
     assert!(fine && said.contains("note: 1 of the pool's blocks"), "{said}");
     drop(d);
     dmsetup(&["remove", "--noudevsync", "slow-disk"]);
-    run("losetup", &["--detach", &data]);
-    run("losetup", &["--detach", &metadata]);
 }

@@ -1,5 +1,4 @@
-//! What a call costs the kernel and the disk, counted on a real kernel: ioctls by verb, database
-//! commits, programs run.
+//! What each call costs: ioctls by verb, database commits, programs run.
 // guest: --mem 2G
 
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! Labels: what updates do to them, and the marks of capabilities that containerd was told of and
-//! this snapshotter has not.
+//! Labels: what updates do to them, and the labels by which containerd shows that it was told
+//! of a capability which this snapshotter does not have.
 // guest: --mem 2G
 
 use std::process::Command;

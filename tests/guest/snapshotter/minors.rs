@@ -1,5 +1,5 @@
-//! Minor numbers: users of a snapshot who go by `/dev/dm-N` are not shown another tenant's disk
-//! soon after it is gone.
+//! Minor numbers are not reused soon: a program that goes by `/dev/dm-N` must not see another
+//! tenant's disk when its own is gone.
 // guest: --mem 2G
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,5 +1,5 @@
-//! How large snapshots get: who may ask for how much, what a pool can bear, and that what the
-//! estimates say is so.
+//! Sizes of snapshots: who may ask for how much, what a pool can hold, and whether the
+//! estimates are right.
 // guest: --mem 2G --disk 3G
 
 use std::process::Command;
@@ -8,7 +8,7 @@ use crate::lab::{refused, sectors, spec, Daemon, ThinLab, GIB};
 use containerd_snapshots::api::types::Mount;
 use containerd_snapshots::tonic::Code;
 use devmapper_snapshotter::fs::{cost, Formatter, FsType, Mkfs, Writer};
-use kit::{run, try_run, used_blocks, with_mounted};
+use kit::{run, used_blocks, with_mounted, LoopDevice};
 
 const MAX_SIZE: &str = "containerd.io/snapshot/max-size";
 const REF: (&str, &str) = ("containerd.io/snapshot.ref", "sha256:ab");
@@ -156,31 +156,12 @@ fn a_large_ext4_grows_and_an_xfs_of_small_groups_is_not_grown_into_thousands_of_
     lab.close(1);
 }
 
-/// A disk with sectors of 4096 bytes.
-struct Disk4k(String);
-
-impl Disk4k {
-    fn new() -> Disk4k {
-        let image = tempfile::Builder::new().prefix("4k").tempfile_in("/tmp").unwrap();
-        image.as_file().set_len(2 << 30).unwrap();
-        let (_, path) = image.keep().unwrap();
-        let path = path.to_str().unwrap();
-        Disk4k(run("losetup", &["--sector-size", "4096", "--show", "-f", path]))
-    }
-}
-
-impl Drop for Disk4k {
-    fn drop(&mut self) {
-        let _ = try_run("losetup", &["-d", &self.0]);
-    }
-}
-
 #[test]
 fn any_size_works_on_a_disk_with_sectors_of_4096_bytes() {
-    let disk = Disk4k::new();
+    let disk = LoopDevice::with_options("2G", &["--sector-size", "4096"]);
     let config = format!(
         "data_device = \"{}\"\nbase_image_size = \"1000000001B\"\nmetadata_size = \"20000001B\"\nblock_size = \"64KiB\"",
-        disk.0
+        disk.node
     );
     let mut d = Daemon::start_with("sectors4k", &config);
     assert_eq!(device_size(&d.prepare("base", "").unwrap()), 1_000_013_824);

@@ -1,4 +1,4 @@
-//! The template that base layers are made of, where it cannot be made: everything else goes on.
+//! The template for base layers cannot be made: all other calls go on.
 // guest: --mem 2G
 
 use crate::lab::{refused, Daemon};

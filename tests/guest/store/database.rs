@@ -1,5 +1,5 @@
-//! The database's file forgets: an acknowledged commit is missing, a bit has flipped. It is
-//! noticed, and nothing is deleted.
+//! The database's file lost an acknowledged commit, or a bit in it has flipped. The daemon
+//! notices, and deletes nothing.
 // guest: --mem 2G
 
 use crate::lab::{says, Daemon};
