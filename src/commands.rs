@@ -18,8 +18,8 @@ pub fn check(config: &Config) -> Result<(), AnyError> {
     verdict(findings(&stopped.store, stopped.pool.as_ref())?)
 }
 
-/// `check --repair`: lists the disagreements, does what a start of the daemon does, and lists what is
-/// left.
+/// `check --repair`: lists the disagreements, does what a start of the daemon does, and lists what
+/// is left.
 pub fn repair(config: &Config) -> Result<(), AnyError> {
     let dm = device_mapper()?;
     // The state directory must exist: a repair does not make one.
@@ -72,8 +72,8 @@ fn findings(store: &Store, pool: Option<&Pool>) -> Result<usize, AnyError> {
     match pool.unmapped(&RealDisks) {
         Ok(0) => {}
         Ok(unmapped) => println!(
-            "note: {unmapped} of the pool's blocks are in use and no thin maps them: dm-thin leaves \
-             such blocks behind when the power goes while it fills them, or when the disk cannot \
+            "note: {unmapped} of the pool's blocks are in use and no thin maps them: dm-thin \
+             leaves such blocks behind when the power goes while it fills them, or when the disk cannot \
              fill them. They do no harm; thin_repair, run on the metadata of the stopped pool, \
              frees them"
         ),
@@ -92,8 +92,8 @@ fn findings(store: &Store, pool: Option<&Pool>) -> Result<usize, AnyError> {
     Ok(found)
 }
 
-/// The thins in the pool, each with the number of blocks that it maps. `None` if the pool is written
-/// to faster than its metadata can be read.
+/// The thins in the pool, each with the number of blocks that it maps. `None` if the pool is
+/// written to faster than its metadata can be read.
 fn thins(pool: &Pool) -> Result<Option<BTreeMap<ThinId, u64>>, AnyError> {
     match pool.thins(&RealDisks) {
         Err(PoolError::Metadata { source: MetadataError::Changing, .. }) => Ok(None),

@@ -88,8 +88,8 @@ fn run(flags: Flags) -> Result<(), AnyError> {
         Some(Command::Ls) => return commands::list(&config),
         None => {}
     }
-    // First, before anything is made: without root, or in a container that is not privileged, nothing
-    // else works either.
+    // First, before anything is made: without root, or in a container that is not privileged,
+    // nothing else works either.
     let dm = device_mapper()?;
     dm.require_thin()?;
     let _state = StateDirectory::own(&config.root)?;
@@ -156,8 +156,8 @@ async fn serve(sockets: Sockets, opened: Opened, address: &Path) -> Result<(), A
     served?;
     if broken.load(Ordering::Relaxed) {
         return Err(
-            "a sync of the database failed, so only a new start can tell what is on disk; start again \
-             once the disk is well"
+            "a sync of the database failed, so only a new start can tell what is on disk; start \
+             again once the disk is well"
                 .into(),
         );
     }

@@ -13,8 +13,9 @@ use crate::pool::{DeviceInfo, Pool, PoolMode, Role, BALLOON_LENGTH};
 use crate::store::{IdRange, Kind, Owner, ReclaimKind, SnapshotRecord, Store};
 use crate::units::{Sectors, ThinId};
 
-/// Every disagreement between the database, the pool and the kernel. `thins` are the ids of the thins
-/// in the pool, which no ioctl lists. Without them, missing and unrecorded thins are not looked for.
+/// Every disagreement between the database, the pool and the kernel. `thins` are the ids of the
+/// thins in the pool, which no ioctl lists. Without them, missing and unrecorded thins are not
+/// looked for.
 pub fn check(
     store: &Store,
     pool: &Pool,

@@ -1,9 +1,9 @@
-//! Commit: an active snapshot becomes a committed one, which never changes again and has a clean file
-//! system.
+//! Commit: an active snapshot becomes a committed one, which never changes again and has a clean
+//! file system.
 //!
 //! If the device is not open, its own thin becomes the committed one. The device is made read-only
-//! before that is recorded. If it is open, it is suspended while a snapshot of its thin is made, and
-//! that copy becomes the committed one.
+//! before that is recorded. If it is open, it is suspended while a snapshot of its thin is made,
+//! and that copy becomes the committed one.
 
 use std::path::Path;
 use std::time::SystemTime;

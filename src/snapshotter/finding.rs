@@ -79,8 +79,8 @@ impl fmt::Display for Finding {
             ),
             Finding::NotOurs { device } => write!(
                 f,
-                "device {device} has a name of this daemon and does not belong to this pool; look at \
-                 it with 'dmsetup info {device}'"
+                "device {device} has a name of this daemon and does not belong to this pool; look \
+                 at it with 'dmsetup info {device}'"
             ),
             Finding::Unwanted { device, open } => {
                 write!(f, "device {device} is wanted by nothing (opened {open} times)")

@@ -19,8 +19,8 @@ pub struct KeyGuard<'a> {
 }
 
 impl KeyLocks {
-    /// Waits until none of `keys` is held, and takes them all at once. So two callers can never wait
-    /// for each other.
+    /// Waits until none of `keys` is held, and takes them all at once. So two callers can never
+    /// wait for each other.
     pub fn lock(&self, keys: &[&str]) -> KeyGuard<'_> {
         let taken = |held: &mut HashSet<String>| keys.iter().any(|key| held.contains(*key));
         let mut held =

@@ -1,8 +1,8 @@
-//! What containerd's keys and labels tell about the caller, and how a call shows that containerd uses
-//! a capability of the plugin.
+//! What containerd's keys and labels tell about the caller, and how a call shows that containerd
+//! uses a capability of the plugin.
 //!
-//! containerd takes the `capabilities` of a proxy plugin from its own configuration and does not ask
-//! the plugin. Each capability changes the calls, and most leave a mark in them:
+//! containerd takes the `capabilities` of a proxy plugin from its own configuration and does not
+//! ask the plugin. Each capability changes the calls, and most leave a mark in them:
 //!
 //! | capability | since | what containerd does | mark | answer |
 //! |---|---|---|---|---|

@@ -1,8 +1,8 @@
 //! containerd's snapshots on thins: keys, parents, kinds, and what each call on them does.
 //!
 //! Each call has a file of its own: `prepare`, `view`, `commit`, `remove`, `mounts`, `usage`,
-//! `update`, `cleanup`, and `read` for Stat and List. All calls block. The module uses the pool, the
-//! store and the file systems, and does not know gRPC.
+//! `update`, `cleanup`, and `read` for Stat and List. All calls block. The module uses the pool,
+//! the store and the file systems, and does not know gRPC.
 //!
 //! Architecture Invariant: no database transaction is open while the kernel, mkfs or a disk works.
 //! A call that changes both the kernel and the database changes the kernel first. So the database

@@ -30,7 +30,8 @@ impl Shared {
     fn mountable(&self, key: &str) -> Result<SnapshotRecord, Error> {
         let record = self.find(key)?;
         if record.kind == Kind::Committed {
-            let what = "only active snapshots and views have mounts; prepare or view it under a key of its own";
+            let what = "only active snapshots and views have mounts; prepare or view it under a \
+                        key of its own";
             return Err(Error::NotActive { key: key.into(), kind: "committed", what });
         }
         Ok(record)

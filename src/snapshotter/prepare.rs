@@ -71,8 +71,8 @@ impl Snapshotter {
             made_at: Some(made_at),
             ..draft
         };
-        // Grown before it is recorded, so that a crash cannot leave a record of a snapshot whose file
-        // system is too small.
+        // Grown before it is recorded, so that a crash cannot leave a record of a snapshot whose
+        // file system is too small.
         let grown = if size > origin.size { shared.grow(key, &record) } else { Ok(()) };
         let recorded = grown.and_then(|()| shared.record_new(key, &record, origin));
         let Err(error) = recorded else { return Ok(record) };

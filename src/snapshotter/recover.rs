@@ -1,9 +1,9 @@
 //! Recovery at the start: repairs devices that the last run left incomplete, suspended or unneeded,
 //! and deletes thins that it made and did not record.
 //!
-//! Architecture Invariant: recovery deletes only thins that are inside a lease of the last run and on
-//! no record, and only in a pool that the daemon assembles itself. It changes no device whose UUID
-//! does not belong to this pool.
+//! Architecture Invariant: recovery deletes only thins that are inside a lease of the last run and
+//! on no record, and only in a pool that the daemon assembles itself. It changes no device whose
+//! UUID does not belong to this pool.
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
@@ -30,8 +30,8 @@ pub fn recover(shared: &Shared) -> Result<BTreeSet<Role>, Error> {
     // Before anything is changed: only this tells whether the database and a shared pool belong
     // together.
     shared.pool.join(&shared.disks).during(Subject::Start, "failed")?;
-    // Next: the last run may have removed a device and not its node. Such a node leads to any device
-    // that has got the number since.
+    // Next: the last run may have removed a device and not its node. Such a node leads to any
+    // device that has got the number since.
     shared.pool.sweep_nodes().during(Subject::Start, "failed")?;
     let mut idle = BTreeSet::new();
     for role in shared.pool.devices().during(Subject::Start, "failed")? {
@@ -111,7 +111,8 @@ fn fate(shared: &Shared, role: Role) -> Result<Fate, Error> {
 }
 
 /// Whether a device shows the thin and the length of its record. One that does not is removed, and
-/// made anew when it is needed. If it is open, its user has the wrong thin, so the start is refused.
+/// made anew when it is needed. If it is open, its user has the wrong thin, so the start is
+/// refused.
 fn shows_its_thin(shared: &Shared, role: Role, record: &SnapshotRecord) -> Result<bool, Error> {
     let shown = shared.pool.shown(role).during(Subject::Start, "failed")?;
     if shown == Some((record.thin, record.size)) {

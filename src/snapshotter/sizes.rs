@@ -44,7 +44,8 @@ impl Asked {
                 tracing::warn!(
                     key,
                     %error,
-                    "the image has a {MAX_SIZE} in its annotations that makes no sense; it is ignored"
+                    "the image has a {MAX_SIZE} in its annotations that makes no sense; \
+                     it is ignored"
                 );
                 Ok(Asked::Nothing)
             }
@@ -118,8 +119,8 @@ impl Shared {
         Err(self.too_large("base_image_size".into(), fs, size, (size, most), total))
     }
 
-    /// Refuses to make a template that would fill the pool. Writes to all other snapshots would then
-    /// fail too.
+    /// Refuses to make a template that would fill the pool. Writes to all other snapshots would
+    /// then fail too.
     pub fn must_have_space(&self, fs: FsType, size: Sectors) -> Result<(), Error> {
         let needed = cost::bytes(fs, size, size) / cost::UNIT * self.pool.block_size().0 * 512;
         let seen = self.pool.look().during(Subject::Template, "cannot be made")?;
@@ -138,7 +139,8 @@ impl Shared {
         Ok(seen.data.map_or(0, |data| data.total))
     }
 
-    /// The size with which the file system was made: that of the lowest layer of the chain, at most.
+    /// The size with which the file system was made: that of the lowest layer of the chain, at
+    /// most.
     fn made_size(&self, basis: &Basis<'_>) -> Result<Sectors, Error> {
         let mut made = basis.size;
         let mut parent = basis.parent.map(|parent| parent.key.clone());

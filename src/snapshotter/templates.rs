@@ -1,10 +1,10 @@
 //! Templates: mkfs runs once for each file system type, options and size. Base layers are snapshots
 //! of what it made.
 //!
-//! A template is made on a thin that is not on record, and recorded when it is complete and on disk.
-//! So a crash leaves no incomplete template. If it cannot be made (no free space, no mkfs), the
-//! daemon serves without it, since snapshots with a parent do not need it. The next snapshot without
-//! a parent tries again.
+//! A template is made on a thin that is not on record, and recorded when it is complete and on
+//! disk. So a crash leaves no incomplete template. If it cannot be made (no free space, no mkfs),
+//! the daemon serves without it, since snapshots with a parent do not need it. The next snapshot
+//! without a parent tries again.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};

@@ -1,9 +1,9 @@
 //! Whether a snapshot holds all that was written to it.
 //!
 //! A full pool refuses writes to new blocks. A program that writes through the page cache learns of
-//! it only if it syncs, and containerd does not sync when it unpacks a layer. So a commit is refused
-//! when the pool has refused writes since the snapshot was made. The record says when it was made
-//! ([`SnapshotRecord::made_at`]), so this survives a restart.
+//! it only if it syncs, and containerd does not sync when it unpacks a layer. So a commit is
+//! refused when the pool has refused writes since the snapshot was made. The record says when it
+//! was made ([`SnapshotRecord::made_at`]), so this survives a restart.
 
 use super::error::During;
 use super::shared::Shared;
@@ -22,8 +22,8 @@ impl Shared {
         const STEP: &str = "cannot be committed";
         let seen = self.pool.look().during(key, STEP)?;
         self.pool.must_be_well(&seen.status).during(key, STEP)?;
-        // The record of a snapshot that an earlier version made has no time. It counts as older than
-        // all that is known of the pool.
+        // The record of a snapshot that an earlier version made has no time. It counts as older
+        // than all that is known of the pool.
         let refused = self.pool.has_refused_since(record.made_at.unwrap_or_default());
         if !refused && self.pool.host_lapses() == self.host_lapses.before(record.number) {
             return Ok(());

@@ -1,5 +1,5 @@
-//! Opens what the daemon and its commands work on: the state directory with its lock, device-mapper,
-//! the database, the pool and the snapshotter.
+//! Opens what the daemon and its commands work on: the state directory with its lock,
+//! device-mapper, the database, the pool and the snapshotter.
 //!
 //! It knows no flags, no sockets and no signals; those belong to `main`.
 

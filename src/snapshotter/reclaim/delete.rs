@@ -1,5 +1,5 @@
-//! How one removed thin is reclaimed: its blocks are discarded, its device is removed, and the thin is
-//! deleted.
+//! How one removed thin is reclaimed: its blocks are discarded, its device is removed, and the thin
+//! is deleted.
 //!
 //! Each step can be interrupted and repeated.
 

@@ -1,5 +1,5 @@
-//! The reclaimer: removes, after Remove has answered, what removed snapshots left in the kernel and in
-//! the pool.
+//! The reclaimer: removes, after Remove has answered, what removed snapshots left in the kernel and
+//! in the pool.
 //!
 //! Its work is on record, so a crash loses none of it. A device that is still open is tried again
 //! later and holds nothing else up, and neither does a device whose removal the kernel does not

@@ -92,8 +92,8 @@ impl Reclaimer {
 }
 
 impl Drop for Reclaimer {
-    /// Waits for the steps under way, but not for one that the kernel does not finish. A step can be
-    /// interrupted anywhere.
+    /// Waits for the steps under way, but not for one that the kernel does not finish. A step can
+    /// be interrupted anywhere.
     fn drop(&mut self) {
         self.stop();
         if !self.has_thread {
@@ -103,7 +103,8 @@ impl Drop for Reclaimer {
         let waited = self.work.woken.wait_timeout_while(wake, STOP_LIMIT, |wake| !wake.ended);
         if waited.is_ok_and(|(wake, _)| !wake.ended) {
             tracing::warn!(
-                "the reclaimer has not ended and is not waited for; the next start takes up its work"
+                "the reclaimer has not ended and is not waited for; the next start takes up \
+                 its work"
             );
         }
     }

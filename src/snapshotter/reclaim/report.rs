@@ -9,8 +9,8 @@ pub struct Swept {
     pub reclaimed: usize,
     /// Devices that are still open or mounted. They are tried again later.
     pub busy: usize,
-    /// Devices whose removal failed for another reason, or that the kernel has not answered yet. The
-    /// cause is in the log. They are tried again later.
+    /// Devices whose removal failed for another reason, or that the kernel has not answered yet.
+    /// The cause is in the log. They are tried again later.
     pub failed: usize,
 }
 
@@ -19,8 +19,8 @@ pub struct Swept {
 pub struct Stuck {
     /// Its device-mapper name.
     pub device: String,
-    /// `busy`: it is open or mounted. `hangs`: the kernel has not answered. `failed`: another cause,
-    /// which is in the log; for the pool's own device, that it takes no changes.
+    /// `busy`: it is open or mounted. `hangs`: the kernel has not answered. `failed`: another
+    /// cause, which is in the log; for the pool's own device, that it takes no changes.
     pub why: &'static str,
     /// Who holds it, as far as /proc tells, or that this is not known.
     pub holders: String,

@@ -40,8 +40,8 @@ impl Tally<'_> {
         false
     }
 
-    /// Takes the result of a removal, and says whether it is done. `None` is a removal that the kernel
-    /// has not answered.
+    /// Takes the result of a removal, and says whether it is done. `None` is a removal that the
+    /// kernel has not answered.
     pub fn take(&mut self, role: Role, result: Option<Result<(), PoolError>>) -> bool {
         let (why, error) = match result {
             Some(Ok(())) => {
@@ -107,7 +107,8 @@ impl Tally<'_> {
                 Why::Failed => {
                     tracing::error!(
                         error,
-                        "cannot be reclaimed; it is tried again after {first} s, later every {last} s"
+                        "cannot be reclaimed; it is tried again after {first} s, \
+                         later every {last} s"
                     );
                 }
                 Why::Hangs => {

@@ -109,7 +109,8 @@ impl Work {
         Some(Alone(self))
     }
 
-    /// Does `action` for each of these, several at the same time. See [`Crew::run`] for the results.
+    /// Does `action` for each of these, several at the same time. See [`Crew::run`] for the
+    /// results.
     pub fn each<I: Clone + Send + 'static, T: Send + 'static>(
         self: &Arc<Self>,
         items: &[(Role, I)],
