@@ -72,10 +72,10 @@ fn findings(store: &Store, pool: Option<&Pool>) -> Result<usize, AnyError> {
     match pool.unmapped(&RealDisks) {
         Ok(0) => {}
         Ok(unmapped) => println!(
-            "note: {unmapped} of the pool's blocks are in use and no thin maps them: dm-thin \
-             leaves such blocks behind when the power goes while it fills them, or when the disk cannot \
-             fill them. They do no harm; thin_repair, run on the metadata of the stopped pool, \
-             frees them"
+            "note: {unmapped} of the pool's blocks are in use and no thin maps them: \
+             dm-thin leaves such blocks behind when the power goes while it fills them, or when \
+             the disk cannot fill them. They do no harm; thin_repair, run on the metadata of the \
+             stopped pool, frees them"
         ),
         Err(error) => println!(
             "note: blocks that are in use and no thin maps were not looked for: {error}"
