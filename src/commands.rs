@@ -1,68 +1,42 @@
-//! What the program does besides serving: look at a stopped daemon's state, and put it right.
+//! The commands besides serving: `ls`, `check` and `check --repair`, for a stopped daemon.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use devmapper_snapshotter::block::RealDisks;
 use devmapper_snapshotter::config::Config;
-use devmapper_snapshotter::dm::Dm;
 use devmapper_snapshotter::pool::{DeviceNames, MetadataError, Pool, PoolError, Role};
 use devmapper_snapshotter::snapshotter;
-use devmapper_snapshotter::store::{Kind, ReclaimKind, Store};
+use devmapper_snapshotter::store::{Kind, ReclaimKind, Store, StoreError};
 use devmapper_snapshotter::units::{bytes_text, ThinId};
+use devmapper_snapshotter::wiring::{database, device_mapper, Opened, StateDirectory, Stopped};
 
-use crate::{
-    database, device_mapper, look_at_state_directory, open, own_state_directory, parts, AnyError,
-};
+pub type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What can be looked at without a change to anything: the pool as the kernel has it, if it is
-/// assembled, and the database as a copy in memory. No daemon starts meanwhile.
-struct Stopped {
-    store: Arc<Store>,
-    pool: Option<Pool>,
-    _lock: Option<std::fs::File>,
-}
-
-impl Stopped {
-    fn look(config: &Config) -> Result<Stopped, AnyError> {
-        let dm = device_mapper()?;
-        let lock = look_at_state_directory(&config.root)?;
-        Stopped::read(config, dm, lock)
-    }
-
-    fn read(config: &Config, dm: Dm, lock: Option<std::fs::File>) -> Result<Stopped, AnyError> {
-        let store = Arc::new(Store::open_copy(&database(&config.root))?);
-        let (backer, settings) = parts(config);
-        let pool = Pool::attach(&settings, dm, Arc::clone(&store), backer)?;
-        Ok(Stopped { store, pool, _lock: lock })
-    }
-}
-
-/// See [`crate::Command::Check`]. Changes nothing.
+/// `check`: lists every disagreement between database, pool and devices. Changes nothing.
 pub fn check(config: &Config) -> Result<(), AnyError> {
-    let Stopped { store, pool, _lock } = Stopped::look(config)?;
-    verdict(findings(&store, pool.as_ref())?)
+    let stopped = Stopped::look(config)?;
+    verdict(findings(&stopped.store, stopped.pool.as_ref())?)
 }
 
-/// See [`crate::Command::Check`].
+/// `check --repair`: lists the disagreements, does what a start of the daemon does, and lists what
+/// is left.
 pub fn repair(config: &Config) -> Result<(), AnyError> {
     let dm = device_mapper()?;
-    // It repairs what is there, and makes nothing where nothing is.
-    drop(look_at_state_directory(&config.root)?);
-    let _lock = own_state_directory(&config.root)?;
-    let before = Stopped::read(config, dm.clone(), None)?;
+    // The state directory must exist: a repair does not make one.
+    drop(StateDirectory::look(&config.root)?);
+    let _state = StateDirectory::own(&config.root)?;
+    let before = Stopped::read(config, dm.clone())?;
     findings(&before.store, before.pool.as_ref())?;
     drop(before);
-    let snapshotter = open(config, dm)?;
+    let Opened { store, pool, snapshotter } = Opened::open(config, dm)?;
     let swept = snapshotter.cleanup()?;
     snapshotter.stop_reclaiming();
     println!(
         "repaired: what a start puts right; {} removals finished, {} still in use",
         swept.reclaimed, swept.busy
     );
-    // What the kernel holds up goes on behind this, with the database open: it is not read from its
-    // file.
-    verdict(findings(snapshotter.store(), Some(snapshotter.pool()))?)
+    // Removals that hang keep the database open, so it is not opened a second time here.
+    verdict(findings(&store, Some(&pool))?)
 }
 
 fn verdict(left: usize) -> Result<(), AnyError> {
@@ -98,23 +72,28 @@ fn findings(store: &Store, pool: Option<&Pool>) -> Result<usize, AnyError> {
     match pool.unmapped(&RealDisks) {
         Ok(0) => {}
         Ok(unmapped) => println!(
-            "note: {unmapped} of the pool's blocks are in use and no thin maps them: dm-thin leaves such blocks behind when the \
-             power goes while it fills them, or the disk fails to. They do no harm; thin_repair, run on the metadata of the stopped pool, frees them"
+            "note: {unmapped} of the pool's blocks are in use and no thin maps them: \
+             dm-thin leaves such blocks behind when the power goes while it fills them, or when \
+             the disk cannot fill them. They do no harm; thin_repair, run on the metadata of the \
+             stopped pool, frees them"
         ),
-        Err(error) => println!("note: blocks that are in use and no thin maps were not looked for: {error}"),
+        Err(error) => println!(
+            "note: blocks that are in use and no thin maps were not looked for: {error}"
+        ),
     }
     let pool = pool.device_name();
     match &thins {
         Some(thins) => println!("{} thins in pool {pool}; {found} disagreements", thins.len()),
         None => println!(
-            "thins were not compared, since pool {pool} is written to faster than its metadata can be read; {found} disagreements"
+            "thins were not compared, since pool {pool} is written to faster than its metadata can \
+             be read; {found} disagreements"
         ),
     }
     Ok(found)
 }
 
-/// The thins in the pool with the blocks they map; `None` while it is written to faster than that
-/// can be read.
+/// The thins in the pool, each with the number of blocks that it maps. `None` if the pool is
+/// written to faster than its metadata can be read.
 fn thins(pool: &Pool) -> Result<Option<BTreeMap<ThinId, u64>>, AnyError> {
     match pool.thins(&RealDisks) {
         Err(PoolError::Metadata { source: MetadataError::Changing, .. }) => Ok(None),
@@ -122,9 +101,10 @@ fn thins(pool: &Pool) -> Result<Option<BTreeMap<ThinId, u64>>, AnyError> {
     }
 }
 
-/// See [`crate::Command::Ls`]. Changes nothing.
+/// `ls`: lists every snapshot, template and removal under way. Changes nothing.
 pub fn list(config: &Config) -> Result<(), AnyError> {
-    let Stopped { store, pool, _lock } = Stopped::look(config)?;
+    let stopped = Stopped::look(config)?;
+    let (store, pool) = (&stopped.store, &stopped.pool);
     let Some(record) = store.read(|r| r.pool())? else {
         return Err(format!(
             "the database {} knows no pool yet, so there is nothing to list",
@@ -134,7 +114,16 @@ pub fn list(config: &Config) -> Result<(), AnyError> {
     };
     let names = DeviceNames::new(&config.name, &record.uuid);
     let mapped = pool.as_ref().map(thins).transpose()?.flatten().unwrap_or_default();
-    let rows = store.read(|r| {
+    let rows = rows(store)?;
+    println!("{:<10} {:<40} {:>8} {:>11} KEY < PARENT", "KIND", "DEVICE", "THIN", "MAPPED");
+    for row in rows {
+        row.print(&names, pool.as_ref(), &mapped);
+    }
+    Ok(())
+}
+
+fn rows(store: &Store) -> Result<Vec<Row>, StoreError> {
+    store.read(|r| {
         let mut rows = Vec::new();
         for (_, template) in r.templates()? {
             rows.push(Row::new(
@@ -173,12 +162,7 @@ pub fn list(config: &Config) -> Result<(), AnyError> {
             rows.push(Row::new("removed", &entry.key, None, role, thin));
         }
         Ok(rows)
-    })?;
-    println!("{:<10} {:<40} {:>8} {:>11} KEY < PARENT", "KIND", "DEVICE", "THIN", "MAPPED");
-    for row in rows {
-        row.print(&names, pool.as_ref(), &mapped);
-    }
-    Ok(())
+    })
 }
 
 /// A line of the list.
@@ -195,8 +179,7 @@ impl Row {
         Row { kind: kind.into(), key: key.into(), parent: parent.map(Into::into), role, thin }
     }
 
-    /// A device that is not active is shown as `-`, and so is what cannot be known without the
-    /// pool.
+    /// A `-` stands for a device that is not active, and for what is not known without the pool.
     fn print(&self, names: &DeviceNames, pool: Option<&Pool>, mapped: &BTreeMap<ThinId, u64>) {
         let active = pool.is_some_and(|pool| pool.info(self.role).is_ok_and(|info| info.is_some()));
         let device = if active { names.name(self.role).to_string() } else { "-".into() };
@@ -212,7 +195,7 @@ impl Row {
     }
 }
 
-/// A key may hold anything; a list has one line for each.
+/// A key can contain control characters; they are escaped, so that each key takes one line.
 fn printable(key: &str) -> String {
     let escaped =
         |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };

@@ -21,6 +21,7 @@
 //! | `snapshotter` | containerd's snapshots on thins |
 //! | `metrics` | figures for Prometheus |
 //! | `grpc`, `server`, `monitor` | the service, the socket, the watch over the pool |
+//! | `wiring` | opens all of this as the configuration asks for it |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod block;
@@ -49,3 +50,5 @@ pub mod server;
 pub mod snapshotter;
 #[cfg(feature = "daemon")]
 pub mod store;
+#[cfg(feature = "daemon")]
+pub mod wiring;

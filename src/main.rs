@@ -1,30 +1,22 @@
-//! The daemon `devmapper-snapshotter`: reads its configuration, opens its pool, serves, and stops
-//! cleanly.
+//! The program `devmapper-snapshotter`: its flags, its log, and serving until a signal comes.
 
 mod commands;
 
 use std::io::IsTerminal;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use devmapper_snapshotter::block::RealDisks;
-use devmapper_snapshotter::config::{Backing, Config, Overrides};
-use devmapper_snapshotter::dm::{Dm, RealKernel};
-use devmapper_snapshotter::fs::{FsSpec, Mkfs};
+use commands::AnyError;
+use devmapper_snapshotter::config::{Config, Overrides};
 use devmapper_snapshotter::grpc::Service;
 use devmapper_snapshotter::metrics::{self, Metrics};
-use devmapper_snapshotter::pool::{Backer, Pool, PoolSettings};
-use devmapper_snapshotter::snapshotter::{Settings, Snapshotter};
-use devmapper_snapshotter::store::Store;
+use devmapper_snapshotter::wiring::{device_mapper, Opened, StateDirectory};
 use devmapper_snapshotter::{monitor, server};
 use tokio::signal::unix::{signal, SignalKind};
 use tracing_subscriber::EnvFilter;
-
-type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A containerd snapshotter on device-mapper thin provisioning.
 ///
@@ -83,8 +75,8 @@ fn run(flags: Flags) -> Result<(), AnyError> {
     let filter = EnvFilter::try_new(&config.log_level)
         .map_err(|e| format!("log_level {:?}: {e}", config.log_level))?;
     let colours = std::io::stderr().is_terminal();
-    // What cannot be logged, for instance into a file on a full file system, is lost: told of on
-    // stderr, that would be a panic.
+    // A line that cannot be written, for instance to a full file system, is lost. With this setting
+    // on, an error about it on the same stderr would be a panic.
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(colours)
@@ -96,162 +88,44 @@ fn run(flags: Flags) -> Result<(), AnyError> {
         Some(Command::Ls) => return commands::list(&config),
         None => {}
     }
-    // Before anything is made: without root, or in a container without the right to it, nothing
-    // else will work either.
+    // First, before anything is made: without root, or in a container that is not privileged,
+    // nothing else works either.
     let dm = device_mapper()?;
     dm.require_thin()?;
-    let _state = own_state_directory(&config.root)?;
-    // The one that leaves a file behind comes last.
+    let _state = StateDirectory::own(&config.root)?;
+    // The Unix socket comes last, since it leaves a file behind if a later step fails.
     let metrics = config.metrics_address.map(metrics::listen).transpose()?;
     let sockets = Sockets { calls: server::listen(&config.address)?, metrics };
-    let result = open(&config, dm)
-        .and_then(|snapshotter| run_until_stopped(sockets, snapshotter, &config.address));
-    // Nobody waits for it: a socket that is left behind is replaced by the next start.
+    let result = Opened::open(&config, dm)
+        .map_err(AnyError::from)
+        .and_then(|opened| run_until_stopped(sockets, opened, &config.address));
+    // An error does not matter: the next start replaces a socket that is left behind.
     let _ = std::fs::remove_file(&config.address);
     result
 }
 
-/// What the daemon is asked through; both are taken before the pool is touched.
+/// The sockets of the daemon. Both are opened before the pool is touched.
 struct Sockets {
     calls: std::os::unix::net::UnixListener,
     metrics: Option<std::net::TcpListener>,
 }
 
-fn run_until_stopped(
-    sockets: Sockets,
-    snapshotter: Snapshotter,
-    address: &Path,
-) -> Result<(), AnyError> {
+fn run_until_stopped(sockets: Sockets, opened: Opened, address: &Path) -> Result<(), AnyError> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let served = runtime.block_on(serve(sockets, Arc::new(snapshotter), address));
-    // Blocking calls that outlast the drain are cut off with the process: each is safe to cut
+    let served = runtime.block_on(serve(sockets, opened, address));
+    // Calls that are still under way after the drain end with the process. Each can be interrupted
     // anywhere.
     runtime.shutdown_background();
     served
 }
 
-/// Makes the state directory and locks it, so that one daemon works on it at a time. The lock goes
-/// with the process.
-fn own_state_directory(root: &Path) -> Result<std::fs::File, AnyError> {
-    let wrong = |what: &str, e: &dyn std::fmt::Display| {
-        format!("state directory {}: {what}: {e}", root.display())
-    };
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(|error| match (
-        std::fs::symlink_metadata(root),
-        root.exists(),
-    ) {
-        (Ok(found), false) if found.is_symlink() => {
-            wrong("cannot be made", &"a link that leads nowhere is there")
-        }
-        (Ok(_), true) => wrong("cannot be made", &"there is something that is no directory"),
-        _ => wrong("cannot be made", &error),
-    })?;
-    let path = root.join("lock");
-    let lock =
-        std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
-    let lock = lock.map_err(|e| wrong("cannot be written to", &e))?;
-    locked(root, lock.try_lock())?;
-    Ok(lock)
-}
-
-/// Keeps daemons out of a state directory while it is looked at; nothing is made or changed for it.
-/// `None` where no daemon has left a lock to take.
-fn look_at_state_directory(root: &Path) -> Result<Option<std::fs::File>, AnyError> {
-    let wrong = |what: &dyn std::fmt::Display| {
-        format!(
-            "state directory {}: {what}; is --root, or 'root' in the configuration, what the daemon has?",
-            root.display()
-        )
-    };
-    match std::fs::metadata(root) {
-        Ok(found) if found.is_dir() => {}
-        Ok(_) => return Err(wrong(&"it is no directory").into()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(wrong(&"it does not exist").into())
-        }
-        Err(error) => return Err(wrong(&error).into()),
-    }
-    if !database(root).try_exists().map_err(|error| wrong(&error))? {
-        return Err(wrong(&format!("there is no database {}", database(root).display())).into());
-    }
-    match std::fs::File::open(root.join("lock")) {
-        Ok(lock) => {
-            locked(root, lock.try_lock_shared())?;
-            Ok(Some(lock))
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(wrong(&format!("its lock cannot be opened: {error}")).into()),
-    }
-}
-
-fn locked(root: &Path, result: Result<(), std::fs::TryLockError>) -> Result<(), AnyError> {
-    let root = root.display();
-    match result {
-        Ok(()) => Ok(()),
-        Err(std::fs::TryLockError::WouldBlock) => Err(format!(
-            "state directory {root}: another daemon works on it, or one of the commands check and ls: stop that one, or give \
-             this one another --root (and another 'name' and --address)"
-        )
-        .into()),
-        Err(std::fs::TryLockError::Error(e)) => Err(format!("state directory {root}: cannot be locked: {e}").into()),
-    }
-}
-
-/// The kernel's device-mapper, or what is in the way of it.
-fn device_mapper() -> Result<Dm, AnyError> {
-    Ok(Dm::new(Arc::new(RealKernel::open()?), Default::default()))
-}
-
-/// What opening a pool takes besides device-mapper and the database.
-fn parts(config: &Config) -> (Arc<Backer>, PoolSettings) {
-    let external = match &config.backing {
-        Backing::External { pool_name } => Some(pool_name.clone()),
-        _ => None,
-    };
-    let settings = PoolSettings {
-        name: config.name.clone(),
-        external,
-        block_size: config.block_size,
-        min_free_percent: config.min_free_percent,
-        accepted_features: config.accept_pool_features.clone(),
-    };
-    (Arc::new(Backer::new(config, Arc::new(RealDisks))), settings)
-}
-
-fn database(root: &Path) -> PathBuf {
-    root.join("metadata.redb")
-}
-
-fn open(config: &Config, dm: Dm) -> Result<Snapshotter, AnyError> {
-    let store = Arc::new(Store::open(&database(&config.root))?);
-    let (backer, settings) = parts(config);
-    let pool = Arc::new(Pool::open(&settings, dm, Arc::clone(&store), backer)?);
-    monitor::watch_events(&pool)?;
-    let settings = Settings {
-        fs: FsSpec {
-            fs_type: config.fs_type.parse()?,
-            options: config.fs_options.clone(),
-            zeroed: pool.zeroes_blocks()?,
-        },
-        base_image_size: config.base_image_size,
-        max_image_size: config.max_image_size.unwrap_or(config.base_image_size),
-        discard: config.discard.unwrap_or(false)
-            && !matches!(config.backing, Backing::Embedded { .. }),
-    };
-    let formatter = Arc::new(Mkfs::new().mounting_untrusted(config.mount_untrusted));
-    Ok(Snapshotter::start(settings, pool, store, Arc::new(RealDisks), formatter)?)
-}
-
-async fn serve(
-    sockets: Sockets,
-    snapshotter: Arc<Snapshotter>,
-    address: &Path,
-) -> Result<(), AnyError> {
+async fn serve(sockets: Sockets, opened: Opened, address: &Path) -> Result<(), AnyError> {
+    let Opened { pool, snapshotter, .. } = opened;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let monitor = monitor::watch(&snapshotter)?;
-    monitor::give_back(&snapshotter)?;
+    let monitor = monitor::watch(&pool)?;
+    monitor::give_back(&pool)?;
     let metrics = Arc::new(Metrics::new(Arc::clone(&snapshotter)));
     let scraped =
         sockets.metrics.map(|listener| tokio::spawn(serve_metrics(listener, Arc::clone(&metrics))));
@@ -268,12 +142,11 @@ async fn serve(
             }
             tracing::info!("stopping; devices stay as they are");
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-            // While calls under way finish; so the stop waits for whichever takes longer, and not
-            // for one after the other.
+            // Now, while calls under way finish, so that both end at the same time.
             snapshotter.stop_reclaiming();
         }
     };
-    tracing::info!(address = %address.display(), pool = %snapshotter.pool().device_name(), "serving");
+    tracing::info!(address = %address.display(), pool = %pool.device_name(), "serving");
     sd_notify::notify(&[sd_notify::NotifyState::Ready])?;
     let served = server::serve(sockets.calls, service, stop).await;
     drop(monitor);
@@ -283,16 +156,17 @@ async fn serve(
     served?;
     if broken.load(Ordering::Relaxed) {
         return Err(
-            "a sync of the database failed, so what is on disk must be read anew; start again once the disk is well"
+            "a sync of the database failed, so only a new start can tell what is on disk; start \
+             again once the disk is well"
                 .into(),
         );
     }
     Ok(())
 }
 
-/// Monitoring that cannot be served takes nothing else down.
+/// Serves the metrics. An error is logged and stops nothing else.
 async fn serve_metrics(listener: std::net::TcpListener, metrics: Arc<Metrics>) {
     if let Err(error) = metrics::serve(listener, metrics).await {
-        tracing::error!(%error, "there are no metrics from now on");
+        tracing::error!(%error, "the metrics are not served any more");
     }
 }

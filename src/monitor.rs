@@ -10,7 +10,6 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::pool::Pool;
-use crate::snapshotter::Snapshotter;
 
 /// How often the pool is looked at. One status without a flush takes some 0.03 ms.
 const EVERY: Duration = Duration::from_secs(2);
@@ -26,14 +25,14 @@ pub struct Monitor {
 
 /// Looks at the pool until the watch is dropped; logs when it runs short of room, when it no longer
 /// is, and when it has refused writes.
-pub fn watch(snapshotter: &Arc<Snapshotter>) -> std::io::Result<Monitor> {
+pub fn watch(pool: &Arc<Pool>) -> std::io::Result<Monitor> {
     let (until_dropped, dropped) = mpsc::channel();
-    let snapshotter = Arc::downgrade(snapshotter);
+    let pool = Arc::downgrade(pool);
     std::thread::Builder::new().name("monitor".into()).spawn(move || {
         let mut seen = Seen::default();
-        while let Some(snapshotter) = Weak::upgrade(&snapshotter) {
-            seen.look(&snapshotter);
-            drop(snapshotter);
+        while let Some(pool) = Weak::upgrade(&pool) {
+            seen.look(&pool);
+            drop(pool);
             if dropped.recv_timeout(EVERY) != Err(RecvTimeoutError::Timeout) {
                 break;
             }
@@ -54,9 +53,8 @@ struct Seen {
 }
 
 impl Seen {
-    fn look(&mut self, snapshotter: &Snapshotter) {
-        let pool = snapshotter.pool();
-        self.look_for_neighbours(snapshotter);
+    fn look(&mut self, pool: &Pool) {
+        self.look_for_neighbours(pool);
         let name = pool.device_name();
         let room = pool.maintain().and_then(|()| pool.look()).and_then(|_| pool.check_room());
         let lapses = pool.lapses();
@@ -80,14 +78,14 @@ impl Seen {
         }
     }
 
-    fn look_for_neighbours(&mut self, snapshotter: &Snapshotter) {
+    fn look_for_neighbours(&mut self, pool: &Pool) {
         let is_due = self.looks.is_multiple_of(LOOKS_BETWEEN_NEIGHBOURS);
         self.looks = self.looks.wrapping_add(1);
-        if !is_due || !snapshotter.pool().is_shared() {
+        if !is_due || !pool.is_shared() {
             return;
         }
         // Where it cannot be told now, it is looked at again.
-        let Ok(found) = snapshotter.pool().neighbours() else { return };
+        let Ok(found) = pool.neighbours() else { return };
         let Some(known) = &mut self.neighbours else {
             self.neighbours = Some(found);
             return;
@@ -105,16 +103,16 @@ impl Seen {
 }
 
 /// Gives space that the pool does not need back to the file system below it, on a thread of its
-/// own, until the snapshotter is gone.
-pub fn give_back(snapshotter: &Arc<Snapshotter>) -> std::io::Result<()> {
-    let snapshotter: Weak<Snapshotter> = Arc::downgrade(snapshotter);
+/// own, until the pool's last user is gone.
+pub fn give_back(pool: &Arc<Pool>) -> std::io::Result<()> {
+    let pool: Weak<Pool> = Arc::downgrade(pool);
     let give = move || {
         let mut failed = false;
         loop {
             std::thread::sleep(EVERY);
-            let Some(snapshotter) = snapshotter.upgrade() else { return };
-            let go_on = || Arc::strong_count(&snapshotter) > 1;
-            match snapshotter.pool().give_back(go_on) {
+            let Some(pool) = pool.upgrade() else { return };
+            let go_on = || Arc::strong_count(&pool) > 1;
+            match pool.give_back(go_on) {
                 Ok(_) => failed = false,
                 Err(error) if failed => tracing::debug!(%error, "space is not given back"),
                 Err(error) => {

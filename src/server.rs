@@ -1,6 +1,6 @@
-//! Serves the snapshots service and gRPC health on a Unix socket until told to stop.
+//! Serves the snapshots service and gRPC health on a Unix socket until it is told to stop.
 //!
-//! The listener and the moment to stop are handed in; nothing here is global.
+//! The caller hands in the listener and the future that ends the service.
 
 use std::future::Future;
 use std::io;
@@ -17,9 +17,9 @@ use tonic::transport::Server;
 
 use crate::grpc::{CommitParent, Service};
 
-/// `sun_path` has 108 bytes, one of them for the NUL (unix(7)).
+/// The longest path of a socket in bytes. `sun_path` has 108 bytes, and the last is NUL (unix(7)).
 const PATH_MAX: usize = 107;
-/// How long calls under way may take to finish once the daemon is told to stop.
+/// How long a stop waits for the calls under way.
 pub const DRAIN: Duration = Duration::from_secs(10);
 
 /// Why the socket cannot be served on.
@@ -27,9 +27,16 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 pub enum ServerError {
     #[error("address {path}: {length} bytes are too long for a Unix socket; {PATH_MAX} fit")]
     TooLong { path: PathBuf, length: usize },
-    #[error("address {path}: another process is serving on it; stop that one, or give this one another --address")]
+    #[error(
+        "address {path}: another process is serving on it; stop that one, or give this one another \
+         --address"
+    )]
     InUse { path: PathBuf },
-    #[error("address {path}: there is a {} that is no socket; move it away, or choose another --address", if path.is_dir() { "directory" } else { "file" })]
+    #[error(
+        "address {path}: there is a {} that is no socket; move it away, or choose another \
+         --address",
+        if path.is_dir() { "directory" } else { "file" }
+    )]
     NotASocket { path: PathBuf },
     #[error("address {path}: cannot {step}: {source}")]
     Step { path: PathBuf, step: &'static str, source: io::Error },
@@ -39,8 +46,8 @@ pub enum ServerError {
     Serve(#[from] tonic::transport::Error),
 }
 
-/// Listens on `path`: makes its directory (mode 0700), takes away a socket that nobody serves any
-/// more, and gives the new one mode 0600 before it can be seen.
+/// Listens on `path`. Makes its directory (mode 0700), and replaces a socket that no process serves
+/// any more. The new socket has mode 0600 before it appears under its name.
 pub fn listen(path: &Path) -> Result<StdListener, ServerError> {
     let fail = |step, source| ServerError::Step { path: path.into(), step, source };
     let length = path.as_os_str().len();
@@ -55,9 +62,9 @@ pub fn listen(path: &Path) -> Result<StdListener, ServerError> {
         .mode(0o700)
         .create(directory)
         .map_err(|e| fail("make its directory", e))?;
-    // The socket is made under a name of its own beside the final one, and renamed when its mode is
-    // set. Where that name would be too long, it is reached by a shorter path, through a descriptor
-    // of their directory.
+    // The socket is bound under another name in the same directory, and renamed when its mode is
+    // set. If the path of that name is too long, a shorter one is used, through a descriptor of the
+    // directory.
     let held = std::fs::File::open(directory).map_err(|e| fail("open its directory", e))?;
     let start: String = name.to_string_lossy().chars().take(16).collect();
     let mut unseen = directory.join(format!(".{start}.new"));
@@ -67,7 +74,7 @@ pub fn listen(path: &Path) -> Result<StdListener, ServerError> {
     must_be_unused(path)?;
     match std::fs::remove_file(&unseen) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(fail("take away an old socket", error))
+            return Err(fail("remove an old socket", error))
         }
         _ => {}
     }
@@ -93,14 +100,14 @@ fn must_be_unused(path: &Path) -> Result<(), ServerError> {
     match UnixStream::connect(path) {
         Ok(_) => Err(ServerError::InUse { path: path.into() }),
         Err(_) => {
-            tracing::info!(path = %path.display(), "a socket of an earlier run is replaced");
+            tracing::info!(path = %path.display(), "the socket of an earlier run is replaced");
             Ok(())
         }
     }
 }
 
-/// Serves until `stop` is ready; then takes no more calls and lets those under way finish,
-/// [`DRAIN`] at the most.
+/// Serves until `stop` is ready. Then it takes no more calls, and waits for those under way, for at
+/// most [`DRAIN`].
 pub async fn serve(
     listener: StdListener,
     service: Service,
@@ -170,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn nobodys_file_is_replaced_but_a_socket_that_nobody_serves() {
+    fn a_socket_that_no_process_serves_is_replaced_and_no_other_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("d.new");
         drop(listen(&path).unwrap());

@@ -1,18 +1,20 @@
-//! Checks the log filter: a level, or a filter of tracing-subscriber's `EnvFilter`.
+//! What is logged: a level, or a filter as tracing-subscriber's `EnvFilter` reads it, less what
+//! could match nothing.
 //!
-//! `EnvFilter` takes a misspelt level for the name of a target. Then nothing matches and nothing is
-//! logged. So each directive is checked against the levels and against the targets of this program.
+//! `EnvFilter` takes a misspelt level for the name of a target, which nothing logs under, and then
+//! mutes all the rest. So each directive is checked here against the levels there are and the
+//! targets that this program logs under.
 
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
-/// The first part of this crate's targets. The path of the module follows.
+/// The crate's own target; each file that logs adds its path.
 const OWN: &str = "devmapper_snapshotter";
 
 /// Libraries of this program that log.
 const LIBRARIES: [&str; 4] = ["h2", "hyper", "tonic", "tower"];
 
 /// Modules of this crate that log. A test compares the list with the sources.
-const MODULES: [&str; 33] = [
+const MODULES: [&str; 34] = [
     "block::loops",
     "block::sparse",
     "dm::client",
@@ -20,8 +22,8 @@ const MODULES: [&str; 33] = [
     "dm::queries",
     "fs::mkfs",
     "fs::tools",
-    "grpc",
-    "metrics",
+    "grpc::service",
+    "metrics::figures",
     "metrics::http",
     "metrics::scrape",
     "monitor",
@@ -36,20 +38,21 @@ const MODULES: [&str; 33] = [
     "pool::lapses",
     "server",
     "snapshotter::commit",
-    "snapshotter::create",
-    "snapshotter::delete",
+    "snapshotter::creation",
     "snapshotter::marks",
-    "snapshotter::reclaim",
+    "snapshotter::reclaim::delete",
+    "snapshotter::reclaim::reclaimer",
+    "snapshotter::reclaim::tally",
+    "snapshotter::reclaim::trouble",
     "snapshotter::recover",
     "snapshotter::sizes",
     "snapshotter::templates",
-    "snapshotter::trouble",
     "store::backend",
     "store::database",
 ];
 
-/// Checks a filter: directives separated by commas. Each is a level, `target=level`, or a target
-/// alone for all its levels. Gives the filter without spaces and empty directives.
+/// Checks a filter: directives with commas between them, each a level, `target=level`, or a target
+/// alone for all its levels. Returns it without blanks and empty directives.
 pub fn checked(text: &str) -> Result<String, String> {
     let directives: Vec<&str> =
         text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
@@ -62,12 +65,12 @@ pub fn checked(text: &str) -> Result<String, String> {
     Ok(directives.join(","))
 }
 
-const FORM: &str = "use error, warn, info, debug, trace or off, or a filter such as \
-                    \"info,devmapper_snapshotter::pool=debug\"";
+const FORM: &str =
+    "it takes error, warn, info, debug, trace or off, or a filter such as \"info,devmapper_snapshotter::pool=debug\"";
 
 fn check(directive: &str) -> Result<(), String> {
     if directive.contains(['[', ']', '{', '}']) {
-        return Err(format!("{directive:?} filters by spans, but this program has no spans"));
+        return Err(format!("{directive:?} filters by spans, and this program has none"));
     }
     match directive.split_once('=') {
         Some((_, level)) if !is_level(level) => {
@@ -83,13 +86,13 @@ fn check(directive: &str) -> Result<(), String> {
     }
 }
 
-/// tracing accepts levels in upper and lower case, and as numbers from 0 (off) to 5 (trace).
+/// tracing reads levels in either case, and as the numbers from 0 (off) to 5 (trace).
 fn is_level(text: &str) -> bool {
     LEVELS.iter().any(|level| level.eq_ignore_ascii_case(text))
         || matches!(text.as_bytes(), [b'0'..=b'5'])
 }
 
-/// Whether a target of this program begins with this text; tracing compares targets in this way.
+/// Whether anything is logged under a target that begins so, which is how tracing compares.
 fn is_target(text: &str) -> bool {
     let modules = MODULES.iter().any(|module| format!("{OWN}::{module}").starts_with(text));
     let inside = |library: &str| {
@@ -105,7 +108,7 @@ mod tests {
     use std::path::Path;
 
     #[test]
-    fn levels_and_filters_that_match_something_are_accepted() {
+    fn levels_and_filters_that_match_something_are_taken() {
         for good in [
             "info",
             "WARN",
@@ -120,7 +123,7 @@ mod tests {
         ] {
             assert_eq!(checked(good).unwrap(), good);
         }
-        // With the spaces EnvFilter would not read the whole target.
+        // EnvFilter itself would cut the target short.
         assert_eq!(
             checked(" info , devmapper_snapshotter::pool=debug ,").unwrap(),
             "info,devmapper_snapshotter::pool=debug"
@@ -128,7 +131,8 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_level_or_target_is_refused_with_the_allowed_ones() {
+    fn a_level_that_is_none_and_a_target_that_nothing_logs_under_are_refused_with_what_is_allowed()
+    {
         for (bad, named) in [
             ("wran", "\"wran\" is neither a level nor a target"),
             ("", "is empty"),
@@ -178,7 +182,7 @@ mod tests {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
         let mut found = BTreeSet::new();
         walk(&root, &root, &mut found);
-        // The program's own file logs under the crate's name.
+        // The program's own file logs under the crate's name alone.
         assert!(found.remove("main"));
         found.remove("config::log_level");
         let known: BTreeSet<String> = MODULES.iter().map(ToString::to_string).collect();

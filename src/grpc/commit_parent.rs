@@ -1,7 +1,8 @@
-//! Sees to the one field of a request that this crate's copy of containerd's interface does not
-//! have: the parent that a Commit names since containerd 2.2, where it has unpacked a layer apart
-//! from those below it. Dropped without a word, as unknown fields are, it would leave a layer that
-//! lacks everything below it.
+//! Reads a field of Commit that the crate containerd-snapshots does not know: the parent.
+//!
+//! containerd 2.2 and later name the parent in Commit when they have unpacked a layer without the
+//! layers below it. If the field were ignored, as unknown fields are, the committed layer would
+//! lack everything below it.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -15,19 +16,19 @@ use tonic::server::NamedService;
 use tonic::transport::Body;
 use tonic::Status;
 
-use super::Service;
+use super::service::Service;
 
 const COMMIT: &str = "/containerd.services.snapshots.v1.Snapshots/Commit";
 /// Numbers of the fields of `CommitSnapshotRequest` (api/services/snapshots/v1/snapshots.proto).
 const KEY: u64 = 3;
 const PARENT: u64 = 5;
-/// A gRPC message is preceded by a flag for compression, which nothing here uses, and its length in
+/// Bytes before a gRPC message: one flag for compression, which is not used here, and the length in
 /// four bytes.
 const FRAME: usize = 5;
-/// What a Commit may take: labels of 4096 bytes, and tonic's own limit.
+/// The longest request in bytes, which is also tonic's limit.
 const BODY_MOST: usize = 4 << 20;
 
-/// The service behind it, with a look at each Commit before it gets there.
+/// A service that checks the parent of each Commit before it passes the request on to `inner`.
 #[derive(Debug, Clone)]
 pub struct CommitParent<S> {
     inner: S,
@@ -101,8 +102,8 @@ async fn read(mut body: Body) -> Result<Vec<u8>, Status> {
     Ok(bytes)
 }
 
-/// Key and parent of a Commit that names a parent. What is no such message is left to whoever
-/// decodes it whole.
+/// Key and parent of a Commit that names a parent. `None` also for a message that cannot be
+/// decoded: the service behind this one reports that.
 fn named(body: &[u8]) -> Option<(String, String)> {
     let (mut key, mut parent) = (String::new(), String::new());
     let mut rest = body.get(FRAME..)?;
@@ -127,7 +128,8 @@ fn named(body: &[u8]) -> Option<(String, String)> {
     (!parent.is_empty()).then_some((key, parent))
 }
 
-/// protobuf's integer: seven bits a byte, the lowest first, the top bit set on all but the last.
+/// Reads an integer of protobuf: seven bits in each byte, the lowest first; the top bit is set in
+/// all bytes but the last.
 fn varint(rest: &mut &[u8]) -> Option<u64> {
     let mut value = 0;
     for shift in (0..64).step_by(7) {

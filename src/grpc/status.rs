@@ -1,10 +1,10 @@
-//! The one place where an error becomes a gRPC status. containerd decides by the code; people read
-//! the message.
+//! Turns an error into a gRPC status. containerd acts on the code; the message is for the operator.
 
 use tonic::{Code, Status};
 
-use crate::snapshotter::{Error, FsError};
+use crate::snapshotter::Error;
 
+/// The status of a failed call, with the whole message.
 pub fn status(error: &Error) -> Status {
     Status::new(code(error), error.to_string())
 }
@@ -16,29 +16,24 @@ fn code(error: &Error) -> Code {
     match error {
         Error::NotFound { .. } | Error::ParentNotFound { .. } => Code::NotFound,
         Error::AlreadyExists { .. } => Code::AlreadyExists,
-        // containerd's own snapshotters answer so for a parent that is not committed.
-        Error::ParentNotCommitted { .. } | Error::Invalid { .. } | Error::TooLarge { .. } => {
-            Code::InvalidArgument
-        }
+        // containerd's own snapshotters use this code for a parent that is not committed.
+        Error::ParentNotCommitted { .. } | Error::Invalid { .. } => Code::InvalidArgument,
+        _ if error.is_wrong_size() => Code::InvalidArgument,
         Error::NotActive { .. } | Error::HasChildren { .. } | Error::Rebase { .. } => {
             Code::FailedPrecondition
         }
-        // Not the caller's fault: something on the host or in the configuration has to change
-        // first.
+        // The host or the configuration has to change first.
         Error::Template { .. } => Code::FailedPrecondition,
-        Error::NoRoom { .. } => Code::ResourceExhausted,
+        Error::NoSpace { .. } => Code::ResourceExhausted,
         Error::ParentChanged { .. } => Code::Unavailable,
         Error::Incomplete { .. } | Error::ErrorsNoted { .. } => Code::DataLoss,
         Error::Fs { source, .. } if source.is_damage() => Code::DataLoss,
         Error::Fs { source, .. } if source.is_refusal() => Code::FailedPrecondition,
         Error::Undo { source, .. } => code(source),
-        Error::Fs { source, .. } if matches!(source.as_ref(), FsError::TooManyGroups { .. }) => {
-            Code::InvalidArgument
-        }
-        Error::Pool { .. }
+        Error::TooLarge { .. }
+        | Error::Pool { .. }
         | Error::Fs { .. }
         | Error::Block { .. }
-        | Error::Start(_)
         | Error::Store(_) => Code::Internal,
     }
 }
@@ -64,7 +59,7 @@ mod tests {
             ),
             (
                 Error::Fs {
-                    key: key().as_str().into(),
+                    subject: key().as_str().into(),
                     step: "cannot be committed",
                     source: Box::new(FsError::PanicMask {
                         device: "d".into(),

@@ -1,4 +1,4 @@
-//! Serves the figures over HTTP: GET /metrics, and nothing else.
+//! Serves the figures over HTTP. The only request is GET /metrics.
 
 use std::convert::Infallible;
 use std::io;
@@ -12,12 +12,12 @@ use hyper::service::service_fn;
 use hyper::{Body, Method, Request, Response, StatusCode};
 use tokio::sync::Semaphore;
 
+use super::figures::Metrics;
 use super::scrape::{self, Scraper};
-use super::Metrics;
 
-/// Connections at a time.
+/// How many connections are served at the same time.
 const CONNECTIONS: usize = 16;
-/// How long one may take, request and answer.
+/// How long a connection can take, for request and answer.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
 
 const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -25,20 +25,23 @@ const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Why the figures cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum MetricsError {
-    #[error("metrics_address {address}: cannot listen: {source}; choose another address, or leave the key out")]
+    #[error(
+        "metrics_address {address}: cannot listen: {source}; choose another address, or leave the \
+         key out"
+    )]
     Listen { address: SocketAddr, source: io::Error },
     #[error("serving the metrics failed: {0}")]
     Serve(#[source] io::Error),
 }
 
-/// Takes the address, so that one that is in use shows at start.
+/// Listens on the address, so that an address in use is an error at the start.
 pub fn listen(address: SocketAddr) -> Result<TcpListener, MetricsError> {
     let listener = TcpListener::bind(address)
         .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
     listener.map_err(|source| MetricsError::Listen { address, source })
 }
 
-/// Serves until dropped. So many connections at a time; others wait in the listener's queue.
+/// Serves until it is dropped. Connections beyond the limit wait in the listener's queue.
 pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>) -> Result<(), MetricsError> {
     let listener = tokio::net::TcpListener::from_std(listener).map_err(MetricsError::Serve)?;
     let scraper = {
@@ -50,9 +53,9 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>) -> Result<(), M
         let place = Arc::clone(&places).acquire_owned().await.expect("it is never closed");
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
-            // The peer is gone again, or there are no descriptors: the next one may have more luck.
+            // The client has closed it again, or no file descriptor is free. The next may work.
             Err(error) => {
-                tracing::warn!(%error, "a connection for monitoring was not taken");
+                tracing::warn!(%error, "a connection to metrics_address was not accepted");
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue;
             }
@@ -67,7 +70,7 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>) -> Result<(), M
                 .http1_only(true)
                 .http1_keep_alive(false)
                 .serve_connection(stream, service);
-            // Whoever asks for nothing, or does not read the answer, is not served for ever.
+            // A client that sends no request, or does not read the answer, is disconnected.
             let _ = tokio::time::timeout(CONNECTION_LIMIT, connection).await;
         });
     }
@@ -87,7 +90,7 @@ async fn answer(
     let looked_up = scraper.text().await;
     let text = metrics.text(looked_up.as_ref().map(|(text, age)| (&**text, *age)));
     let Ok(text) = text else {
-        tracing::error!(?text, "no metrics for this scrape");
+        tracing::error!(?text, "the figures for a scrape cannot be put into text");
         return Ok(plain(
             StatusCode::INTERNAL_SERVER_ERROR,
             "the figures could not be put together; see the log\n",

@@ -1,8 +1,8 @@
-//! One look at everything for all scrapes that come meanwhile, on a thread of its own.
+//! Looks up the figures on a thread of its own, once for all scrapes that arrive meanwhile.
 //!
-//! The figures come from the database, the kernel and the file system under the pool, any of which
-//! may not answer. Scrapes then get what was looked up before, with its age, and leave neither
-//! threads nor descriptors behind; calls have nothing to do with it.
+//! The figures come from the database, the kernel and the file system under the pool. Each of these
+//! can hang. Scrapes then get the last figures with their age, and keep no thread and no file
+//! descriptor. Calls of containerd are not affected.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-/// How long a scrape waits for a look, of the 10 s that Prometheus gives it unless told otherwise.
+/// How long a scrape waits for new figures. Prometheus waits 10 s for a scrape by default.
 pub(super) const LIMIT: Duration = Duration::from_secs(4);
 
 type Look = dyn Fn() -> Result<String, fmt::Error> + Send + Sync;
 
-/// Looks, and remembers.
+/// Looks up the figures, and keeps the last ones.
 pub(super) struct Scraper {
     look: Box<Look>,
     limit: Duration,
@@ -25,9 +25,9 @@ pub(super) struct Scraper {
 
 #[derive(Default)]
 struct State {
-    /// When the look that is under way began.
+    /// When the look-up began that is under way.
     began: Option<Instant>,
-    /// The last text, and when its look began.
+    /// The last figures as text, and when their look-up began.
     last: Option<(Instant, Arc<str>)>,
 }
 
@@ -44,12 +44,12 @@ impl Scraper {
         })
     }
 
-    /// What the look finds that is under way, or is begun for this, if that ends within the limit;
-    /// else what the one before found, and how long ago.
+    /// The figures with their age. Waits, within the limit, for the look-up that is under way or is
+    /// begun now. If that takes longer, these are the figures of the look-up before.
     pub(super) async fn text(self: &Arc<Self>) -> Option<(Arc<str>, Duration)> {
         let ended = self.ended.notified();
         tokio::pin!(ended);
-        // From here on it hears of an end.
+        // From here on no end of a look-up is missed.
         ended.as_mut().enable();
         let began = self.begin();
         let left = self.limit.saturating_sub(began.elapsed());
@@ -57,7 +57,7 @@ impl Scraper {
         self.state().last.as_ref().map(|(at, text)| (Arc::clone(text), at.elapsed()))
     }
 
-    /// When the look began that is under way now.
+    /// Begins a look-up if none is under way. Returns when the current one began.
     fn begin(self: &Arc<Self>) -> Instant {
         let mut state = self.state();
         let now = Instant::now();
@@ -72,14 +72,14 @@ impl Scraper {
             match text {
                 Ok(text) => state.last = Some((now, text.into())),
                 Err(error) => {
-                    tracing::error!(%error, "the figures for monitoring cannot be put into text")
+                    tracing::error!(%error, "the figures for a scrape cannot be put into text")
                 }
             }
             scraper.ended.notify_waiters();
         };
         match std::thread::Builder::new().name("metrics".into()).spawn(look) {
             Ok(_) => state.began = Some(now),
-            Err(error) => tracing::warn!(%error, "no thread to look up the figures for monitoring"),
+            Err(error) => tracing::warn!(%error, "no thread can be started to look up the figures"),
         }
         now
     }

@@ -1,18 +1,20 @@
-//! Commit: an active snapshot becomes a committed one, which never changes again and whose file
-//! system is clean.
+//! Commit: an active snapshot becomes a committed one, which never changes again and has a clean
+//! file system.
 //!
-//! Nobody has it open: its own thin becomes the committed one, made read-only before it is
-//! recorded. Somebody has: it is frozen for the moment it takes to snapshot it, and the copy
-//! becomes the committed one.
+//! If the device is not open, its own thin becomes the committed one. The device is made read-only
+//! before that is recorded. If it is open, it is suspended while a snapshot of its thin is made,
+//! and that copy becomes the committed one.
 
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::create::{reclaim_of, undone};
 use super::error::During;
 use super::labels::{check_key, check_labels};
 use super::marks::is_remapped;
-use super::{fs_type, role, Error, Labels, Shared, Snapshotter};
+use super::record::{fs_type, reclaim_of, role};
+use super::shared::Shared;
+use super::undo::undone;
+use super::{Error, Labels, Snapshotter};
 use crate::block::{Access, Disk};
 use crate::fs::{FsState, FsType};
 use crate::pool::Role;
@@ -21,7 +23,7 @@ use crate::units::ThinId;
 
 const STEP: &str = "cannot be committed";
 
-/// Content that is on disk, clean, and takes no more writes.
+/// The content of a thin that is on disk, clean, and takes no more writes.
 struct Content {
     thin: ThinId,
     mapped: u64,
@@ -29,9 +31,9 @@ struct Content {
 }
 
 impl Snapshotter {
-    /// Refuses a commit of `key` that would put it on `parent`, where it does not stand there
-    /// already: containerd unpacked the layer by itself, since it was told of a capability that is
-    /// not ours.
+    /// Refuses a commit of `key` that names another parent than the snapshot has. containerd does
+    /// that if its configuration has a capability that this snapshotter lacks: it has then unpacked
+    /// the layer without the layers below it.
     pub fn must_stand_on(&self, key: &str, parent: &str) -> Result<(), Error> {
         check_key("key", key)?;
         match self.shared.find(key)?.parent.as_deref() {
@@ -40,8 +42,8 @@ impl Snapshotter {
         }
     }
 
-    /// Turns the active snapshot `key` into the committed snapshot `name`. What was written to it
-    /// is on disk when this returns. `labels` replace those it had.
+    /// Turns the active snapshot `key` into the committed snapshot `name`. All that was written to
+    /// it is on disk when this returns. `labels` replace its labels.
     pub fn commit(&self, name: &str, key: &str, labels: Labels) -> Result<(), Error> {
         check_key("name", name)?;
         check_key("key", key)?;
@@ -70,8 +72,8 @@ impl Snapshotter {
             return Err(Error::AlreadyExists { key: name.into() });
         }
         shared.ensure_active(key, &record)?;
-        // Asked once more at the end; whatever else would be found wrong before that is so for this
-        // reason.
+        // Asked again at the end. It is asked here too, since refused writes would cause other
+        // errors below.
         shared.must_be_whole(key, &record)?;
         match shared.seal(key, &record)? {
             Some(sealed) => self.commit_own(name, key, &record, labels, sealed),
@@ -90,8 +92,8 @@ impl Snapshotter {
         let committed = Shared::committed(name, key, record, labels, &sealed.content);
         let recorded = self.shared.store.commit(|c| c.rename_snapshot(key, name, &committed));
         if let Err(error) = recorded.map_err(Error::from) {
-            // Where it is not known whether the change is on disk, the next start makes the device
-            // writable, if the snapshot is still an active one.
+            // If it is not certain that the change is not on disk, the device stays read-only. The
+            // next start makes it writable if the snapshot is still active.
             if self.shared.surely(&error, key, |found| found == Some(record)) {
                 unseal(sealed.disk.as_ref(), key)?;
             }
@@ -103,8 +105,7 @@ impl Snapshotter {
         Ok(())
     }
 
-    /// Commits a snapshot that somebody has mounted: what they write from now on does not reach the
-    /// committed one.
+    /// Commits a snapshot that is mounted. Later writes to it do not reach the committed one.
     fn commit_copy(
         &self,
         name: &str,
@@ -113,7 +114,7 @@ impl Snapshotter {
         labels: Labels,
     ) -> Result<(), Error> {
         let shared = &*self.shared;
-        tracing::info!(key, "committed while it is open: a frozen copy is taken");
+        tracing::info!(key, "committed while it is open: its device is suspended and copied");
         let copy = shared.pool.copy_frozen(role(record), record.thin).during(key, STEP)?;
         let recorded = shared.copy_content(key, record, copy.get()).and_then(|content| {
             let number = copy.get().get().into();
@@ -140,19 +141,21 @@ impl Snapshotter {
     }
 }
 
-/// Makes a device writable again; a second try saves the next start the work.
+/// Makes a device writable again. It is tried twice; after a second failure the device stays
+/// read-only until the next start.
 fn unseal(disk: &dyn Disk, key: &str) -> Result<(), Error> {
     disk.set_read_only(false).or_else(|_| disk.set_read_only(false)).during(key, "stays read-only")
 }
 
-/// A device that only we have open, flushed and read-only.
+/// A device that is flushed, read-only, and open in no other process.
 struct Sealed {
     disk: Box<dyn Disk>,
     content: Content,
 }
 
 impl Shared {
-    /// Seals the active device of `record`; `None` when somebody else has it open.
+    /// Makes the device of an active snapshot read-only, and its content clean and durable. `None`
+    /// if another process has it open.
     fn seal(&self, key: &str, record: &SnapshotRecord) -> Result<Option<Sealed>, Error> {
         let node = self.pool.node(role(record));
         if self.others_have_it_open(key, record, 0)? {
@@ -175,8 +178,8 @@ impl Shared {
         disk: &dyn Disk,
         state: FsState,
     ) -> Result<Option<Content>, Error> {
-        // Whoever opened it before it was made read-only may still write; whoever comes later
-        // cannot.
+        // A process that opened it before it was made read-only can still write. One that opens it
+        // later cannot.
         if self.others_have_it_open(key, record, 1)? {
             return Ok(None);
         }
@@ -186,6 +189,7 @@ impl Shared {
         Ok(Some(Content { thin: record.thin, mapped, inodes: state.used_inodes }))
     }
 
+    /// Whether the device is open more often than the `ours` times that this daemon has it open.
     fn others_have_it_open(
         &self,
         key: &str,
@@ -196,9 +200,9 @@ impl Shared {
         Ok(info.is_some_and(|info| info.open_count > ours))
     }
 
-    /// The state of the file system on `node`; one that was not unmounted (power went) is made
-    /// clean first. One that has noted errors is refused before anything could make it look clean,
-    /// and so is one whose journal brings such a note.
+    /// The state of the file system on `node`. If it was not unmounted, as after a power cut, its
+    /// journal is replayed first. A file system that has noted errors is refused before anything is
+    /// changed, and so is one whose journal contains such a note.
     fn clean(&self, key: &str, record: &SnapshotRecord, node: &Path) -> Result<FsState, Error> {
         let fs = fs_type(&record.fs)?;
         let state = self.without_errors(key, node, fs)?;
@@ -221,7 +225,7 @@ impl Shared {
         }
     }
 
-    /// Makes the copy's file system clean, and takes its device away again.
+    /// Makes the file system of the copy clean, and removes the copy's device again.
     fn copy_content(
         &self,
         key: &str,
@@ -238,6 +242,7 @@ impl Shared {
         Ok(Content { thin: copy, mapped, inodes: state.used_inodes })
     }
 
+    /// The record of the committed snapshot.
     fn committed(
         name: &str,
         key: &str,

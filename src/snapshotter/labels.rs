@@ -2,46 +2,43 @@
 
 use std::collections::BTreeMap;
 
-use super::Error;
+use super::error::Error;
 
 /// Labels of a snapshot, by name.
 pub type Labels = BTreeMap<String, String>;
 
 /// containerd's limit for a label's name and value together, in bytes (its `labels` package).
 const LABEL_MAX: usize = 4096;
-/// Longest key, in bytes: far above what containerd makes, far below what would slow the database
-/// down.
+/// The longest key, in bytes. containerd's keys are much shorter, and the database would be slow
+/// only with much longer ones.
 const KEY_MAX: usize = 16 << 10;
 
+/// Refuses an empty key and one that is too long. `what` is what the message calls it.
 pub fn check_key(what: &'static str, key: &str) -> Result<(), Error> {
     if key.is_empty() {
-        return Err(Error::invalid(format!("an empty {what}"), "every snapshot is known by one"));
+        return Err(Error::invalid(format!("an empty {what}"), "every snapshot needs one"));
     }
     if key.len() > KEY_MAX {
         return Err(Error::invalid(
             format!("a {what} of {} bytes", key.len()),
-            format!("{KEY_MAX} bytes are the most"),
+            format!("at most {KEY_MAX} bytes are allowed"),
         ));
     }
     Ok(())
 }
 
-/// Checks the sizes, and drops labels without a value: to containerd that is how a label is
-/// deleted.
+/// Checks the lengths, and drops labels without a value: that is how containerd deletes a label.
 pub fn check_labels(labels: Labels) -> Result<Labels, Error> {
     for (name, value) in &labels {
         let length = name.len() + value.len();
         if name.is_empty() {
-            return Err(Error::invalid(
-                "a label without a name",
-                "the name is what it is found by",
-            ));
+            return Err(Error::invalid("a label without a name", "a label is found by its name"));
         }
         if length > LABEL_MAX {
             let start: String = name.chars().take(40).collect();
             return Err(Error::invalid(
                 format!("label {start:?} of {length} bytes"),
-                format!("name and value together take {LABEL_MAX} bytes at the most"),
+                format!("name and value together can take at most {LABEL_MAX} bytes"),
             ));
         }
     }

@@ -1,56 +1,33 @@
-//! Whether a snapshot holds what was written to it.
-//!
-//! A pool that is full refuses writes to new blocks, and whoever writes through a page cache hears
-//! of it only if they sync. containerd does not when it unpacks a layer. So a commit is refused
-//! when the pool has had such a lapse since the snapshot was made. When it was made is in its
-//! record ([`SnapshotRecord::made_at`]), so a restart forgets nothing.
+//! How often the file system under the pool had been full when each snapshot was made.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::error::During;
-use super::{Error, Shared};
-use crate::store::SnapshotRecord;
-
-/// How often the file system under the pool had been full when a snapshot was made, by the
-/// snapshot's number; those that are not in it were made before the first time. The pool has no
-/// events for that, so a restart forgets it.
+/// The count at the time when a snapshot was made, by the snapshot's number. A snapshot that is not
+/// in it was made while the count was zero. The pool has no events for this, so it is lost at a
+/// restart.
 #[derive(Debug, Default)]
 pub struct HostLapses(Mutex<HashMap<u64, u64>>);
 
 impl HostLapses {
-    fn marks(&self) -> MutexGuard<'_, HashMap<u64, u64>> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    fn counts(&self) -> MutexGuard<'_, HashMap<u64, u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The snapshot is not going to be committed any more.
-    pub fn forget(&self, number: u64) {
-        self.marks().remove(&number);
+    /// The count at the time when this snapshot was made.
+    pub fn before(&self, number: u64) -> u64 {
+        self.counts().get(&number).copied().unwrap_or(0)
     }
-}
 
-impl Shared {
-    /// A new snapshot is about to be handed out to be written to.
-    pub fn note_host_lapses_before(&self, record: &SnapshotRecord) {
-        let lapses = self.pool.host_lapses();
+    /// Notes the count for a snapshot that is about to be handed out.
+    pub fn note(&self, number: u64, lapses: u64) {
         if lapses > 0 {
-            self.host_lapses.marks().insert(record.number, lapses);
+            self.counts().insert(number, lapses);
         }
     }
 
-    /// Refuses a snapshot that may not hold all that was written to it until now. Holds for good
-    /// once nobody writes any more and what was written is flushed.
-    pub fn must_be_whole(&self, key: &str, record: &SnapshotRecord) -> Result<(), Error> {
-        const STEP: &str = "cannot be committed";
-        let room = self.pool.look().during(key, STEP)?;
-        self.pool.must_be_well(&room.status).during(key, STEP)?;
-        let host_before = self.host_lapses.marks().get(&record.number).copied().unwrap_or(0);
-        // One that an earlier version made does not say when, and was there before everything that
-        // is known.
-        let refused = self.pool.has_refused_since(record.made_at.unwrap_or_default());
-        if !refused && self.pool.host_lapses() == host_before {
-            return Ok(());
-        }
-        Err(Error::Incomplete { key: key.into(), pool: self.pool.device_name().to_string() })
+    /// Forgets a snapshot that will not be committed any more.
+    pub fn forget(&self, number: u64) {
+        self.counts().remove(&number);
     }
 }

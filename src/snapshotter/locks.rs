@@ -1,10 +1,10 @@
-//! One lock a key: operations on the same key follow each other, those on different keys run side
-//! by side.
+//! A lock for each key: calls on the same key run one after the other, calls on different keys run
+//! at the same time.
 
 use std::collections::HashSet;
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// The keys that operations are working on now.
+/// The keys of the calls under way.
 #[derive(Debug, Default)]
 pub struct KeyLocks {
     held: Mutex<HashSet<String>>,
@@ -19,19 +19,19 @@ pub struct KeyGuard<'a> {
 }
 
 impl KeyLocks {
-    /// Waits until none of `keys` is held, and takes them all at once; so two callers can never
+    /// Waits until none of `keys` is held, and takes them all at once. So two callers can never
     /// wait for each other.
     pub fn lock(&self, keys: &[&str]) -> KeyGuard<'_> {
         let taken = |held: &mut HashSet<String>| keys.iter().any(|key| held.contains(*key));
         let mut held =
-            self.released.wait_while(self.held(), taken).unwrap_or_else(|e| e.into_inner());
+            self.released.wait_while(self.held(), taken).unwrap_or_else(PoisonError::into_inner);
         let keys: Vec<String> = keys.iter().map(|key| key.to_string()).collect();
         held.extend(keys.iter().cloned());
         KeyGuard { locks: self, keys }
     }
 
     fn held(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.held.lock().unwrap_or_else(|e| e.into_inner())
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

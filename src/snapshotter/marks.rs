@@ -1,41 +1,40 @@
-//! What containerd's labels and keys tell about who asks, and the marks of capabilities that this
-//! snapshotter does not have.
+//! What containerd's keys and labels tell about the caller, and how a call shows that containerd
+//! uses a capability of the plugin.
 //!
-//! containerd believes what stands under `capabilities` in its configuration of a proxy plugin;
-//! nothing asks the plugin. Each capability changes how containerd calls, and leaves a mark by
-//! which that can be told:
+//! containerd takes the `capabilities` of a proxy plugin from its own configuration and does not
+//! ask the plugin. Each capability changes the calls, and most leave a mark in them:
 //!
 //! | capability | since | what containerd does | mark | answer |
 //! |---|---|---|---|---|
 //! | `rebase` | 2.2 | unpacks layers without their parent and names it with Commit | from 2.3 on a label at Prepare; the field `parent` of Commit | refused |
-//! | `remap-ids` | 1.7 | hands id mappings over in labels, and expects files to show mapped ids | the labels (there without the capability, too) | idmapped mounts |
-//! | `only-remap-ids` | 2.0 | refuses id mappings by itself, unless `remap-ids` stands beside it | none | |
+//! | `remap-ids` | 1.7 | passes id mappings in labels, and expects files to show mapped ids | the labels (also without the capability) | idmapped mounts |
+//! | `only-remap-ids` | 2.0 | refuses id mappings by itself, unless `remap-ids` is set too | none | |
 //!
 //! (client/snapshotter_opts_unix.go, core/unpack/unpacker.go, core/metadata/snapshot.go.) Without
-//! `remap-ids` containerd makes a snapshot of the image with every file's owner changed, and
-//! prepares the container's on that one, with the same labels: the mapping must not be done twice.
+//! `remap-ids` containerd makes a snapshot of the image, changes the owner of each file in it, and
+//! prepares the container's snapshot on that one with the same labels. The ids must not be mapped a
+//! second time then.
 //!
-//! The unpacker hands all annotations of an image's layer below `containerd.io/snapshot/` on as
-//! labels. Whoever made the image chose those.
+//! The unpacker passes all annotations of a layer below `containerd.io/snapshot/` on as labels. The
+//! author of the image chose those.
 
-use super::{Error, Labels};
+use super::error::Error;
+use super::labels::Labels;
 use crate::store::Ownership;
 
 /// The chain id that a layer is unpacked for; only the unpacker sets it.
 const UNPACK_REF: &str = "containerd.io/snapshot.ref";
-/// What the client's key of a layer that is being unpacked starts with
-/// (`snapshots.UnpackKeyPrefix`).
+/// The prefix of the client's key of a layer that is being unpacked (`snapshots.UnpackKeyPrefix`).
 const UNPACK_KEY: &str = "extract-";
 /// The chain id of the layer below.
 const PARENT_CHAIN_ID: &str = "containerd.io/snapshot/parent-chain-id";
 pub const UID_MAPPING: &str = "containerd.io/snapshot/uidmapping";
 pub const GID_MAPPING: &str = "containerd.io/snapshot/gidmapping";
-/// Key and name of a snapshot whose files containerd changes the owners of: the name with this
-/// behind it is the key.
+/// When containerd has changed the owners of the files, the key is the name with this suffix.
 const REMAP_KEY: &str = "-remap";
 
-/// Whether a layer of an image is unpacked into the snapshot, so that its labels are the image's
-/// word and not an operator's.
+/// Whether a layer of an image is unpacked into the snapshot. Its labels then come from the image
+/// and not from the operator.
 pub fn is_unpack(key: &str, labels: &Labels) -> bool {
     let last = key.rsplit('/').next().unwrap_or(key);
     labels.contains_key(UNPACK_REF)
@@ -43,8 +42,8 @@ pub fn is_unpack(key: &str, labels: &Labels) -> bool {
         || client_key(key).starts_with(UNPACK_KEY)
 }
 
-/// The key as containerd's client knows it: its metadata makes `NAMESPACE/NUMBER/KEY` of it
-/// (core/metadata, `createKey`).
+/// The key that containerd's client uses. containerd's metadata turns it into
+/// `NAMESPACE/NUMBER/KEY` (core/metadata, `createKey`).
 fn client_key(key: &str) -> &str {
     let mut parts = key.splitn(3, '/');
     match (parts.next(), parts.next(), parts.next()) {
@@ -53,7 +52,7 @@ fn client_key(key: &str) -> &str {
     }
 }
 
-/// Refuses a layer that is to be unpacked apart from the layers below it.
+/// Refuses a layer that is to be unpacked without the layers below it.
 pub fn refuse_rebase(key: &str, parent: Option<&str>, labels: &Labels) -> Result<(), Error> {
     match labels.get(PARENT_CHAIN_ID) {
         Some(_) if parent.is_none() => Err(Error::Rebase { key: key.into() }),
@@ -66,8 +65,8 @@ pub fn is_remapped(name: &str, key: &str) -> bool {
     client_key(key).strip_suffix(REMAP_KEY).is_some_and(|rest| rest == client_key(name))
 }
 
-/// How the files' owners are to show, by the labels of a new snapshot on a parent with this
-/// ownership.
+/// How the owners of files appear in a new snapshot with these labels. `parent` is the ownership of
+/// its parent.
 pub fn ownership(
     key: &str,
     labels: &Labels,
@@ -75,7 +74,7 @@ pub fn ownership(
 ) -> Result<Ownership, Error> {
     let (uids, gids) = match (labels.get(UID_MAPPING), labels.get(GID_MAPPING)) {
         (None, None) => return Ok(Ownership::Stored),
-        // Layers are stored with the ids that the image has.
+        // A layer is stored with the ids of the image.
         _ if is_unpack(key, labels) => {
             tracing::warn!(
                 key,
@@ -102,8 +101,8 @@ pub fn ownership(
     })
 }
 
-/// The form that containerd's mounts want: `CONTAINER-ID:HOST-ID:COUNT`, several separated by
-/// commas (core/mount/mount_idmapped_linux.go).
+/// Checks for the form that containerd's mounts expect: `CONTAINER-ID:HOST-ID:COUNT`, several
+/// separated by commas (core/mount/mount_idmapped_linux.go).
 fn check_mapping(label: &str, text: &str) -> Result<(), Error> {
     let range = |part: &str| {
         let numbers: Vec<u32> = part.split(':').map_while(|number| number.parse().ok()).collect();

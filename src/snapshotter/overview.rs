@@ -1,51 +1,35 @@
-//! What there is and what is stuck, counted for whoever watches over the daemon.
+//! Figures of the pool and the snapshots, for monitoring.
 
-use std::time::Duration;
-
-use super::{Error, Snapshotter};
+use super::error::{During, Subject};
+use super::{Error, Snapshotter, Stuck};
 use crate::pool::{PoolMode, Space};
 use crate::store::Kind;
 
 /// Records read from the database at a time.
 const PAGE: usize = 1024;
 
-/// What there is.
+/// How many snapshots there are, and what is still to be reclaimed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overview {
     pub active: u64,
     pub views: u64,
     pub committed: u64,
-    /// Removed, and not yet taken away.
+    /// Removed, and not reclaimed yet.
     pub reclaiming: u64,
-    /// Of those, and of devices that nothing needs any more, the ones that could not be taken away
-    /// when last tried.
+    /// Devices that could not be removed when it was last tried.
     pub stuck: Vec<Stuck>,
 }
 
-/// A device that was to be taken away, and could not be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stuck {
-    /// Its device-mapper name.
-    pub device: String,
-    /// `busy`: somebody has it open or mounted. `hangs`: the kernel has not answered. `failed`:
-    /// another reason, which is in the log; for the pool's own device, that it takes no changes.
-    pub why: &'static str,
-    /// Who holds it, as far as /proc tells, or that this is not known.
-    pub holders: String,
-    /// How long ago it was first tried.
-    pub since: Duration,
-}
-
-/// How the pool is.
+/// The state of the pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolView {
     /// `read-write`, `read-only`, `out-of-data-space` or `failed`.
     pub state: &'static str,
-    /// The kernel wants thin_check before it writes metadata again.
+    /// Whether the kernel writes no metadata before thin_check has run.
     pub needs_check: bool,
-    /// How often it was seen to refuse writes to new blocks since the daemon's start.
+    /// How often it was seen to refuse writes to new blocks since the start of the daemon.
     pub lapses: u64,
-    /// Not known of a pool that has failed.
+    /// `None` for a pool that has failed, as is `metadata`.
     pub data: Option<Space>,
     pub metadata: Option<Space>,
     /// The file system under an embedded pool.
@@ -53,10 +37,10 @@ pub struct PoolView {
 }
 
 impl Snapshotter {
-    /// Looks at the pool, cheaply.
+    /// The state of the pool, from one status ioctl.
     pub fn pool_view(&self) -> Result<PoolView, Error> {
-        let room = self.pool().look().map_err(Error::start)?;
-        let status = room.status.working();
+        let seen = self.shared.pool.look().during(Subject::Look, "failed")?;
+        let status = seen.status.working();
         Ok(PoolView {
             state: match status.map(|status| status.mode) {
                 Some(PoolMode::ReadWrite) => "read-write",
@@ -65,15 +49,15 @@ impl Snapshotter {
                 None => "failed",
             },
             needs_check: status.is_some_and(|status| status.needs_check),
-            lapses: self.pool().lapses(),
-            data: room.data,
-            metadata: room.metadata,
-            host: room.host,
+            lapses: self.shared.pool.lapses(),
+            data: seen.data,
+            metadata: seen.metadata,
+            host: seen.host,
         })
     }
 
-    /// Counts what is on record, and asks /proc who holds what is stuck. Reads every record: for a
-    /// scrape, not for a call.
+    /// Counts all records, and reads in /proc which processes hold the devices that are stuck. It
+    /// is too slow for a call and meant for a scrape.
     pub fn overview(&self) -> Result<Overview, Error> {
         let store = &self.shared.store;
         let mut overview = Overview::default();

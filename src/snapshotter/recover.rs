@@ -1,43 +1,44 @@
-//! Puts right, at start, whatever the last run left: devices half made, suspended or in the way,
-//! and thins that were made and never recorded.
+//! Recovery at the start: repairs devices that the last run left incomplete, suspended or unneeded,
+//! and deletes thins that it made and did not record.
 //!
-//! Architecture Invariant: nothing is deleted here but thins inside the last run's leases that no
-//! record owns, and that only in a pool of our own; no device is touched whose uuid is not of this
-//! pool.
+//! Architecture Invariant: recovery deletes only thins that are inside a lease of the last run and
+//! on no record, and only in a pool that the daemon assembles itself. It changes no device whose
+//! UUID does not belong to this pool.
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use super::error::{During, Subject};
-use super::{Error, Shared};
+use super::shared::Shared;
+use super::Error;
 use crate::block::Access;
 use crate::pool::{DeviceInfo, PoolError, Role};
 use crate::store::{Kind, Owner, ReclaimKind, ReclaimRecord, SnapshotRecord};
 
-/// What is to become of a device that was found.
+/// What happens to a device that was found.
 enum Fate {
-    /// The reclaimer knows of it.
-    Keep,
+    /// It stays. The reclaimer, or the pool, takes care of it.
+    Stays,
     /// It belongs to this snapshot.
-    Kept(Box<SnapshotRecord>),
-    /// Nothing on record wants it.
-    Remove,
+    OfSnapshot(Box<SnapshotRecord>),
+    /// No record needs it.
+    Goes,
 }
 
-/// Returns the devices that are to go as soon as nobody has them open.
+/// Repairs everything. Returns the devices that must be removed as soon as they are closed.
 pub fn recover(shared: &Shared) -> Result<BTreeSet<Role>, Error> {
-    // Before anything is changed: whether database and pool belong together is not known of a
-    // shared pool until then.
-    shared.pool.join(&shared.disks).map_err(Error::start)?;
-    // First: the last run may have ended between a device and its node, and a node that is left
-    // over leads to whatever device has its number now.
-    shared.pool.sweep_nodes().map_err(Error::start)?;
+    // Before anything is changed: only this tells whether the database and a shared pool belong
+    // together.
+    shared.pool.join(&shared.disks).during(Subject::Start, "failed")?;
+    // Next: the last run may have removed a device and not its node. Such a node leads to any
+    // device that has got the number since.
+    shared.pool.sweep_nodes().during(Subject::Start, "failed")?;
     let mut idle = BTreeSet::new();
-    for role in shared.pool.devices().map_err(Error::start)? {
+    for role in shared.pool.devices().during(Subject::Start, "failed")? {
         let Some(info) = usable(shared, role)? else { continue };
         match fate(shared, role)? {
-            Fate::Keep => keep(shared, role, &info)?,
-            Fate::Kept(record) => {
+            Fate::Stays => keep(shared, role, &info)?,
+            Fate::OfSnapshot(record) => {
                 if !shows_its_thin(shared, role, &record)? {
                     continue;
                 }
@@ -47,50 +48,55 @@ pub fn recover(shared: &Shared) -> Result<BTreeSet<Role>, Error> {
                         keep(shared, role, &info)?;
                         set_read_only(shared, role, false)?;
                     }
-                    // It must not be written to, and goes when nobody has it open.
+                    // It must not be written to, and is removed as soon as it is closed.
                     Kind::Committed => {
                         set_read_only(shared, role, true)?;
                         idle.insert(role);
                     }
                 }
             }
-            Fate::Remove => remove(shared, role, &info, &mut idle)?,
+            Fate::Goes => remove(shared, role, &info, &mut idle)?,
         }
     }
     delete_unrecorded(shared)?;
-    shared.pool.settle_leases().map_err(Error::start)?;
+    shared.pool.settle_leases().during(Subject::Start, "failed")?;
     Ok(idle)
 }
 
-/// Resumes a suspended device and clears away one that never got a table; `None` when it is gone.
+/// Resumes a suspended device, and removes one that never got a table; then the answer is `None`.
 fn usable(shared: &Shared, role: Role) -> Result<Option<DeviceInfo>, Error> {
-    let Some(info) = shared.pool.info(role).map_err(Error::start)? else { return Ok(None) };
-    shared.pool.must_be_ours(&info).map_err(Error::start)?;
+    let Some(info) = shared.pool.info(role).during(Subject::Start, "failed")? else {
+        return Ok(None);
+    };
+    shared.pool.must_be_ours(&info).during(Subject::Start, "failed")?;
     let name = shared.pool.names().name(role);
     if !info.live_table {
-        tracing::warn!(device = %name, "half made by the last run; it is removed");
-        shared.pool.deactivate(role).map_err(Error::start)?;
+        tracing::warn!(device = %name, "the last run left it without a table; it is removed");
+        shared.pool.deactivate(role).during(Subject::Start, "failed")?;
         return Ok(None);
     }
     if info.suspended {
-        tracing::warn!(device = %name, "left suspended by the last run; it is resumed");
-        shared.pool.resume(role).map_err(Error::start)?;
+        tracing::warn!(device = %name, "the last run left it suspended; it is resumed");
+        shared.pool.resume(role).during(Subject::Start, "failed")?;
     }
     Ok(Some(info))
 }
 
-/// What is wanted stays, though somebody asked for its removal while it was open.
+/// Takes back the deferred removal of a device that is needed.
 fn keep(shared: &Shared, role: Role, info: &DeviceInfo) -> Result<(), Error> {
     if !info.deferred_remove {
         return Ok(());
     }
-    tracing::warn!(device = %info.name, "somebody had it removed as soon as it is closed; that is taken back");
-    shared.pool.keep(role).map_err(Error::start)
+    tracing::warn!(
+        device = %info.name,
+        "it was to be removed as soon as it is closed, and is still needed; that is taken back"
+    );
+    shared.pool.keep(role).during(Subject::Start, "failed")
 }
 
 fn fate(shared: &Shared, role: Role) -> Result<Fate, Error> {
     let owner = match role {
-        Role::Balloon if shared.store.read(|r| r.balloon())?.is_some() => return Ok(Fate::Keep),
+        Role::Balloon if shared.store.read(|r| r.balloon())?.is_some() => return Ok(Fate::Stays),
         Role::Snapshot(number) | Role::View(number) => {
             shared.store.read(|r| r.number_owner(number))?
         }
@@ -98,24 +104,28 @@ fn fate(shared: &Shared, role: Role) -> Result<Fate, Error> {
     };
     let key = match owner {
         Some(Owner::Snapshot(key)) => key,
-        Some(Owner::Reclaim(_)) => return Ok(Fate::Keep),
-        Some(Owner::Template(_) | Owner::Balloon | Owner::Foreign) | None => {
-            return Ok(Fate::Remove)
-        }
+        Some(Owner::Reclaim(_)) => return Ok(Fate::Stays),
+        Some(Owner::Template(_) | Owner::Balloon | Owner::Foreign) | None => return Ok(Fate::Goes),
     };
-    Ok(Fate::Kept(Box::new(shared.find(&key)?)))
+    Ok(Fate::OfSnapshot(Box::new(shared.find(&key)?)))
 }
 
-/// Whether a device of ours shows what its record says. One that does not is taken away, and made
-/// anew when it is needed; somebody who has it open has another thin than they believe, so then the
-/// start is refused.
+/// Whether a device shows the thin and the length of its record. One that does not is removed, and
+/// made anew when it is needed. If it is open, its user has the wrong thin, so the start is
+/// refused.
 fn shows_its_thin(shared: &Shared, role: Role, record: &SnapshotRecord) -> Result<bool, Error> {
-    let shown = shared.pool.shown(role).map_err(Error::start)?;
+    let shown = shared.pool.shown(role).during(Subject::Start, "failed")?;
     if shown == Some((record.thin, record.size)) {
         return Ok(true);
     }
     let device = shared.pool.names().name(role);
-    tracing::warn!(%device, ?shown, thin = %record.thin, size = %record.size, "shows something else than its record says; it is taken away");
+    tracing::warn!(
+        %device,
+        ?shown,
+        thin = %record.thin,
+        size = %record.size,
+        "it shows something else than its record says; it is removed"
+    );
     match shared.pool.deactivate(role) {
         Ok(()) => Ok(false),
         Err(busy) if busy.is_busy() => {
@@ -128,14 +138,15 @@ fn shows_its_thin(shared: &Shared, role: Role, record: &SnapshotRecord) -> Resul
                 record.thin,
                 shared.pool.device_name()
             );
-            Err(Error::start(PoolError::StandsElsewhere { device, found, wanted }))
+            Err(PoolError::StandsElsewhere { device, found, wanted })
+                .during(Subject::Start, "failed")
         }
-        Err(error) => Err(Error::start(error)),
+        Err(error) => Err(error).during(Subject::Start, "failed"),
     }
 }
 
-/// A commit that was cut short leaves an active snapshot's device read-only; one that was not
-/// deactivated is made so.
+/// Makes a device read-only or writable. An interrupted commit leaves the device of an active
+/// snapshot read-only. The device of a committed snapshot may be writable still.
 fn set_read_only(shared: &Shared, role: Role, read_only: bool) -> Result<(), Error> {
     let device = || Subject::Device(shared.pool.names().name(role).to_string());
     let disk = shared
@@ -149,6 +160,7 @@ fn set_read_only(shared: &Shared, role: Role, read_only: bool) -> Result<(), Err
     Ok(())
 }
 
+/// Removes a device that no record needs. If it is open, that is left to the reclaimer.
 fn remove(
     shared: &Shared,
     role: Role,
@@ -158,10 +170,14 @@ fn remove(
     match shared.pool.deactivate(role) {
         Ok(()) => Ok(()),
         Err(error) if error.is_busy() => {
-            tracing::warn!(%error, opened = info.open_count, "on no record, and somebody has it open; it goes when they close it");
+            tracing::warn!(
+                %error,
+                opened = info.open_count,
+                "no record needs it, and it is open; it is removed as soon as it is closed"
+            );
             match role {
                 Role::View(number) => remember_view(shared, role, number),
-                // Its thin is unrecorded and goes on record as such in a moment.
+                // Its thin is not on record. `delete_unrecorded` records it for the reclaimer.
                 Role::Snapshot(_) => Ok(()),
                 _ => {
                     idle.insert(role);
@@ -169,12 +185,15 @@ fn remove(
                 }
             }
         }
-        Err(error) => Err(Error::start(error)),
+        Err(error) => Err(error).during(Subject::Start, "failed"),
     }
 }
 
+/// Records a view that is still open for the reclaimer.
 fn remember_view(shared: &Shared, role: Role, number: u64) -> Result<(), Error> {
-    let Some((of, size)) = shared.pool.shown(role).map_err(Error::start)? else { return Ok(()) };
+    let Some((of, size)) = shared.pool.shown(role).during(Subject::Start, "failed")? else {
+        return Ok(());
+    };
     let entry = ReclaimRecord {
         number,
         kind: ReclaimKind::View { of },
@@ -185,8 +204,10 @@ fn remember_view(shared: &Shared, role: Role, number: u64) -> Result<(), Error> 
     Ok(shared.store.commit(|c| c.put_reclaim(&entry))?)
 }
 
+/// Deletes the thins that the last run made and did not record. A thin that is still in use is
+/// recorded for the reclaimer.
 fn delete_unrecorded(shared: &Shared) -> Result<(), Error> {
-    for id in shared.pool.unrecorded().map_err(Error::start)? {
+    for id in shared.pool.unrecorded().during(Subject::Start, "failed")? {
         match shared.pool.delete(id) {
             Ok(()) => {}
             Err(error) if error.is_busy() => {
@@ -201,7 +222,7 @@ fn delete_unrecorded(shared: &Shared) -> Result<(), Error> {
                 };
                 shared.store.commit(|c| c.put_reclaim(&entry))?;
             }
-            Err(error) => return Err(Error::start(error)),
+            Err(error) => Err(error).during(Subject::Start, "failed")?,
         }
     }
     Ok(())

@@ -1,28 +1,31 @@
-//! How large a new snapshot gets: who may ask for how much, and what the pool and the file system
-//! can bear.
+//! The size of a new snapshot: how much a caller or an image can ask for, and how much the pool and
+//! the file system allow.
 
+use super::error::{During, Subject};
 use super::marks::is_unpack;
-use super::{fs_type, Error, Labels, Shared, Subject};
+use super::record::fs_type;
+use super::shared::Shared;
+use super::{Error, Labels};
 use crate::fs::{cost, FsType};
 use crate::store::ParentRef;
 use crate::units::Sectors;
 
-/// The size of a writable snapshot: bytes, or a number with a unit.
+/// The label with the size of a writable snapshot: bytes, or a number with a unit.
 pub const MAX_SIZE: &str = "containerd.io/snapshot/max-size";
 
-/// An empty file system may take one part in this many of the pool: 160 MiB of 10 GiB, enough for
-/// an ext4 of 5 TiB.
+/// An empty file system can take one part in this many of the pool. Of 10 GiB that is 160 MiB,
+/// enough for an ext4 of 5 TiB.
 const SHARE: u64 = 64;
-/// What it may always take, however small the pool is.
+/// What it can always take, however small the pool is, in bytes.
 const ALWAYS: u64 = 4 << 20;
 
 /// What the label of a new snapshot asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
     Nothing,
-    /// By whoever prepares the snapshot.
+    /// The caller of Prepare asks for this size.
     Caller(Sectors),
-    /// By the image that is unpacked into it.
+    /// The image that is unpacked into it asks for this size.
     Image(Sectors),
 }
 
@@ -30,15 +33,20 @@ impl Asked {
     /// Reads [`MAX_SIZE`].
     ///
     /// # Errors
-    /// [`Error::Invalid`] for what is no size. From an image it is ignored, since it must not keep
-    /// anybody from pulling it.
+    /// [`Error::Invalid`] for text that is not a size. From an image such text is ignored, so that
+    /// the image can still be pulled.
     pub fn of(key: &str, labels: &Labels) -> Result<Asked, Error> {
         let Some(text) = labels.get(MAX_SIZE) else { return Ok(Asked::Nothing) };
         match Sectors::parse_device(text) {
             Ok(size) if is_unpack(key, labels) => Ok(Asked::Image(size)),
             Ok(size) => Ok(Asked::Caller(size)),
             Err(error) if is_unpack(key, labels) => {
-                tracing::warn!(key, %error, "the image has a {MAX_SIZE} in its annotations that makes no sense; it is ignored");
+                tracing::warn!(
+                    key,
+                    %error,
+                    "the image has a {MAX_SIZE} in its annotations that makes no sense; \
+                     it is ignored"
+                );
                 Ok(Asked::Nothing)
             }
             Err(_) => Err(Error::invalid(
@@ -49,7 +57,7 @@ impl Asked {
     }
 }
 
-/// What a new snapshot is made of, as far as its size goes.
+/// What the size of a new snapshot depends on.
 pub struct Basis<'a> {
     pub size: Sectors,
     pub fs: &'a str,
@@ -60,9 +68,9 @@ impl Shared {
     /// The size of a new writable snapshot. Nothing has been made yet.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] where the pool or the file system cannot bear it; only for what a caller
-    /// or the configuration asks for. What an image asks for is held to what it may have.
-    pub(super) fn size_of_new(
+    /// [`Error::TooLarge`] if the caller or the configuration asks for more than the pool or the
+    /// file system allows. An image that asks for too much gets the largest allowed size.
+    pub fn size_of_new(
         &self,
         key: &str,
         basis: &Basis<'_>,
@@ -74,7 +82,13 @@ impl Shared {
             Asked::Caller(size) => {
                 if size < least {
                     let (asked, gets) = (size.to_text(), least.to_text());
-                    tracing::warn!(key, asked, gets, "{MAX_SIZE} is less than its parent or base_image_size; a file system cannot shrink, so it gets that size");
+                    tracing::warn!(
+                        key,
+                        asked,
+                        gets,
+                        "{MAX_SIZE} is less than its parent or base_image_size; \
+                         a file system cannot shrink, so it gets that size"
+                    );
                 }
                 (size.max(least), false)
             }
@@ -84,7 +98,7 @@ impl Shared {
             return Ok(asked);
         }
         let fs = fs_type(basis.fs)?;
-        let (made, total) = (self.made_size(basis)?, self.pool_total(key)?);
+        let (made, total) = (self.made_size(basis)?, self.pool_total(key.into())?);
         let most = cost::fits(fs, made, share(total)).unwrap_or(made).max(basis.size);
         if asked <= most {
             return Ok(asked);
@@ -96,8 +110,8 @@ impl Shared {
     }
 
     /// Refuses a template that takes too much of the pool.
-    pub(super) fn must_be_bearable(&self, fs: FsType, size: Sectors) -> Result<(), Error> {
-        let total = self.pool_total("")?;
+    pub fn must_be_bearable(&self, fs: FsType, size: Sectors) -> Result<(), Error> {
+        let total = self.pool_total(Subject::Template)?;
         if size <= cost::largest(fs, size) && cost::bytes(fs, size, size) <= share(total) {
             return Ok(());
         }
@@ -105,36 +119,28 @@ impl Shared {
         Err(self.too_large("base_image_size".into(), fs, size, (size, most), total))
     }
 
-    /// Refuses to make a template where it would fill the pool: not only would it fail, everybody
-    /// else's writes would as well.
-    pub(super) fn must_have_room(&self, fs: FsType, size: Sectors) -> Result<(), Error> {
+    /// Refuses to make a template that would fill the pool. Writes to all other snapshots would
+    /// then fail too.
+    pub fn must_have_space(&self, fs: FsType, size: Sectors) -> Result<(), Error> {
         let needed = cost::bytes(fs, size, size) / cost::UNIT * self.pool.block_size().0 * 512;
-        let room = self.pool.look().map_err(|source| Error::Pool {
-            key: Subject::Template,
-            step: "has no template",
-            source: Box::new(source),
-        })?;
-        match room.data {
+        let seen = self.pool.look().during(Subject::Template, "cannot be made")?;
+        match seen.data {
             Some(data) if data.free < needed.min(size.0.saturating_mul(512)) => {
                 let pool = self.pool.device_name().to_string();
-                Err(Error::NoRoom { pool, needed, free: data.free })
+                Err(Error::NoSpace { pool, needed, free: data.free })
             }
             _ => Ok(()),
         }
     }
 
-    fn pool_total(&self, key: &str) -> Result<u64, Error> {
-        let step = "cannot be measured against its pool";
-        let room = self.pool.look().map_err(|source| Error::Pool {
-            key: key.into(),
-            step,
-            source: Box::new(source),
-        })?;
-        Ok(room.data.map_or(0, |data| data.total))
+    /// The size of the pool's data area in bytes.
+    fn pool_total(&self, subject: Subject) -> Result<u64, Error> {
+        let seen = self.pool.look().during(subject, "cannot be compared with the pool's size")?;
+        Ok(seen.data.map_or(0, |data| data.total))
     }
 
-    /// What the file system at the bottom of a chain was made with: the size of the lowest layer,
-    /// at the most.
+    /// The size with which the file system was made: that of the lowest layer of the chain, at
+    /// most.
     fn made_size(&self, basis: &Basis<'_>) -> Result<Sectors, Error> {
         let mut made = basis.size;
         let mut parent = basis.parent.map(|parent| parent.key.clone());
@@ -157,7 +163,7 @@ impl Shared {
         let (asked, most) = sizes;
         let why = if asked > cost::largest(fs, made) {
             format!(
-                "an {fs} that was made with {} is not grown or made beyond {}",
+                "an {fs} that was made with {} cannot be larger than {}",
                 made.to_text(),
                 cost::largest(fs, made).to_text()
             )
@@ -166,7 +172,8 @@ impl Shared {
             let (share, total) =
                 (Sectors(share(total) / 512).to_text(), Sectors(total / 512).to_text());
             format!(
-                "an empty {fs} of that size takes up to {takes} of pool {}, which has {total}; {share} is the most",
+                "an empty {fs} of that size takes up to {takes} of pool {}, which has {total}; \
+                 {share} is the most",
                 self.pool.device_name()
             )
         };
@@ -174,6 +181,7 @@ impl Shared {
     }
 }
 
+/// How many bytes of a pool of `total` bytes an empty file system can take.
 fn share(total: u64) -> u64 {
     (total / SHARE).max(ALWAYS)
 }

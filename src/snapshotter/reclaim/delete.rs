@@ -1,34 +1,34 @@
-//! How one removed thin goes: its blocks are discarded, its device is taken away, and it is
-//! deleted.
+//! How one removed thin is reclaimed: its blocks are discarded, its device is removed, and the thin
+//! is deleted.
 //!
-//! Every step can be cut short and taken again.
+//! Each step can be interrupted and repeated.
 
-use super::Shared;
 use crate::block::{discard_all, Access};
 use crate::pool::{PoolError, Role};
+use crate::snapshotter::shared::Shared;
 use crate::store::ReclaimRecord;
 use crate::units::{Sectors, ThinId};
 
-/// What became of an entry that met no error.
+/// What happened to an entry without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Done,
-    /// It was time to stop, or the pool takes no changes.
+    /// The reclaimer must stop, or the pool takes no changes.
     Left,
 }
 
-/// What became of a discard.
+/// What happened to a discard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Discard {
     Done,
-    /// The device is not there, is in use, or does not take it.
+    /// The device is not there, is open, or does not take discards.
     Not,
     Stopped,
 }
 
 impl Shared {
-    /// Discards and deletes a thin that nobody has open.
-    pub(super) fn reclaim_thin(
+    /// Discards and deletes a thin that is not open. It stops when `go_on` says false.
+    pub fn reclaim_thin(
         &self,
         entry: &ReclaimRecord,
         thin: ThinId,
@@ -36,7 +36,8 @@ impl Shared {
     ) -> Result<Outcome, PoolError> {
         let own = Role::Snapshot(entry.number);
         let spare = Role::Reclaim(thin);
-        // A block that the device ends in the middle of can only be discarded through a longer one.
+        // If the device ends inside a block, that block can only be discarded through a longer
+        // device.
         let block = self.pool.block_size();
         let whole = Sectors(entry.size.0.next_multiple_of(block.0));
         let mut discarded = match self.settings.discard {
@@ -51,7 +52,7 @@ impl Shared {
         if discarded == Discard::Not {
             match self.pool.activate(spare, thin, whole, false) {
                 Ok(_) => discarded = self.discard_unused(spare, go_on)?,
-                // It was deleted and not ticked off when everything ended; or it was never made.
+                // It was deleted before a crash, and its record was not; or it was never made.
                 Err(gone) if gone.is_no_such_thin() => discarded = Discard::Done,
                 Err(error) => return Err(error),
             }
@@ -60,14 +61,18 @@ impl Shared {
         match discarded {
             Discard::Stopped => return Ok(Outcome::Left),
             Discard::Not => {
-                tracing::warn!(%thin, key = entry.key, "deleted without a discard; its space stays with the pool's backing");
+                tracing::warn!(
+                    %thin,
+                    key = entry.key,
+                    "deleted without a discard; the devices below the pool keep its space"
+                );
             }
             Discard::Done => {}
         }
         self.pool.delete(thin).map(|()| Outcome::Done)
     }
 
-    /// Discards the device if it is there, writable and open nowhere.
+    /// Discards the device if it is there, writable and not open.
     fn discard_unused(&self, role: Role, go_on: &dyn Fn() -> bool) -> Result<Discard, PoolError> {
         match self.pool.info(role)? {
             Some(info) if info.live_table && !info.read_only && info.open_count == 0 => {}

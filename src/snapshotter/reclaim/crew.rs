@@ -1,32 +1,30 @@
-//! Threads that take devices away side by side, and are not waited for when the kernel holds one of
-//! them up.
+//! Threads that remove several devices at the same time, and do not wait for a device that hangs.
 //!
-//! A removal or a discard cannot be interrupted, and one that waits for a disk may wait for good.
-//! Then the others go on without it, on further threads, of which there is a limit.
+//! A removal or a discard cannot be interrupted, and one that waits for a disk may never end. The
+//! other jobs then go on without it on further threads, up to a limit.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{mpsc, Arc, Mutex};
+use std::sync::{mpsc, Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Threads at the most, those that are held up among them.
+/// The largest number of threads, including those that hang.
 const MOST: usize = 32;
-/// How often a stop is looked for while nothing else happens.
+/// How often it is checked whether the reclaimer must stop.
 const TICK: Duration = Duration::from_millis(50);
 
-/// What a thread is to do.
+/// One job for a thread.
 pub type Job<T> = Box<dyn FnOnce() -> T + Send>;
 
 type Queue<T> = Arc<Mutex<VecDeque<(usize, Job<T>)>>>;
 
-/// Does jobs.
+/// Runs jobs on threads.
 #[derive(Debug)]
 pub struct Crew {
-    /// How many jobs are done side by side; with one, they are done by whoever asks, one after the
-    /// other.
+    /// How many jobs run at the same time. With one, they run on the caller's thread.
     workers: usize,
-    /// Without a result for that long, those at work count as held up.
+    /// If no job ends for this long, the jobs under way count as hanging.
     patience: Duration,
     alive: Arc<AtomicUsize>,
 }
@@ -36,9 +34,9 @@ impl Crew {
         Crew { workers, patience, alive: Arc::default() }
     }
 
-    /// Results in the jobs' order. `None` for a job that was not begun, because it was time to stop
-    /// or no thread was left for it, and for one that is held up: it goes on, and nobody hears of
-    /// its result.
+    /// Runs the jobs, and returns the results in the order of the jobs. The result is `None` for a
+    /// job that was not begun, because of a stop or for lack of threads, and for a job that hangs.
+    /// A job that hangs goes on, and its result is dropped.
     pub fn run<T: Send + 'static>(
         &self,
         jobs: Vec<Job<T>>,
@@ -65,7 +63,7 @@ impl Crew {
                 }
                 Err(_) if stopping() && queued(&queue) > 0 => wanted -= clear(&queue),
                 Err(_) if last.elapsed() < self.patience => {}
-                // Held up: others do what has not been begun.
+                // The jobs under way hang: other threads do the rest.
                 Err(_) if hire() > 0 => last = Instant::now(),
                 Err(_) => {
                     clear(&queue);
@@ -76,7 +74,7 @@ impl Crew {
         results
     }
 
-    /// One more thread for the jobs of a queue, if that is not one too many.
+    /// Starts one more thread for the jobs of a queue, unless there are too many.
     fn hire<T: Send + 'static>(&self, queue: &Queue<T>, sender: &mpsc::Sender<(usize, T)>) -> bool {
         let alive = Alive::one_of(&self.alive);
         if self.alive.load(Ordering::SeqCst) > MOST {
@@ -86,10 +84,10 @@ impl Crew {
         let work = move || {
             let _alive = alive;
             while let Some((index, job)) = {
-                let next = queue.lock().unwrap_or_else(|e| e.into_inner()).pop_front();
+                let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                 next
             } {
-                // Nobody may be waiting for it any more.
+                // The caller may have stopped waiting.
                 let _ = sender.send((index, job()));
             }
         };
@@ -98,15 +96,15 @@ impl Crew {
 }
 
 fn queued<T>(queue: &Queue<T>) -> usize {
-    queue.lock().unwrap_or_else(|e| e.into_inner()).len()
+    queue.lock().unwrap_or_else(PoisonError::into_inner).len()
 }
 
-/// Takes back what has not been begun; how many jobs that is.
+/// Removes the jobs that have not been begun, and returns their number.
 fn clear<T>(queue: &Queue<T>) -> usize {
-    std::mem::take(&mut *queue.lock().unwrap_or_else(|e| e.into_inner())).len()
+    std::mem::take(&mut *queue.lock().unwrap_or_else(PoisonError::into_inner)).len()
 }
 
-/// Counts a thread as long as it lives, however it ends.
+/// Counts a thread until it ends, also by a panic.
 struct Alive(Arc<AtomicUsize>);
 
 impl Alive {
