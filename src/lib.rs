@@ -29,6 +29,7 @@ pub mod metrics;
 pub mod monitor;
 pub mod names;
 pub mod pool;
+pub mod prelude;
 pub mod server;
 pub mod snapshotter;
 pub mod store;

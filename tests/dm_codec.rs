@@ -4,14 +4,14 @@
 
 mod dm_layout;
 
-use devmapper_snapshotter::dm::codec::{decode, encode, CodecError};
-use devmapper_snapshotter::dm::message::PoolMessage;
+use devmapper_snapshotter::dm::codec::{decode, encode};
 use devmapper_snapshotter::dm::{
-    DeviceRef, DiscardPolicy, DriverVersion, Flags, Header, LinearTable, ListEntry, NoSpacePolicy,
-    Payload, PoolFeatures, PoolMode, Reply, ReplyData, Request, Selector, Status, Target,
-    TargetLine, TargetStatus, TargetVersion, ThinPoolStatus, ThinPoolTable, ThinStatus, ThinTable,
-    Usage, Verb, WorkingPool,
+    BlockUsage, DeviceRef, DiscardPolicy, DriverVersion, Flags, Header, LinearTable, ListEntry,
+    NoSpacePolicy, Payload, PoolFeatures, PoolMode, Reply, ReplyData, Request, Selector, Status,
+    Target, TargetLine, TargetStatus, TargetVersion, ThinPoolStatus, ThinPoolTable, ThinStatus,
+    ThinTable, Verb, WorkingPool,
 };
+use devmapper_snapshotter::dm::{CodecError, PoolMessage};
 use devmapper_snapshotter::names::{DmName, DmUuid};
 use devmapper_snapshotter::units::{DeviceNumber, Sectors, ThinId};
 use dm_layout::Read;
@@ -79,9 +79,8 @@ fn bytes(limit: usize) -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn entry() -> impl Strategy<Value = ListEntry> {
-    (device(), bytes(128), any::<u32>(), prop::option::of(bytes(129))).prop_map(
-        |(device, name, event_nr, uuid)| ListEntry { device, name, event_nr: Some(event_nr), uuid },
-    )
+    (device(), bytes(128), any::<u32>(), prop::option::of(bytes(129)))
+        .prop_map(|(device, name, event_nr, uuid)| ListEntry { device, name, event_nr, uuid })
 }
 
 fn target_version() -> impl Strategy<Value = TargetVersion> {
@@ -181,8 +180,8 @@ fn target() -> impl Strategy<Value = Target> {
     prop_oneof![pool, thin, linear, error, other]
 }
 
-fn usage() -> impl Strategy<Value = Usage> {
-    any::<(u64, u64)>().prop_map(|(used, total)| Usage { used, total })
+fn usage() -> impl Strategy<Value = BlockUsage> {
+    any::<(u64, u64)>().prop_map(|(used, total)| BlockUsage { used, total })
 }
 
 fn pool_status() -> impl Strategy<Value = ThinPoolStatus> {
@@ -357,7 +356,7 @@ fn two_devices() -> Vec<u8> {
     let entry = |minor| ListEntry {
         device: DeviceNumber { major: 253, minor },
         name: b"some".to_vec(),
-        event_nr: Some(1),
+        event_nr: 1,
         uuid: Some(b"uuid".to_vec()),
     };
     dm_layout::reply(
@@ -479,7 +478,7 @@ fn what_does_not_fit_a_field_is_refused() {
 }
 
 #[test]
-fn lists_of_older_kernels_lack_event_numbers_and_uuids() {
+fn lists_of_older_kernels_lack_uuids() {
     let read = |minor| {
         let mut buffer = two_devices();
         buffer[4..8].copy_from_slice(&u32::to_ne_bytes(minor));
@@ -488,7 +487,6 @@ fn lists_of_older_kernels_lack_event_numbers_and_uuids() {
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(read(37), (None, false));
-    assert_eq!(read(38), (Some(1), false));
-    assert_eq!(read(45), (Some(1), true));
+    assert_eq!(read(38), (1, false));
+    assert_eq!(read(45), (1, true));
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use devmapper_snapshotter::dm::fake::{FakeKernel, IoError, Unflushed};
 use devmapper_snapshotter::dm::{
     ActivateOptions, CountingKernel, Dm, Errno, Error, Fault, FaultPlan, FaultyKernel,
-    NoSpacePolicy, PoolFeatures, PoolMode, Settings, Target, ThinPoolStatus, ThinPoolTable, Verb,
+    NoSpacePolicy, PoolFeatures, PoolMode, Settings, StatusOptions, Target, ThinPoolStatus,
+    ThinPoolTable, Verb,
 };
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors, ThinId};
@@ -80,7 +81,9 @@ fn a_power_cut_keeps_what_was_acknowledged() {
         let dm = dm(&after);
         assert_eq!(dm.list().unwrap(), [], "no device survives");
         let device = pool(&dm);
-        let ThinPoolStatus::Working(status) = dm.pool_status(&name("pool"), true).unwrap() else {
+        let ThinPoolStatus::Working(status) =
+            dm.pool_status(&name("pool"), StatusOptions::NO_FLUSH).unwrap()
+        else {
             panic!("the pool works")
         };
         assert_eq!(status.transaction_id, 5);
@@ -157,7 +160,7 @@ fn every_step_that_is_made_durable_can_be_the_last() {
             let device = pool(&dm);
             let ids = after.thin_ids(&name("pool")).unwrap();
             let ids: Vec<u32> = ids.iter().map(|id| id.get()).collect();
-            let status = dm.pool_status(&name("pool"), true).unwrap();
+            let status = dm.pool_status(&name("pool"), StatusOptions::NO_FLUSH).unwrap();
             let transaction = status.working().unwrap().transaction_id;
             let tag = if ids.contains(&2) {
                 after.open(&thin(&dm, device, 2)).unwrap().read_block(0, BLOCK).unwrap()
@@ -201,7 +204,10 @@ fn a_commit_that_fails_is_hidden_and_makes_the_pool_read_only() {
     open.flush().unwrap();
     kernel.set_plan(FaultPlan::at(0, Fault::ErrorBefore(Errno::EIO)));
     dm.create_thin(&pool, id(2)).unwrap();
-    let ThinPoolStatus::Working(status) = dm.pool_status(&pool, true).unwrap() else { panic!() };
+    let ThinPoolStatus::Working(status) = dm.pool_status(&pool, StatusOptions::NO_FLUSH).unwrap()
+    else {
+        panic!()
+    };
     assert_eq!((status.mode, status.needs_check), (PoolMode::ReadOnly, true));
     assert!(matches!(dm.create_thin(&pool, id(3)), Err(Error::PoolFailed { .. })));
     assert_eq!(kernel.thin_ids(&pool).unwrap(), [id(1)]);
@@ -217,7 +223,10 @@ fn metadata_that_runs_out_fails_the_pool() {
     pool(&dm);
     let failed = (0..2000).find_map(|number| dm.create_thin(&name("pool"), id(number)).err());
     assert!(matches!(failed, Some(Error::PoolFull { .. })), "{failed:?}");
-    assert_eq!(dm.pool_status(&name("pool"), true).unwrap(), ThinPoolStatus::Fail);
+    assert_eq!(
+        dm.pool_status(&name("pool"), StatusOptions::NO_FLUSH).unwrap(),
+        ThinPoolStatus::Fail
+    );
     assert!(matches!(dm.delete_thin(&name("pool"), id(0)), Err(Error::PoolFailed { .. })));
 }
 

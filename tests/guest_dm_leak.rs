@@ -7,7 +7,9 @@ mod dm_common;
 
 use std::time::{Duration, Instant};
 
-use devmapper_snapshotter::dm::{ActivateOptions, LinearTable, Target, ThinPoolTable, ThinStatus};
+use devmapper_snapshotter::dm::{
+    ActivateOptions, LinearTable, StatusOptions, Target, ThinPoolTable, ThinStatus,
+};
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::Sectors;
 use dm_common::{run, thin_id, Bench, BLOCK, MIB};
@@ -124,7 +126,7 @@ fn put_below(bench: &Bench, table: &mut ThinPoolTable, targets: &[Target]) {
 }
 
 fn used(bench: &Bench, pool: &DmName) -> u64 {
-    bench.dm.pool_status(pool, true).unwrap().working().unwrap().data.used
+    bench.dm.pool_status(pool, StatusOptions::NO_FLUSH).unwrap().working().unwrap().data.used
 }
 
 /// Assembles the pool again: deleting its thins leaves one block taken. thin_check 0.9 finds

@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use devmapper_snapshotter::dm::{
-    udev, ActivateOptions, Cookie, Dm, Error, NodePolicy, Request, Settings, Target, UdevFlags,
-    UdevPolicy, Verb,
+    udev, ActivateOptions, Cookie, Dm, Error, LoadOptions, NodePolicy, Request, Settings, Target,
+    UdevFlags, UdevPolicy, Verb,
 };
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors};
@@ -180,7 +180,12 @@ fn a_cookie_for_several_requests(bench: &Bench, disk: DeviceNumber) {
     let names = [bench.name("one"), bench.name("two")];
     for name in &names {
         dm.create(name, None).unwrap();
-        dm.load(name, &[Target::linear(disk, Sectors::ZERO, Sectors(2048))]).unwrap();
+        dm.load(
+            name,
+            &[Target::linear(disk, Sectors::ZERO, Sectors(2048))],
+            LoadOptions::default(),
+        )
+        .unwrap();
         std::fs::remove_file(dm.node(name)).unwrap();
         cookie.expect().unwrap();
         let resume =

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use containerd_snapshots::api::types::Mount;
 use containerd_snapshots::tonic::Code;
 use daemon::{refused, with_mounted, Daemon};
-use devmapper_snapshotter::dm::{Dm, PoolMode, RealKernel, Settings, Target, WorkingPool};
+use devmapper_snapshotter::dm::{
+    Dm, PoolMode, RealKernel, Settings, StatusOptions, Target, WorkingPool,
+};
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{Sectors, ThinId};
 
@@ -45,7 +47,7 @@ fn events(pool: &str) -> u32 {
 }
 
 fn status(pool: &str) -> WorkingPool {
-    *dm().pool_status(&pool_name(pool), true).unwrap().working().unwrap()
+    *dm().pool_status(&pool_name(pool), StatusOptions::NO_FLUSH).unwrap().working().unwrap()
 }
 
 fn wait_until(what: &str, holds: impl Fn() -> bool) {

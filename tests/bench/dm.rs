@@ -12,7 +12,7 @@ use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use devmapper_snapshotter::dm::{ActivateOptions, Dm, NodePolicy, Settings, Target};
+use devmapper_snapshotter::dm::{ActivateOptions, Dm, NodePolicy, Settings, StatusOptions, Target};
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors};
 use dm_common::{thin_id, Bench, MIB};
@@ -145,7 +145,7 @@ impl Field {
         took(2, timed(|| dm.create_snap(pool, thin_id(2), thin_id(1)).unwrap()));
         took(3, timed(|| drop(dm.activate(name, None, &table, options).unwrap())));
         took(4, timed(|| drop(dm.info(name).unwrap())));
-        took(5, timed(|| dm.pool_status(pool, true).unwrap()));
+        took(5, timed(|| dm.pool_status(pool, StatusOptions::NO_FLUSH).unwrap()));
         took(6, timed(|| drop(dm.table(name).unwrap())));
         took(7, timed(|| drop(dm.list().unwrap())));
         took(8, timed(|| drop(dm.suspend(name, Default::default()).unwrap())));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use devmapper_snapshotter::dm::{
-    ActivateOptions, Change, Errno, Error, Removal, Selector, StatusOptions, SuspendOptions,
+    ActivateOptions, Change, Errno, Error, LoadOptions, Removal, StatusOptions, SuspendOptions,
     Target, Verb, MAX_MINOR,
 };
 use devmapper_snapshotter::names::{DmName, DmUuid};
@@ -22,7 +22,7 @@ pub fn a_new_device_has_a_number_and_no_table(world: &mut dyn World) {
     assert_eq!(world.dm().inactive_table(&name).unwrap(), []);
     assert_eq!(world.dm().status(&name, StatusOptions::default()).unwrap(), []);
     assert_eq!(world.dm().deps(&name).unwrap(), []);
-    let by_number = world.dm().info_of(Selector::Number(info.device)).unwrap();
+    let by_number = world.dm().info(info.device).unwrap();
     assert_eq!(by_number, Some(info));
 }
 
@@ -34,7 +34,7 @@ pub fn a_name_and_a_uuid_are_taken_once(world: &mut dyn World) {
         let error = world.dm().create(name, uuid).unwrap_err();
         assert!(matches!(error, Error::NameOrUuidInUse { verb: Verb::Create, .. }), "{error}");
     }
-    let found = world.dm().info_of(Selector::Uuid(uuid.clone())).unwrap().unwrap();
+    let found = world.dm().info(&uuid).unwrap().unwrap();
     assert_eq!((found.name, found.uuid), (first, Some(uuid)));
     assert_eq!(world.dm().info(&second).unwrap(), None);
 }
@@ -48,7 +48,7 @@ pub fn a_minor_number_that_is_asked_for_is_given_once(world: &mut dyn World) {
             (world.name(&format!("first-{minor}")), world.name(&format!("second-{minor}")));
         let info = world.dm().activate(&first, None, &table, asking(minor)).unwrap();
         assert_eq!(info.device.minor, minor);
-        let by_number = world.dm().info_of(Selector::Number(info.device)).unwrap();
+        let by_number = world.dm().info(info.device).unwrap();
         assert_eq!(by_number.map(|info| info.name), Some(first.clone()));
         assert!(open(world, &first).read(0, 4096).is_ok(), "it can be opened by its node");
 
@@ -84,7 +84,7 @@ pub fn every_verb_says_that_a_device_is_absent(world: &mut dyn World) {
     let dm = world.dm();
     let table = [Target::linear(disk, Sectors::ZERO, Sectors(8))];
     let answers = [
-        dm.load(&absent, &table).map(drop),
+        dm.load(&absent, &table, LoadOptions::default()).map(drop),
         dm.suspend(&absent, SuspendOptions::default()).map(drop),
         dm.resume(&absent).map(drop),
         dm.clear(&absent).map(drop),
@@ -166,7 +166,7 @@ pub fn the_list_has_every_device(world: &mut dyn World) {
     let list = world.dm().list().unwrap();
     for (name, device) in &made {
         let found = list.iter().find(|listed| listed.name == *name).expect("in the list");
-        assert_eq!((found.device, found.event_nr), (*device, Some(0)));
+        assert_eq!((found.device, found.event_nr), (*device, 0));
     }
     assert!(list.windows(2).all(|pair| pair[0].name < pair[1].name), "sorted by name");
     for (name, _) in &made {
@@ -274,19 +274,28 @@ pub fn what_is_an_event(world: &mut dyn World) {
     };
     let number = Some;
     assert_eq!(step(&|| drop(dm.create(&name, None).unwrap())), (true, number(0)));
-    assert_eq!(step(&|| drop(dm.load(&name, &table(0)).unwrap())), (false, number(0)));
+    assert_eq!(
+        step(&|| drop(dm.load(&name, &table(0), LoadOptions::default()).unwrap())),
+        (false, number(0))
+    );
     assert_eq!(step(&|| drop(dm.resume(&name).unwrap())), (true, number(0)));
     let options = SuspendOptions::default();
     assert_eq!(step(&|| drop(dm.suspend(&name, options).unwrap())), (false, number(0)));
     assert_eq!(step(&|| drop(dm.resume(&name).unwrap())), (false, number(0)));
-    assert_eq!(step(&|| drop(dm.load(&name, &table(8)).unwrap())), (false, number(0)));
+    assert_eq!(
+        step(&|| drop(dm.load(&name, &table(8), LoadOptions::default()).unwrap())),
+        (false, number(0))
+    );
     assert_eq!(step(&|| drop(dm.clear(&name).unwrap())), (false, number(0)));
-    assert_eq!(step(&|| drop(dm.load(&name, &table(8)).unwrap())), (false, number(0)));
+    assert_eq!(
+        step(&|| drop(dm.load(&name, &table(8), LoadOptions::default()).unwrap())),
+        (false, number(0))
+    );
     assert_eq!(step(&|| drop(dm.resume(&name).unwrap())), (true, number(0)), "a new table");
     assert_eq!(step(&|| dm.rename(&name, &renamed).unwrap()), (true, number(1)));
     assert_eq!(step(&|| dm.set_uuid(&renamed, &uuid).unwrap()), (true, number(2)));
     let listed = dm.list().unwrap().into_iter().find(|d| d.name == renamed).unwrap();
-    assert_eq!(listed.event_nr, Some(2));
+    assert_eq!(listed.event_nr, 2);
     assert_eq!(step(&|| dm.remove(&renamed).unwrap()), (true, None));
     assert_eq!(step(&|| drop(dm.create(&name, None).unwrap())), (true, number(0)));
     assert_eq!(step(&|| dm.remove(&name).unwrap()), (true, None), "one without a table");
@@ -301,7 +310,10 @@ pub fn an_armed_listener_hears_of_events(world: &mut dyn World) {
     // Nothing of ours happens; what others do may be heard.
     let _ = events.wait(Duration::from_millis(1)).unwrap();
     events.arm().unwrap();
-    world.dm().load(&name, &[Target::linear(disk, Sectors(8), Sectors(8))]).unwrap();
+    world
+        .dm()
+        .load(&name, &[Target::linear(disk, Sectors(8), Sectors(8))], LoadOptions::default())
+        .unwrap();
     world.dm().resume(&name).unwrap();
     assert!(events.wait(Duration::from_secs(10)).unwrap(), "it came before the wait");
     assert!(events.wait(Duration::from_secs(10)).unwrap(), "and is heard until armed again");
@@ -309,7 +321,10 @@ pub fn an_armed_listener_hears_of_events(world: &mut dyn World) {
         events.arm().unwrap();
         let waiting = scope.spawn(|| events.wait(Duration::from_secs(30)).unwrap());
         std::thread::sleep(Duration::from_millis(20));
-        world.dm().load(&name, &[Target::linear(disk, Sectors(16), Sectors(8))]).unwrap();
+        world
+            .dm()
+            .load(&name, &[Target::linear(disk, Sectors(16), Sectors(8))], LoadOptions::default())
+            .unwrap();
         world.dm().resume(&name).unwrap();
         assert!(waiting.join().unwrap(), "it came during the wait");
     });
@@ -330,7 +345,7 @@ pub fn a_watch_tells_what_changed(world: &mut dyn World) {
     dm.rename(&info.name, &renamed).unwrap();
     dm.rename(&renamed, &info.name).unwrap();
     let [Change::Event(listed)] = &next()[..] else { panic!("it has had events") };
-    assert_eq!((&listed.name, listed.event_nr), (&info.name, Some(2)));
+    assert_eq!((&listed.name, listed.event_nr), (&info.name, 2));
     dm.remove(&info.name).unwrap();
     let [Change::Disappeared(listed)] = &next()[..] else { panic!("one device went") };
     assert_eq!(listed.name, info.name);

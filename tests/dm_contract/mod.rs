@@ -11,8 +11,8 @@ mod pools;
 mod tables;
 
 use devmapper_snapshotter::dm::{
-    ActivateOptions, DeviceInfo, Dm, NoSpacePolicy, PoolFeatures, Target, ThinPoolStatus,
-    ThinPoolTable, WorkingPool,
+    ActivateOptions, DeviceInfo, Dm, NoSpacePolicy, PoolFeatures, StatusOptions, Target,
+    ThinPoolStatus, ThinPoolTable, WorkingPool,
 };
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors, ThinId};
@@ -173,7 +173,7 @@ pub fn thin(world: &dyn World, pool: &DeviceInfo, id: u32, bytes: u64) -> DmName
 }
 
 pub fn working(world: &dyn World, pool: &DeviceInfo) -> WorkingPool {
-    match world.dm().pool_status(&pool.name, false).expect("a status") {
+    match world.dm().pool_status(&pool.name, StatusOptions::default()).expect("a status") {
         ThinPoolStatus::Working(status) => status,
         other => panic!("the pool says {other}"),
     }
