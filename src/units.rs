@@ -8,8 +8,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use bytesize::ByteSize;
-
 /// Bytes in a sector. The block layer counts in this unit whatever the disk's real sector size is
 /// (kernel: `SECTOR_SHIFT` in include/linux/blk_types.h).
 pub const SECTOR_SIZE: u64 = 512;
@@ -103,15 +101,22 @@ impl Sectors {
     /// # Errors
     /// [`UnitError::NotASize`] for zero as well.
     pub fn parse_device(text: &str) -> Result<Sectors, UnitError> {
-        match text.trim().parse::<ByteSize>() {
-            Ok(size) if size.as_u64() > 0 => Ok(Sectors::of_device(size.as_u64())),
+        match parse_bytes(text.trim()) {
+            Some(bytes) if bytes > 0 => Ok(Sectors::of_device(bytes)),
             _ => Err(UnitError::NotASize { text: text.to_owned() }),
         }
     }
 
     /// The size as people read it, such as `10.0 GiB`.
     pub fn to_text(self) -> String {
-        ByteSize(self.0.saturating_mul(SECTOR_SIZE)).display().iec().to_string()
+        let bytes = self.0.saturating_mul(SECTOR_SIZE);
+        if bytes < 1024 {
+            return format!("{bytes} B");
+        }
+        // The largest unit of which there is at least one.
+        let power = bytes.ilog2() / 10;
+        let amount = bytes as f64 / (1u64 << (10 * power)) as f64;
+        format!("{amount:.1} {}iB", ["K", "M", "G", "T", "P", "E"][power as usize - 1])
     }
 
     /// The size in bytes.
@@ -171,6 +176,36 @@ impl Sectors {
     #[must_use]
     pub const fn is_zero(self) -> bool {
         self.0 == 0
+    }
+}
+
+/// Reads a number of bytes, or a number and a unit: K, M, … (or KB, MB, …) are powers of 1000, Ki,
+/// Mi, … (or KiB, MiB, …) powers of 1024. Upper and lower case are the same.
+fn parse_bytes(text: &str) -> Option<u64> {
+    if let Ok(bytes) = text.parse() {
+        return Some(bytes);
+    }
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let factor = unit_factor(unit.trim_start())?;
+    // Whole numbers without rounding: f64 has 53 bits.
+    match number.parse::<u64>() {
+        Ok(number) => Some(number.saturating_mul(factor)),
+        Err(_) => number.parse::<f64>().ok().map(|number| (number * factor as f64) as u64),
+    }
+}
+
+fn unit_factor(unit: &str) -> Option<u64> {
+    let unit = unit.to_ascii_lowercase();
+    if unit == "b" {
+        return Some(1);
+    }
+    let mut letters = unit.chars();
+    let power = "kmgtpe".find(letters.next()?)? as u32 + 1;
+    match letters.as_str() {
+        "" | "b" => Some(1000u64.pow(power)),
+        "i" | "ib" => Some(1024u64.pow(power)),
+        _ => None,
     }
 }
 
@@ -335,7 +370,13 @@ mod tests {
         assert_eq!(Sectors::parse_device("12GB").map(|s| s.0 % 128), Ok(0));
         assert_eq!(Sectors::parse_device(" 1GiB "), Ok(Sectors(1 << 21)));
         assert_eq!(Sectors::parse_device("99999999TiB"), Ok(Sectors(1 << 55)));
-        for bad in ["", "0", "0GiB", "-1", "many", "10 parsecs", "1e3"] {
+        let bytes = |text: &str| parse_bytes(text);
+        assert_eq!(bytes("1500"), Some(1500));
+        assert_eq!(bytes("9007199254740993B"), Some(9_007_199_254_740_993));
+        assert_eq!((bytes("1k"), bytes("1KB"), bytes("1Ki")), (Some(1000), Some(1000), Some(1024)));
+        assert_eq!((bytes("1.5 gib"), bytes(".5M")), (Some(3 << 29), Some(500_000)));
+        assert_eq!((bytes("2T"), bytes("2PiB")), (Some(2_000_000_000_000), Some(2 << 50)));
+        for bad in ["", "0", "0GiB", "-1", "many", "10 parsecs", "1e3", "1.5", "1 bib", "1..5G"] {
             assert!(Sectors::parse_device(bad).is_err(), "{bad:?} was taken");
         }
     }
@@ -350,6 +391,15 @@ mod tests {
         assert_eq!(Sectors(129).blocks_down(Sectors(128)), Some(1));
         assert_eq!(Sectors(129).blocks_down(Sectors(0)), None);
         assert_eq!(Sectors(129).blocks_up(Sectors(0)), None);
+    }
+
+    #[test]
+    fn a_size_is_printed_as_people_read_it() {
+        let text = |sectors| Sectors(sectors).to_text();
+        assert_eq!((text(0), text(1), text(2)), ("0 B".into(), "512 B".into(), "1.0 KiB".into()));
+        assert_eq!((text(2047), text(2048)), ("1023.5 KiB".into(), "1.0 MiB".into()));
+        assert_eq!((text(3 << 20), text(10 << 21)), ("1.5 GiB".into(), "10.0 GiB".into()));
+        assert_eq!(text(u64::MAX), "16.0 EiB");
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! What the modelled kernel has beyond a real one: power cuts, counted steps, faults on purpose.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use devmapper_snapshotter::dm::fake::{FakeKernel, IoError, Unflushed};
 use devmapper_snapshotter::dm::{
     ActivateOptions, CountingKernel, Dm, Errno, Error, Fault, FaultPlan, FaultyKernel,
-    NoSpacePolicy, PoolFeatures, PoolMode, Settings, StatusOptions, Target, ThinPoolStatus,
-    ThinPoolTable, Verb,
+    NoSpacePolicy, PoolFeatures, PoolMode, Removal, Settings, StatusOptions, Target,
+    ThinPoolStatus, ThinPoolTable, Verb,
 };
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors, ThinId};
@@ -300,4 +301,30 @@ fn bytes_are_written_where_they_belong() {
     assert_eq!(disk.write_at(b"xx", end - 1), Err(IoError::Errno(Errno::ENOSPC)));
     disk.write_at(b"x", end - 1).unwrap();
     assert!(kernel.open_number(DeviceNumber { major: 7, minor: 9 }).is_err());
+}
+
+#[test]
+fn a_removal_that_lingers_is_waited_for() {
+    let kernel = machine();
+    let dm = dm(&kernel);
+    let pool = pool(&dm);
+    dm.create_thin(pool, id(1)).unwrap();
+    let device = dm.info(&thin(&dm, pool, 1)).unwrap().unwrap();
+    kernel.linger(true);
+    let held = kernel.open(&device.name).unwrap();
+    assert_eq!(dm.remove_deferred(&device.name).unwrap(), Removal::Deferred);
+    drop(held);
+    assert_eq!(dm.info(&device.name).unwrap(), None);
+    assert!(dm.delete_thin(pool, id(1)).unwrap_err().is_busy(), "the kernel still holds it");
+    let waited = dm.wait_removed(&device, Duration::from_millis(5)).unwrap();
+    assert_eq!(waited, Removal::Deferred);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(20));
+            kernel.tick();
+        });
+        let waited = dm.wait_removed(&device, Duration::from_secs(30)).unwrap();
+        assert_eq!(waited, Removal::Done);
+    });
+    dm.delete_thin(pool, id(1)).unwrap();
 }

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use devmapper_snapshotter::dm::{
-    ActivateOptions, Change, Errno, Error, LoadOptions, Removal, StatusOptions, SuspendOptions,
-    Target, Verb, MAX_MINOR,
+    ActivateOptions, Change, Errno, Error, LoadOptions, Removal, Selector, StatusOptions,
+    SuspendOptions, Target, Verb, MAX_MINOR,
 };
 use devmapper_snapshotter::names::{DmName, DmUuid};
 use devmapper_snapshotter::units::Sectors;
 
-use super::{activate, errno, open, sectors, World, MIB};
+use super::{activate, errno, open, pool, sectors, thin, thin_id, World, MIB};
 
 pub fn a_new_device_has_a_number_and_no_table(world: &mut dyn World) {
     let name = world.name("new");
@@ -220,6 +220,73 @@ pub fn a_deferred_removal_waits_for_the_last_close(world: &mut dyn World) {
         world.dm().info(&name).unwrap().is_none()
     });
     assert!(gone, "it goes with the last close");
+}
+
+pub fn a_deferred_removal_can_be_waited_for(world: &mut dyn World) {
+    let disk = world.disk(MIB);
+    let pool = pool(world, 16 * MIB);
+    let limit = Duration::from_secs(10);
+    // The name goes first, and for some milliseconds the thin is still in use.
+    for _ in 0..10 {
+        let name = thin(world, &pool, 1, MIB);
+        let dm = world.dm();
+        let info = dm.info(&name).unwrap().unwrap();
+        let held = open(world, &name);
+        assert_eq!(dm.remove_deferred(&name).unwrap(), Removal::Deferred);
+        let waited = dm.wait_removed(&info, Duration::from_millis(20)).unwrap();
+        assert_eq!(waited, Removal::Deferred, "it is open");
+        drop(held);
+        assert_eq!(dm.wait_removed(&info, limit).unwrap(), Removal::Done);
+        assert_eq!(dm.info(&name).unwrap(), None);
+        assert!(!dm.node(&name).exists());
+        dm.delete_thin(pool.device, thin_id(1)).unwrap();
+    }
+    // The same for a device below.
+    let below = activate(world, "below", Target::linear(disk, Sectors::ZERO, Sectors(64)));
+    let above = activate(world, "above", Target::linear(below.device, Sectors(8), Sectors(8)));
+    let held = open(world, &above.name);
+    let dm = world.dm();
+    assert_eq!(dm.remove_deferred(above.device).unwrap(), Removal::Deferred);
+    drop(held);
+    assert_eq!(dm.wait_removed(&above, limit).unwrap(), Removal::Done);
+    dm.remove(&below.name).unwrap();
+    // Nothing is left to wait for.
+    assert_eq!(dm.wait_removed(&below, Duration::ZERO).unwrap(), Removal::Done);
+}
+
+pub fn a_device_is_found_by_name_uuid_or_number(world: &mut dyn World) {
+    let disk = world.disk(MIB);
+    let name = world.name("device");
+    let uuid = DmUuid::new(format!("uuid-of-{name}")).unwrap();
+    let table = |offset| [Target::linear(disk, Sectors(offset), Sectors(8))];
+    let dm = world.dm();
+    for by in ["name", "uuid", "number"] {
+        let info = dm.activate(&name, Some(&uuid), &table(0), ActivateOptions::default()).unwrap();
+        let device = match by {
+            "name" => Selector::from(&name),
+            "uuid" => Selector::from(&uuid),
+            _ => Selector::from(info.device),
+        };
+        assert_eq!(dm.info(&device).unwrap().as_ref(), Some(&info), "by {by}");
+        let held = open(world, &name);
+        assert_eq!(dm.remove_deferred(&device).unwrap(), Removal::Deferred);
+        dm.cancel_deferred_remove(&device).unwrap();
+        drop(held);
+        assert!(dm.suspend(&device, SuspendOptions::default()).unwrap().suspended);
+        dm.load(&device, &table(8), LoadOptions::default()).unwrap();
+        dm.clear(&device).unwrap();
+        dm.load(&device, &table(8), LoadOptions { read_only: true }).unwrap();
+        assert_eq!(dm.inactive_table(&device).unwrap(), table(8));
+        assert!(dm.resume(&device).unwrap().read_only);
+        assert_eq!(dm.table(&device).unwrap(), table(8));
+        assert!(dm.reload(&device, &table(16)).unwrap().read_only, "it stays read-only");
+        assert_eq!(dm.status(&device, StatusOptions::default()).unwrap().len(), 1);
+        assert_eq!(dm.deps(&device).unwrap(), [disk]);
+        dm.remove(&device).unwrap();
+        assert!(!dm.node(&name).exists(), "by {by}: the node goes too");
+        assert!(dm.remove(&device).unwrap_err().is_no_such_device());
+        assert_eq!(dm.info(&device).unwrap(), None);
+    }
 }
 
 pub fn a_device_below_another_is_in_use(world: &mut dyn World) {

@@ -70,6 +70,8 @@ macro_rules! for_every_case {
             the_list_has_every_device,
             an_open_device_is_not_removed,
             a_deferred_removal_waits_for_the_last_close,
+            a_deferred_removal_can_be_waited_for,
+            a_device_is_found_by_name_uuid_or_number,
             a_device_below_another_is_in_use,
             suspend_and_resume_are_idempotent,
             a_device_without_a_table_cannot_be_resumed,

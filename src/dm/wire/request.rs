@@ -72,7 +72,7 @@ impl Request {
     /// [`Verb::TargetVersion`] it is a target's.
     #[must_use]
     pub fn name(self, name: DmName) -> Request {
-        self.device(name)
+        self.device(&name)
     }
 
     /// About this device.

@@ -5,8 +5,8 @@ use std::fmt;
 use crate::names::{DmName, DmUuid};
 use crate::units::DeviceNumber;
 
-/// Which device a request is about. Verbs take `impl Into<Selector>`, so that a name, a uuid or a
-/// number can be given as it is.
+/// Which device a request is about. Verbs take `impl Into<Selector>`: a `&DmName`, a `&DmUuid` or a
+/// `DeviceNumber` can be given as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Selector {
     /// The device of this name.
@@ -17,21 +17,9 @@ pub enum Selector {
     Number(DeviceNumber),
 }
 
-impl From<DmName> for Selector {
-    fn from(name: DmName) -> Selector {
-        Selector::Name(name)
-    }
-}
-
 impl From<&DmName> for Selector {
     fn from(name: &DmName) -> Selector {
         Selector::Name(name.clone())
-    }
-}
-
-impl From<DmUuid> for Selector {
-    fn from(uuid: DmUuid) -> Selector {
-        Selector::Uuid(uuid)
     }
 }
 
