@@ -13,8 +13,9 @@ use crate::units::{DeviceNumber, Sectors, ThinId};
 /// The result of everything in this module.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why something could not be done. Variants are situations that a caller can act on; the kernel's
-/// errno is kept ([`Error::errno`]).
+/// Why something could not be done. Each variant is a situation that a caller can act on. The
+/// kernel's errno is kept ([`Error::errno`]). Devices are named as the caller named them: by name,
+/// `uuid …` or `major:minor`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -24,9 +25,9 @@ pub enum Error {
          (looked in {path}: {errno})"
     )]
     NoDeviceMapper {
-        /// What was tried.
+        /// The control node.
         path: PathBuf,
-        /// What it said.
+        /// The answer to opening it.
         errno: Errno,
     },
     /// The control node is missing and could not be made, or cannot be opened.
@@ -35,9 +36,9 @@ pub enum Error {
          with the host's /dev"
     )]
     NoControlNode {
-        /// The node.
+        /// The control node.
         path: PathBuf,
-        /// Why not.
+        /// The answer to making or opening it.
         errno: Errno,
     },
     /// EACCES or EPERM: device-mapper wants root (`CAP_SYS_ADMIN`).
@@ -54,9 +55,9 @@ pub enum Error {
     /// The kernel's interface is older than what is needed.
     #[error("the kernel's device-mapper interface is version {found}, {needed} is needed: run a newer kernel (4.14 or later)")]
     DriverTooOld {
-        /// The kernel's.
+        /// The kernel's version.
         found: DriverVersion,
-        /// What is needed.
+        /// The oldest version that would do.
         needed: DriverVersion,
     },
     /// The kernel does not have this target.
@@ -65,28 +66,28 @@ pub enum Error {
          or set {option} in the kernel's configuration"
     )]
     TargetMissing {
-        /// The target's type.
+        /// The target's type, such as `thin-pool`.
         target: String,
-        /// The module that has it.
+        /// The kernel module that has the target.
         module: String,
-        /// The kernel's option for it.
+        /// The option of the kernel's configuration that builds it.
         option: &'static str,
     },
-    /// ENXIO: there is no device of this name.
+    /// ENXIO: there is no device of this name, uuid or number.
     #[error("{verb}: there is no device {device}")]
     NoSuchDevice {
-        /// What was asked.
+        /// The verb that failed.
         verb: Verb,
-        /// Of which device.
+        /// The device.
         device: String,
     },
     /// ENXIO on create with a minor number: another device has it. (`dm_create` in drivers/md/dm.c
-    /// answers so whatever keeps it from making the device.)
+    /// gives the same answer whatever keeps it from making the device.)
     #[error("create of {device}: the minor number {minor} is in use by another device")]
     MinorInUse {
-        /// Its name.
+        /// The name of the device that was to be made.
         device: String,
-        /// The number.
+        /// The minor number that was asked for.
         minor: u32,
     },
     /// EBUSY on create and rename: another device has this name or uuid.
@@ -94,22 +95,22 @@ pub enum Error {
     NameOrUuidInUse {
         /// Create or rename.
         verb: Verb,
-        /// Name and uuid.
+        /// The name and the uuid that were asked for.
         device: String,
     },
     /// EINVAL on setting a uuid: the device has one, and it cannot be changed.
     #[error("{device} has a uuid already, and it cannot be changed")]
     UuidAlreadySet {
-        /// Which device.
+        /// The device.
         device: String,
     },
-    /// EBUSY: the device is open, mounted, or stands below another one; on a load that is a device
+    /// EBUSY: the device is open, mounted, or below another device. On a load this is about a device
     /// that the table names.
     #[error("{verb} of {device}: {} is in use (open, mounted, or below another device)", if *verb == Verb::Load { "a device that its table names" } else { "it" })]
     Busy {
-        /// What was asked.
+        /// The verb that failed.
         verb: Verb,
-        /// Of which device.
+        /// The device.
         device: String,
     },
     /// EEXIST: the pool has a thin with this id.
@@ -123,19 +124,20 @@ pub enum Error {
     /// ENODATA: the pool has no thin with this id.
     #[error("{verb}: pool {pool} has no thin {id}")]
     NoSuchThin {
-        /// What was asked.
+        /// The verb that failed.
         verb: Verb,
         /// The pool's name or number.
         pool: String,
         /// The id.
         id: ThinId,
     },
-    /// EINVAL: an id in a message is above 2^24 - 1. [`ThinId`] holds none such; a text can.
+    /// EINVAL: an id in a message is above 2^24 - 1. A [`ThinId`] is never; the text of a message can
+    /// have such an id.
     #[error("pool {pool}: {id} is above the largest thin id, {max}", max = ThinId::MAX)]
     ThinIdOutOfRange {
         /// The pool's name.
         pool: String,
-        /// What was sent.
+        /// The id in the message.
         id: String,
     },
     /// EBUSY on delete: a device stands on this thin, or is loaded for it.
@@ -146,23 +148,23 @@ pub enum Error {
         /// The id.
         id: ThinId,
     },
-    /// EINVAL on `set_transaction_id`: the current one is not what the caller took it for.
+    /// EINVAL on `set_transaction_id`: the current id is not the one that the caller expected.
     #[error("the transaction id of pool {pool} is not {expected}, so it does not become {wanted}")]
     TransactionMismatch {
         /// The pool's name.
         pool: String,
-        /// What the caller took it for.
+        /// The id that the caller expected.
         expected: u64,
-        /// What it was to become.
+        /// The id that it was to become.
         wanted: u64,
     },
-    /// EBUSY on `reserve_metadata_snap`: there is one.
+    /// EBUSY on `reserve_metadata_snap`: the pool holds one already.
     #[error("pool {pool} holds a metadata snapshot already, of another program; it goes with 'dmsetup message {pool} 0 release_metadata_snap'")]
     MetadataSnapHeld {
         /// The pool's name.
         pool: String,
     },
-    /// EINVAL on `release_metadata_snap`: there is none.
+    /// EINVAL on `release_metadata_snap`: the pool holds none.
     #[error("pool {pool} holds no metadata snapshot")]
     NoMetadataSnap {
         /// The pool's name.
@@ -174,25 +176,25 @@ pub enum Error {
         /// The pool's name.
         pool: String,
     },
-    /// ENOSPC: no room, in the pool's data or metadata.
+    /// ENOSPC: no space left in the pool's data or metadata.
     #[error("{verb} of {device}: no space left in the pool")]
     PoolFull {
-        /// What was asked.
+        /// The verb that failed.
         verb: Verb,
-        /// Of which device.
+        /// The device.
         device: String,
     },
-    /// A thin on a device that is not a pool.
+    /// EINVAL on the load of a thin: the device that it names as its pool is no pool.
     #[error("load of {device}: {pool} is not a thin pool")]
     WrongPool {
         /// The device that was to be a thin.
         device: String,
-        /// What its table called the pool.
+        /// The pool in its table.
         pool: String,
     },
-    /// A thin on a pool that is suspended: the kernel refuses it with EINVAL.
+    /// EINVAL on the load of a thin: its pool is suspended.
     #[error(
-        "load of {device}: its pool {pool} is suspended; whoever suspended it must resume it ('dmsetup resume {pool}')"
+        "load of {device}: its pool {pool} is suspended; the program that suspended it must resume it ('dmsetup resume {pool}')"
     )]
     PoolSuspended {
         /// The device that was to be a thin.
@@ -200,7 +202,7 @@ pub enum Error {
         /// Its pool.
         pool: String,
     },
-    /// A table that reaches past the end of the device below.
+    /// EINVAL: the table reaches past the end of the device below.
     #[error(
         "load of {device}: the table needs {needed} of the device below, {below}, which has {size}"
     )]
@@ -209,9 +211,9 @@ pub enum Error {
         device: String,
         /// The device below.
         below: DeviceNumber,
-        /// How much the table needs.
+        /// How much of it the table needs.
         needed: Sectors,
-        /// How much there is.
+        /// Its size.
         size: Sectors,
     },
     /// The devices below do not allow this table.
@@ -219,7 +221,7 @@ pub enum Error {
     TableUnfit {
         /// The device whose table it is.
         device: String,
-        /// Why not.
+        /// The reason.
         misfit: Misfit,
     },
     /// A device below is not there (ENODEV, ENXIO, ENOENT).
@@ -229,7 +231,7 @@ pub enum Error {
         device: String,
         /// The table.
         table: String,
-        /// What the kernel said.
+        /// The kernel's answer.
         errno: Errno,
     },
     /// EINVAL: the kernel does not take the table. Its log says why.
@@ -239,13 +241,13 @@ pub enum Error {
         device: String,
         /// The table.
         table: String,
-        /// What the kernel said.
+        /// The kernel's answer.
         errno: Errno,
     },
-    /// EINVAL: the target does not know this message, or not with these words.
+    /// EINVAL: the target does not know this message, or not with these arguments.
     #[error("{device} does not take the message {text:?}")]
     MessageRefused {
-        /// Which device.
+        /// The device.
         device: String,
         /// The message.
         text: String,
@@ -253,103 +255,103 @@ pub enum Error {
     /// EINTR: a signal came before the answer.
     #[error("{verb} of {device} was interrupted by a signal")]
     Interrupted {
-        /// What was asked.
+        /// The verb that failed.
         verb: Verb,
-        /// Of which device.
+        /// The device.
         device: String,
     },
     /// Any other errno.
     #[error("{verb} of {device}: {errno}")]
     Kernel {
-        /// What was asked.
+        /// The verb that failed.
         verb: Verb,
-        /// Of which device.
+        /// The device.
         device: String,
-        /// What the kernel said.
+        /// The kernel's answer.
         errno: Errno,
     },
-    /// The answer does not fit in any buffer we give.
+    /// The answer does not fit in the largest buffer that this library offers (64 MiB).
     #[error("{verb} of {device}: the answer does not fit in {limit} bytes")]
     ReplyTooLarge {
-        /// What was asked.
+        /// The verb that failed.
         verb: Verb,
-        /// Of which device.
+        /// The device.
         device: String,
-        /// The most that was offered.
+        /// The size of that buffer in bytes.
         limit: usize,
     },
-    /// A request that cannot be laid out, or an answer that makes no sense.
+    /// A request that cannot be laid out in memory, or an answer that is malformed.
     #[error("{verb} of {device}: {source}")]
     Codec {
-        /// What was asked.
+        /// The verb that failed.
         verb: Verb,
-        /// Of which device.
+        /// The device.
         device: String,
-        /// What is wrong with it.
+        /// The field and what is wrong with it.
         source: CodecError,
     },
-    /// A table or status line that makes no sense.
+    /// A table or status line that is malformed.
     #[error("{verb} of {device}: {source}")]
     Table {
-        /// What was asked.
+        /// The verb that failed.
         verb: Verb,
-        /// Of which device.
+        /// The device.
         device: String,
-        /// What is wrong with it.
+        /// The field and what is wrong with it.
         source: TableError,
     },
-    /// The device is there, and is not of the kind that was asked for.
+    /// The device exists and is of another kind than the verb is for.
     #[error("{device} is not a {wanted} device, but {found}")]
     WrongKind {
-        /// Which device.
+        /// The device.
         device: String,
-        /// What it was to be.
+        /// The target that the verb is for.
         wanted: &'static str,
-        /// What it is: its targets.
+        /// The targets that it has.
         found: String,
     },
-    /// A node could not be made, looked at or removed.
+    /// A node could not be made, read or removed.
     #[error("cannot {action} the node {path}: {errno}")]
     Node {
-        /// What was tried.
+        /// The step that failed, as a verb: `make`, `remove`.
         action: &'static str,
         /// The node.
         path: PathBuf,
-        /// Why not.
+        /// The system's answer.
         errno: Errno,
     },
     /// A cookie's semaphore could not be made or changed.
     #[error("cannot {action} a semaphore to wait for udev with: {errno}")]
     Cookie {
-        /// What was tried.
+        /// The step that failed, as a verb.
         action: &'static str,
         /// ENOSPC: the system has too many; ENOSYS: the kernel has no SysV IPC.
         errno: Errno,
     },
-    /// udev did not say in time that it has dealt with an event. The change itself is done.
-    #[error("udev has not dealt with the event after {limit:?}")]
+    /// udev did not handle an event in time. The change itself is done.
+    #[error("udev has not handled the event after {limit:?}")]
     UdevTimeout {
-        /// How long was waited.
+        /// The time limit.
         limit: Duration,
     },
-    /// A fault plan has ended everything ([`Fault`](super::Fault)). No real kernel says so.
+    /// A fault plan has ended everything (`Fault`, feature `model`). No real kernel answers so.
     #[error("{request}: halted by a fault plan")]
     Halted {
-        /// What was asked.
+        /// The request.
         request: String,
     },
-    /// A step failed, and so did undoing what came before it. The cause comes first.
+    /// A step failed, and then undoing the steps before it failed too.
     #[error("{cause}; and it could not be undone: {rollback}")]
     Rollback {
-        /// Why it was to be undone.
+        /// The first failure.
         cause: Box<Error>,
-        /// Why it could not.
+        /// The failure of the undoing.
         rollback: Box<Error>,
     },
 }
 
 impl Error {
-    /// The kernel's errno, where there was one. A failed rollback answers with its cause's.
+    /// The kernel's errno, where there was one. For a failed rollback it is the cause's.
     #[must_use]
     pub fn errno(&self) -> Option<Errno> {
         Some(match self {
@@ -392,24 +394,24 @@ impl Error {
         })
     }
 
-    /// Whether the device asked for was not there.
+    /// Whether the device does not exist.
     #[must_use]
     pub fn is_no_such_device(&self) -> bool {
         matches!(self, Error::NoSuchDevice { .. })
     }
 
-    /// Whether trying again later may help, since somebody had the device open.
+    /// Whether the device was in use, so that trying again later may help.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         matches!(self, Error::Busy { .. } | Error::ThinInUse { .. })
     }
 
-    /// This error as the cause, with what happened when its traces were removed.
+    /// This error, or both when undoing the steps before it failed too.
     #[must_use]
     pub fn after_rollback(self, rollback: Result<()>) -> Error {
         match rollback {
             Ok(()) => self,
-            // Whoever has been halted undoes nothing.
+            // After a halt nothing can be undone.
             Err(_) if matches!(self, Error::Halted { .. }) => self,
             Err(rollback) => {
                 Error::Rollback { cause: Box::new(self), rollback: Box::new(rollback) }

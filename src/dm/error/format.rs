@@ -9,61 +9,61 @@ pub enum CodecError {
     /// The buffer ends before the field does.
     #[error("{field} at byte {offset} needs {needed} bytes, but the reply ends at {end}")]
     Truncated {
-        /// Which field.
+        /// The field.
         field: &'static str,
-        /// Where it begins.
+        /// Its offset in bytes.
         offset: usize,
-        /// How long it is.
+        /// Its length in bytes.
         needed: usize,
-        /// Where the buffer ends.
+        /// The length of the buffer.
         end: usize,
     },
-    /// An offset that leads backwards, nowhere or into what was read before.
-    #[error("{field} is {value}, which leads nowhere")]
+    /// An offset that points outside the reply or back into what was read before.
+    #[error("{field} is {value}, which points to no entry")]
     BadOffset {
-        /// Which field.
+        /// The field.
         field: &'static str,
-        /// What it says.
+        /// Its value.
         value: u64,
     },
     /// A number that cannot be true.
     #[error("{field} is {value}, which is out of its range")]
     OutOfRange {
-        /// Which field.
+        /// The field.
         field: &'static str,
-        /// What it says.
+        /// Its value.
         value: u64,
     },
     /// A string without its NUL.
     #[error("{field} at byte {offset} has no end")]
     Unterminated {
-        /// Which field.
+        /// The field.
         field: &'static str,
-        /// Where it begins.
+        /// Its offset in bytes.
         offset: usize,
     },
     /// A string that is not UTF-8.
     #[error("{field} at byte {offset} is not text")]
     NotText {
-        /// Which field.
+        /// The field.
         field: &'static str,
-        /// Where it begins.
+        /// Its offset in bytes.
         offset: usize,
     },
     /// A string that does not fit the field it is for, or holds a NUL.
     #[error("{text:?} does not fit {field}, which holds {limit} bytes without a NUL")]
     DoesNotFit {
-        /// Which field.
+        /// The field.
         field: &'static str,
-        /// What was to be put there.
+        /// The string.
         text: String,
-        /// What fits.
+        /// How many bytes fit.
         limit: usize,
     },
-    /// The request is larger than the interface can say (4 GiB).
+    /// The request is larger than the interface's 32-bit size can say (4 GiB).
     #[error("the request has {bytes} bytes, more than the interface can carry")]
     RequestTooLarge {
-        /// Its size.
+        /// Its size in bytes.
         bytes: usize,
     },
 }
@@ -76,19 +76,19 @@ pub enum TableError {
     Missing {
         /// The target's type.
         target: &'static str,
-        /// Which field.
+        /// The field.
         field: &'static str,
         /// The parameters.
         text: String,
     },
-    /// A field that is not what it should be.
+    /// A field with a value that it cannot have.
     #[error("{target}: {field} is {value:?}")]
     Invalid {
         /// The target's type.
         target: &'static str,
-        /// Which field.
+        /// The field.
         field: &'static str,
-        /// What is there.
+        /// The text in its place.
         value: String,
     },
     /// More words than the target takes.
@@ -102,21 +102,21 @@ pub enum TableError {
     /// A pool feature that is not known.
     #[error("thin-pool: there is no feature {value:?}")]
     UnknownFeature {
-        /// What is there.
+        /// The text in its place.
         value: String,
     },
     /// A block size outside 64 KiB..1 GiB, or no multiple of 64 KiB.
     #[error("thin-pool: a block of {size} is not a multiple of 64 KiB between 64 KiB and 1 GiB")]
     BlockSize {
-        /// What is there.
+        /// The block size in the table.
         size: Sectors,
     },
 }
 
-/// Why a text is no message of a pool; the kernel answers EINVAL to each.
+/// Why a text is no message of a pool. The kernel answers EINVAL to all of them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
-    /// A word that is no message.
+    /// The first word is no message.
     #[error("a pool has no message {text:?}")]
     Unknown {
         /// The whole message.
@@ -131,15 +131,15 @@ pub enum MessageError {
     /// A thin's number that does not fit in 24 bits.
     #[error("{id} is above the largest thin id in a pool's message")]
     ThinIdOutOfRange {
-        /// What is there.
+        /// The text in its place.
         id: String,
     },
     /// A word that is not the number it should be.
     #[error("{field} is {value:?} in a pool's message")]
     Invalid {
-        /// Which word.
+        /// The word.
         field: &'static str,
-        /// What is there.
+        /// The text in its place.
         value: String,
     },
 }
