@@ -1,8 +1,7 @@
 //! Sizes, thin ids and device numbers as types.
 //!
-//! The kernel counts in 512-byte sectors, users count in bytes, pools count in blocks of their own;
-//! a plain integer that changes its unit on the way is the classic bug of this field. Anything may
-//! use this module; it uses nothing.
+//! The kernel counts in sectors of 512 bytes, users count in bytes, and each pool counts in its own
+//! blocks. With types, a number cannot change its unit on the way.
 #![warn(missing_docs)]
 
 use std::fmt;
@@ -12,10 +11,10 @@ use std::str::FromStr;
 /// (kernel: `SECTOR_SHIFT` in include/linux/blk_types.h).
 pub const SECTOR_SIZE: u64 = 512;
 
-/// What the length of every device and area that somebody asks for is rounded up to, in bytes:
-/// dm-thin's smallest block (Documentation/admin-guide/device-mapper/thin-provisioning.rst). It is
-/// a multiple of the 4096-byte sectors that some disks have, on which the kernel refuses a table of
-/// another length, and of every block that the file systems here have.
+/// The length of every device and area that a user asks for is rounded up to a multiple of this, in
+/// bytes: dm-thin's smallest block (Documentation/admin-guide/device-mapper/thin-provisioning.rst).
+/// It is a multiple of the 4096-byte sectors that some disks have, on which the kernel refuses a
+/// table of another length, and of every block that the file systems here have.
 pub const DEVICE_GRAIN: u64 = 64 << 10;
 
 /// Why a number is not a size, an id or a device number.
@@ -24,37 +23,40 @@ pub enum UnitError {
     /// A byte count that does not fall on a sector boundary.
     #[error("{bytes} bytes is not a multiple of the {SECTOR_SIZE}-byte sector")]
     NotSectorAligned {
-        /// What was given, in bytes.
+        /// The byte count.
         bytes: u64,
     },
     /// The result does not fit in 64 bits.
     #[error("{what} does not fit in 64 bits")]
     Overflow {
-        /// The computation that overflowed.
+        /// What overflowed.
         what: &'static str,
     },
     /// A thin id above [`ThinId::MAX`].
     #[error("thin id {id} is above the largest one, {max}", max = ThinId::MAX_VALUE)]
     ThinIdOutOfRange {
-        /// What was given.
+        /// The number.
         id: u64,
     },
-    /// Text that is no size, or no size at all.
-    #[error("{text:?} is not a size: write a number of bytes, or a number and a unit such as 20GiB (KiB, MiB, GiB, TiB; KB, MB, GB, TB are powers of 1000)")]
+    /// Text that is no size, or zero.
+    #[error(
+        "{text:?} is not a size: write a number of bytes, or a number and a unit such as 20GiB \
+         (KiB, MiB, GiB, TiB; KB, MB, GB, TB are powers of 1000)"
+    )]
     NotASize {
-        /// What was given.
+        /// The text.
         text: String,
     },
     /// Text that is not a thin id.
     #[error("{text:?} is not a thin id")]
     NotAThinId {
-        /// What was given.
+        /// The text.
         text: String,
     },
     /// Text that is not `major:minor`.
     #[error("{text:?} is not a device number (major:minor)")]
     NotADeviceNumber {
-        /// What was given.
+        /// The text.
         text: String,
     },
 }
@@ -90,7 +92,7 @@ impl Sectors {
     }
 
     /// The length of a device or area that holds `bytes` bytes: rounded up to [`DEVICE_GRAIN`].
-    /// Whatever size a user gives goes through here.
+    /// Every size that a user gives becomes a length in this way.
     pub const fn of_device(bytes: u64) -> Sectors {
         Sectors(bytes.div_ceil(DEVICE_GRAIN) * (DEVICE_GRAIN / SECTOR_SIZE))
     }
@@ -172,15 +174,15 @@ impl Sectors {
         self.0.checked_div(block.0)
     }
 
-    /// Whether this is nothing.
+    /// Whether this is zero.
     #[must_use]
     pub const fn is_zero(self) -> bool {
         self.0 == 0
     }
 }
 
-/// Reads a number of bytes, or a number and a unit: K, M, … (or KB, MB, …) are powers of 1000, Ki,
-/// Mi, … (or KiB, MiB, …) powers of 1024. Upper and lower case are the same.
+/// Reads a number of bytes, or a number and a unit. K, M and so on (or KB, MB) are powers of 1000,
+/// Ki, Mi and so on (or KiB, MiB) powers of 1024. Upper and lower case are the same.
 fn parse_bytes(text: &str) -> Option<u64> {
     if let Ok(bytes) = text.parse() {
         return Some(bytes);
@@ -449,7 +451,7 @@ mod tests {
         fn a_device_is_at_most_one_grain_longer_than_asked(bytes in any::<u64>()) {
             let rounded = u128::from(Sectors::of_device(bytes).0) * 512;
             prop_assert_eq!(rounded % u128::from(DEVICE_GRAIN), 0);
-            prop_assert!(rounded >= bytes.into() && rounded - u128::from(bytes) < DEVICE_GRAIN.into());
+            prop_assert!((u128::from(bytes)..u128::from(bytes) + u128::from(DEVICE_GRAIN)).contains(&rounded));
         }
 
         #[test]

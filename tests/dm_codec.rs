@@ -234,7 +234,11 @@ fn message() -> impl Strategy<Value = PoolMessage> {
 // --- properties ---
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 128,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn what_the_kernel_lays_out_is_read_back((verb, reply) in answer(), room in 0usize..4096) {
@@ -243,7 +247,10 @@ proptest! {
     }
 
     #[test]
-    fn a_reply_that_is_cut_short_is_an_error((verb, reply) in answer(), cut in any::<prop::sample::Index>()) {
+    fn a_reply_that_is_cut_short_is_an_error(
+        (verb, reply) in answer(),
+        cut in any::<prop::sample::Index>(),
+    ) {
         let buffer = dm_layout::reply(&reply, 0);
         let end = cut.index(buffer.len());
         // Without data nothing but the header counts.
@@ -285,7 +292,10 @@ proptest! {
         table in prop::collection::vec(line(), 0..6),
         room in 0usize..2000,
     ) {
-        let mut request = Request::new(Verb::Load).name(name.clone()).flags(Flags(flags)).event_nr(event_nr)
+        let mut request = Request::new(Verb::Load)
+            .name(name.clone())
+            .flags(Flags(flags))
+            .event_nr(event_nr)
             .payload(Payload::Table(table.clone()));
         if let Some(uuid) = uuid.clone() {
             request = request.create_uuid(uuid);
@@ -301,7 +311,11 @@ proptest! {
     }
 
     #[test]
-    fn a_message_is_what_the_kernel_reads(sector in any::<u64>(), text in text(300), device in device()) {
+    fn a_message_is_what_the_kernel_reads(
+        sector in any::<u64>(),
+        text in text(300),
+        device in device(),
+    ) {
         let payload = Payload::Message { sector: Sectors(sector), text: text.clone() };
         let request = Request::new(Verb::Message).device(Selector::Number(device)).payload(payload);
         let buffer = encode(&request, 0).unwrap();
@@ -335,7 +349,10 @@ proptest! {
     }
 
     #[test]
-    fn texts_that_are_nothing_do_not_panic(text in text(80), kind in "thin|thin-pool|linear|error") {
+    fn texts_that_are_nothing_do_not_panic(
+        text in text(80),
+        kind in "thin|thin-pool|linear|error",
+    ) {
         let line = TargetLine { start: Sectors(0), length: Sectors(1), kind, params: text.clone() };
         let _ = Target::from_line(&line);
         let _ = TargetStatus::from_line(&line);

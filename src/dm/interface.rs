@@ -9,20 +9,20 @@ use std::ops::{BitOr, BitOrAssign};
 pub enum Verb {
     /// `DM_VERSION`: the interface's version.
     Version,
-    /// `DM_REMOVE_ALL`: removes every unused device of the machine, whoever made it. For tests
-    /// alone.
+    /// `DM_REMOVE_ALL`: removes every unused device of the machine, also those of other programs.
+    /// For tests only.
     RemoveAll,
     /// `DM_LIST_DEVICES`: all devices.
     List,
     /// `DM_DEV_CREATE`: a device without a table.
     Create,
-    /// `DM_DEV_REMOVE`: takes a device away.
+    /// `DM_DEV_REMOVE`: removes a device.
     Remove,
     /// `DM_DEV_RENAME`: a new name, or (with [`Flags::UUID`]) a first uuid.
     Rename,
     /// `DM_DEV_SUSPEND` with the suspend flag.
     Suspend,
-    /// `DM_DEV_SUSPEND` without it: puts a loaded table in place, and I/O goes on.
+    /// `DM_DEV_SUSPEND` without the flag: puts a loaded table in place and starts I/O.
     Resume,
     /// `DM_DEV_STATUS`: what is known of a device.
     Info,
@@ -44,7 +44,7 @@ pub enum Verb {
     Message,
     /// `DM_DEV_SET_GEOMETRY`: cylinders, heads and sectors, for boot loaders.
     SetGeometry,
-    /// `DM_DEV_ARM_POLL`: poll(2) on this file now waits for what happens from here on.
+    /// `DM_DEV_ARM_POLL`: from here on poll(2) on this file waits for later events.
     ArmPoll,
     /// `DM_GET_TARGET_VERSION`: one target's version; loads its module.
     TargetVersion,
@@ -193,11 +193,12 @@ impl Flags {
     pub const UEVENT_GENERATED: Flags = Flags(1 << 13);
     /// In: a rename sets the uuid; a list includes uuids.
     pub const UUID: Flags = Flags(1 << 14);
-    /// In: the kernel wipes its copy of the request and of the answer.
+    /// In: the kernel wipes its copy of the request and of the answer, for tables with keys. This
+    /// library does not wipe its own copy.
     pub const SECURE_DATA: Flags = Flags(1 << 15);
     /// Out: a message produced text.
     pub const DATA_OUT: Flags = Flags(1 << 16);
-    /// In: remove when the last user closes it. Out: that is going to happen.
+    /// In: remove the device when its last user closes it. Out: the removal is deferred.
     pub const DEFERRED_REMOVE: Flags = Flags(1 << 17);
     /// Out: suspended by the kernel itself.
     pub const INTERNAL_SUSPEND: Flags = Flags(1 << 18);
@@ -237,11 +238,11 @@ impl BitOrAssign for Flags {
 /// own, and a minor above its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct DriverVersion {
-    /// Not compatible across.
+    /// Versions with different majors are not compatible.
     pub major: u32,
     /// Grows with what the interface can do.
     pub minor: u32,
-    /// Changes nothing.
+    /// Changes nothing for callers.
     pub patch: u32,
 }
 

@@ -1,9 +1,10 @@
 //! Device-mapper on raw ioctls: no libdevmapper, no `dmsetup`.
 //!
-//! [`Dm::open`] opens the running kernel, and [`Dm`] has the verbs. A verb finds its device by name,
-//! uuid or number ([`Selector`]). Tables and status lines are values with a parser and a printer
-//! ([`Target`], [`TargetStatus`]). An error is a situation that a caller can act on ([`Error`]) and
-//! keeps the kernel's errno. All calls block. Everything can be used from any number of threads.
+//! [`Dm::open`] opens the running kernel, and [`Dm`] has the verbs. A verb finds its device by
+//! name, uuid or number ([`Selector`]). Tables and status lines are values with a parser and a
+//! printer ([`Target`], [`TargetStatus`]). An error is a situation that a caller can act on
+//! ([`Error`]) and keeps the kernel's errno. All calls block. Everything can be used from any
+//! number of threads.
 //!
 //! A pool, a thin in it, and a read-only snapshot of the thin:
 //!
@@ -12,7 +13,8 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let dm = Dm::open()?;
-//! let (metadata, data) = (DeviceNumber { major: 7, minor: 0 }, DeviceNumber { major: 7, minor: 1 });
+//! let metadata = DeviceNumber { major: 7, minor: 0 };
+//! let data = DeviceNumber { major: 7, minor: 1 };
 //! let table = ThinPoolTable {
 //!     start: Sectors::ZERO,
 //!     length: Sectors(131_072),
@@ -35,8 +37,8 @@
 //! ```
 //!
 //! With the feature `model` there is a modelled kernel, `fake::FakeKernel`, for tests without root:
-//! `Dm::new(Arc::new(FakeKernel::new()), Settings::without_nodes())` does all of the above in memory.
-//! It passes the same contract tests as a real kernel.
+//! `Dm::new(Arc::new(FakeKernel::new()), Settings::without_nodes())` does all of the above in
+//! memory. It passes the same contract tests as a real kernel.
 //!
 //! # Layers
 //!
@@ -48,13 +50,13 @@
 //! | `error` | what can go wrong, as plain values |
 //! | `text` | tables, status lines, messages and log lines as values |
 //! | `wire` | requests and replies, how they lie in memory, what an errno means |
-//! | `kernel` | the [`Kernel`] trait; the running kernel, the modelled one, those that wrap another |
+//! | `kernel` | the [`Kernel`] trait; the running kernel, the model, those that wrap another |
 //! | `host` | the nodes under `/dev/mapper`, and udev |
 //! | `verbs` | [`Dm`] |
 //!
-//! Invariants: every request goes through [`Kernel::submit`]. `unsafe` is in `kernel/ioctl.rs` alone.
-//! Replies are read with bounds checks. When a verb fails, it leaves nothing suspended and nothing
-//! half-made. This module does not know what devices are for: no pool policy, no database.
+//! Invariants: every request goes through [`Kernel::submit`]. `unsafe` is in `kernel/ioctl.rs`
+//! alone. Replies are read with bounds checks. When a verb fails, it leaves nothing suspended and
+//! nothing half-made. This module does not know what devices are for: no pool policy, no database.
 #![doc = include_str!("docker.md")]
 #![warn(missing_docs)]
 
@@ -69,7 +71,7 @@ mod wire;
 pub use nix::errno::Errno;
 
 pub use error::{CodecError, Error, MessageError, Misfit, Result, TableError};
-pub use host::{udev, Cookie, NodeDir, NodePolicy, NodeSweep, Settings, UdevPolicy};
+pub use host::{udev, Cookie, NodePolicy, NodeSweep, Settings, UdevPolicy};
 pub use interface::{DriverVersion, Flags, Verb};
 #[cfg(any(test, feature = "model"))]
 pub use kernel::model as fake;

@@ -32,8 +32,8 @@ pub enum Error {
     },
     /// The control node is missing and could not be made, or cannot be opened.
     #[error(
-        "cannot make or open device-mapper's control node {path}: {errno}. It is made by root; a container must be privileged, \
-         with the host's /dev"
+        "cannot make or open device-mapper's control node {path}: {errno}. Only root \
+         can make it; a container must be privileged, with the host's /dev"
     )]
     NoControlNode {
         /// The control node.
@@ -43,8 +43,8 @@ pub enum Error {
     },
     /// EACCES or EPERM: device-mapper wants root (`CAP_SYS_ADMIN`).
     #[error(
-        "no permission for device-mapper's {what}: it needs root, or CAP_SYS_ADMIN ({errno}). Start it as root; a container \
-         must be privileged, with the host's /dev"
+        "no permission for device-mapper's {what}: it needs root, or CAP_SYS_ADMIN ({errno}). \
+         Start it as root; a container must be privileged, with the host's /dev"
     )]
     NoPermission {
         /// The node or the request.
@@ -53,7 +53,10 @@ pub enum Error {
         errno: Errno,
     },
     /// The kernel's interface is older than what is needed.
-    #[error("the kernel's device-mapper interface is version {found}, {needed} is needed: run a newer kernel (4.14 or later)")]
+    #[error(
+        "the kernel's device-mapper interface is version {found}, {needed} is needed: run a \
+         newer kernel (4.14 or later)"
+    )]
     DriverTooOld {
         /// The kernel's version.
         found: DriverVersion,
@@ -104,9 +107,12 @@ pub enum Error {
         /// The device.
         device: String,
     },
-    /// EBUSY: the device is open, mounted, or below another device. On a load this is about a device
-    /// that the table names.
-    #[error("{verb} of {device}: {} is in use (open, mounted, or below another device)", if *verb == Verb::Load { "a device that its table names" } else { "it" })]
+    /// EBUSY: the device is open, mounted, or below another device. On a load this is about a
+    /// device that the table names.
+    #[error(
+        "{verb} of {device}: {} is in use (open, mounted, or below another device)",
+        if *verb == Verb::Load { "a device that its table names" } else { "it" }
+    )]
     Busy {
         /// The verb that failed.
         verb: Verb,
@@ -131,8 +137,8 @@ pub enum Error {
         /// The id.
         id: ThinId,
     },
-    /// EINVAL: an id in a message is above 2^24 - 1. A [`ThinId`] is never; the text of a message can
-    /// have such an id.
+    /// EINVAL: an id in a message is above 2^24 - 1. A [`ThinId`] is smaller, but the text
+    /// of a message can have such an id.
     #[error("pool {pool}: {id} is above the largest thin id, {max}", max = ThinId::MAX)]
     ThinIdOutOfRange {
         /// The pool's name.
@@ -159,7 +165,10 @@ pub enum Error {
         wanted: u64,
     },
     /// EBUSY on `reserve_metadata_snap`: the pool holds one already.
-    #[error("pool {pool} holds a metadata snapshot already, of another program; it goes with 'dmsetup message {pool} 0 release_metadata_snap'")]
+    #[error(
+        "pool {pool} holds a metadata snapshot already, of another program; it goes with \
+         'dmsetup message {pool} 0 release_metadata_snap'"
+    )]
     MetadataSnapHeld {
         /// The pool's name.
         pool: String,
@@ -194,7 +203,8 @@ pub enum Error {
     },
     /// EINVAL on the load of a thin: its pool is suspended.
     #[error(
-        "load of {device}: its pool {pool} is suspended; the program that suspended it must resume it ('dmsetup resume {pool}')"
+        "load of {device}: its pool {pool} is suspended; the program that suspended it must \
+         resume it ('dmsetup resume {pool}')"
     )]
     PoolSuspended {
         /// The device that was to be a thin.
@@ -235,7 +245,10 @@ pub enum Error {
         errno: Errno,
     },
     /// EINVAL: the kernel does not take the table. Its log says why.
-    #[error("load of {device}: the kernel refuses the table ({errno}; the kernel's log, `dmesg`, says why): {table}")]
+    #[error(
+        "load of {device}: the kernel refuses the table ({errno}; the kernel's log, `dmesg`, \
+         says why): {table}"
+    )]
     TableRefused {
         /// The device whose table it is.
         device: String,

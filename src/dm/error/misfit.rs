@@ -8,11 +8,14 @@ use crate::units::{DeviceNumber, Sectors};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Misfit {
     /// The table ends or begins within a sector of the device below (EINVAL).
-    #[error("the table's {what} of {value} is no multiple of the {block}-byte sectors of the device below, {below}; use a size that is")]
+    #[error(
+        "the table's {what} of {value} is no multiple of the {block}-byte sectors of the device \
+         below, {below}; use a size that is"
+    )]
     NotAligned {
         /// "length", "start" or "offset".
         what: &'static str,
-        /// What it is.
+        /// Its value.
         value: Sectors,
         /// The device below.
         below: DeviceNumber,
@@ -22,7 +25,7 @@ pub enum Misfit {
     /// Data and metadata of a pool are one device (EINVAL).
     #[error("{below} is named both for data and for metadata; they need a device each")]
     OneDeviceTwice {
-        /// That device.
+        /// The device.
         below: DeviceNumber,
     },
     /// A device below may not be written to (EACCES, EPERM), though the caller may use
@@ -33,7 +36,7 @@ pub enum Misfit {
     ReadOnly {
         /// The table.
         table: String,
-        /// What the kernel said.
+        /// The kernel's answer.
         errno: Errno,
     },
 }

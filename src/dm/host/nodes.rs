@@ -1,7 +1,7 @@
 //! Device nodes under `/dev/mapper`, made and removed without udev.
 //!
-//! A node here is a block device file named after the device. Where udev made a symlink of that
-//! name, the symlink is left alone as long as it leads to the right device.
+//! A node is a block device file with the name of the device. Where udev made a symlink of that
+//! name, the symlink stays as long as it leads to the right device.
 
 use std::fs;
 use std::io;
@@ -49,8 +49,8 @@ impl NodeDir {
         block_device(&self.path(name))
     }
 
-    /// Sees to it that the node of `name` leads to `device`; answers whether it had to be made. The
-    /// node is for root alone, mode 0600.
+    /// Makes the node of `name` lead to `device`; returns whether it had to be made. The node is
+    /// for root only, mode 0600.
     ///
     /// # Errors
     /// [`Error::Node`] when it cannot be made.
@@ -58,11 +58,11 @@ impl NodeDir {
         let path = self.path(name);
         let mut tries = 0;
         loop {
-            // Made first and looked at only when it is there: most often it is not.
+            // Usually there is none, so that the first try succeeds.
             match mknod(&path, SFlag::S_IFBLK, Mode::from_bits_truncate(0o600), device.to_u64()) {
                 Ok(()) => return Ok(true),
                 Err(Errno::EEXIST) if block_device(&path) == Some(device) => return Ok(false),
-                // A left-over of another device of this name.
+                // Left by another device of this name.
                 Err(Errno::EEXIST) if tries < 3 => drop(remove(&path)?),
                 Err(Errno::ENOENT) if tries < 3 => {
                     fs::create_dir_all(&self.dir)
@@ -74,7 +74,7 @@ impl NodeDir {
         }
     }
 
-    /// Takes the node of `name` away; answers whether there was one.
+    /// Removes the node of `name`; returns whether there was one.
     ///
     /// # Errors
     /// [`Error::Node`] when it cannot be removed.

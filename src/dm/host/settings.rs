@@ -5,24 +5,25 @@ use std::path::PathBuf;
 use super::udev::UdevPolicy;
 use crate::dm::kernel::NODE_DIR;
 
-/// Who looks after the nodes under `/dev/mapper`.
+/// Whether this library makes the nodes under `/dev/mapper`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum NodePolicy {
-    /// This library makes, renames and removes them.
+    /// It makes, renames and removes them.
     #[default]
     Manage,
-    /// Somebody else, or nobody.
+    /// It leaves them alone: another program makes them, or there are none.
     Leave,
 }
 
 /// How devices are presented to the rest of the system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Where the nodes are; `/dev/mapper`.
+    /// The directory of the nodes; `/dev/mapper` by default.
     pub node_dir: PathBuf,
-    /// Who looks after them.
+    /// Whether this library makes them.
     pub nodes: NodePolicy,
-    /// What udev is told, and whether it is waited for. It keeps out unless set.
+    /// What udev is told, and whether it is waited for. By default it is told to leave the devices
+    /// alone.
     pub udev: UdevPolicy,
 }
 

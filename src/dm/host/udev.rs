@@ -1,4 +1,4 @@
-//! What udev is told about a change of a device, and waiting until it has dealt with it.
+//! What udev is told about a change of a device, and waiting until it has handled the change.
 //!
 //! The kernel puts 32 bits of the request (`event_nr`) into the uevent as `DM_COOKIE`: 16 bits of
 //! flags for the rules of the dmsetup package (55-dm.rules) and 16 bits that name a SysV semaphore.
@@ -22,17 +22,17 @@ const MAGIC: u32 = 0x0D4D;
 /// How often a semaphore is looked at while waiting. udev takes 25 to 100 ms over an event.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
-/// Tries to find a key that nobody uses.
+/// How many keys are tried to find an unused one.
 const KEY_TRIES: u32 = 100;
 
 /// Whether and how udev is involved when devices come, change and go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UdevPolicy {
-    /// udev is told what to leave out, and nobody waits for it.
+    /// udev is told what to leave out, and is not waited for.
     Tell(UdevFlags),
-    /// udev is told what to leave out and waited for, by cookie. Where no udevd runs, nobody waits.
+    /// udev is told what to leave out, and is waited for by cookie. Where no udevd runs, it is not.
     Wait {
-        /// What it shall leave out.
+        /// What it leaves out.
         flags: UdevFlags,
         /// How long it may take; [`Error::UdevTimeout`] after that.
         limit: Duration,
@@ -40,10 +40,10 @@ pub enum UdevPolicy {
 }
 
 impl UdevPolicy {
-    /// udev keeps out altogether: right for devices that nobody shall scan or find by a symlink.
+    /// udev does nothing at all: for devices that must not be scanned and need no symlinks.
     pub const KEEP_OUT: UdevPolicy = UdevPolicy::Tell(UdevFlags::KEEP_OUT);
 
-    /// What udev shall leave out.
+    /// What udev leaves out.
     #[must_use]
     pub const fn flags(self) -> UdevFlags {
         match self {
@@ -52,7 +52,7 @@ impl UdevPolicy {
     }
 }
 
-/// Whether a udevd runs that would handle events: the same sign that libudev goes by.
+/// Whether a udevd runs. libudev looks at the same file.
 #[must_use]
 pub fn is_running() -> bool {
     Path::new("/run/udev/control").exists()
@@ -89,28 +89,19 @@ impl Cookie {
         Err(cannot(Errno::EEXIST))
     }
 
-    /// What a request that causes an event has to carry, with these flags for the rules, and with
-    /// [`UdevFlags::PRIMARY_SOURCE`]: without it the rules take the event for a passer-by's, and
-    /// make no links.
+    /// What a request that causes an event has to carry: these flags, and
+    /// [`UdevFlags::PRIMARY_SOURCE`], without which the rules make no links.
     #[must_use]
     pub fn with(&self, flags: UdevFlags) -> EventCookie {
         EventCookie { flags: flags.union(UdevFlags::PRIMARY_SOURCE), base: self.base }
     }
 
-    /// One more request is going to cause an event.
+    /// Announces a request that is going to cause an event.
     ///
     /// # Errors
-    /// [`Error::Cookie`] when somebody has removed the semaphore.
+    /// [`Error::Cookie`] when the semaphore has been removed.
     pub fn expect(&self) -> Result<()> {
         self.add(1)
-    }
-
-    /// A request that was expected to cause an event did not.
-    ///
-    /// # Errors
-    /// [`Error::Cookie`] when somebody has removed the semaphore.
-    pub fn unexpect(&self) -> Result<()> {
-        self.add(-1)
     }
 
     fn add(&self, change: i16) -> Result<()> {
@@ -118,12 +109,10 @@ impl Cookie {
             .map_err(|errno| Error::Cookie { action: "change", errno })
     }
 
-    /// Waits until udev has dealt with all events that carry this cookie, then removes the
-    /// semaphore.
+    /// Waits until udev has handled all events that carry this cookie, then removes the semaphore.
     ///
     /// # Errors
-    /// [`Error::UdevTimeout`] when it takes longer than `limit`. The semaphore is removed
-    /// nevertheless.
+    /// [`Error::UdevTimeout`] when it takes longer than `limit`. The semaphore is removed then too.
     pub fn wait(self, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
         // It starts at 1, so that it cannot reach 0 before all events are expected.
@@ -131,8 +120,7 @@ impl Cookie {
         loop {
             match ioctl::semaphore_value(self.semaphore) {
                 Ok(0) => return Ok(()),
-                // `dmsetup udevcomplete_all` has removed it: somebody has decided that the waiting
-                // is over.
+                // `dmsetup udevcomplete_all` has removed it to end all waiting.
                 Err(Errno::EIDRM | Errno::EINVAL) => return Ok(()),
                 Err(errno) => return Err(Error::Cookie { action: "look at", errno }),
                 Ok(_) => {}
@@ -147,7 +135,7 @@ impl Cookie {
 
 impl Drop for Cookie {
     fn drop(&mut self) {
-        // It may be gone already; there is nothing else to do about it.
+        // It may be gone already.
         let _ = ioctl::semaphore_remove(self.semaphore);
     }
 }
@@ -176,8 +164,6 @@ mod tests {
         let cookie = Cookie::new().unwrap();
         let semaphore = cookie.semaphore;
         cookie.expect().unwrap();
-        cookie.expect().unwrap();
-        cookie.unexpect().unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 std::thread::sleep(Duration::from_millis(20));

@@ -11,13 +11,13 @@ use crate::dm::text::PoolNotice;
 use crate::dm::wire::{Reply, Request};
 use crate::units::{DeviceNumber, Sectors};
 
-/// Something that answers device-mapper requests. The one door to the kernel: every verb is a
-/// [`Request`] that goes through [`Kernel::submit`].
+/// Something that answers device-mapper requests. All verbs go through [`Kernel::submit`].
 pub trait Kernel: Send + Sync + Debug {
     /// Runs one request.
     ///
     /// # Errors
-    /// What [`Error::from_errno`] makes of the kernel's errno, or an answer that makes no sense.
+    /// [`Error::from_errno`] of the kernel's errno; [`Error::Codec`] for an answer that is
+    /// malformed.
     fn submit(&self, request: &Request) -> Result<Reply>;
 
     /// The size of a block device; `None` when it is not known. Used to explain why a table was
@@ -40,22 +40,22 @@ pub trait Kernel: Send + Sync + Debug {
     /// The kernel's log from its oldest record on; `None` where it cannot be read.
     fn pool_log(&self) -> Option<Box<dyn PoolLog>>;
 
-    /// What tells this device from every other that has had, or will have, its number: on this boot
-    /// and on any other.
+    /// A text that tells this device from all other devices with its number, on this boot and on
+    /// others.
     fn incarnation(&self, device: DeviceNumber) -> String;
 }
 
 /// Waits for events of any device (`DM_DEV_ARM_POLL` and poll(2), kernel 4.14 and later). Arm
 /// first, then list and compare, then wait: what happens in between is not lost.
 pub trait EventSource: Send + Debug {
-    /// From here on, any event makes [`wait`](EventSource::wait) return.
+    /// From here on any event makes [`wait`](EventSource::wait) return.
     ///
     /// # Errors
     /// Those of [`Kernel::submit`].
     fn arm(&mut self) -> Result<()>;
 
     /// Waits for an event since the last [`arm`](EventSource::arm); `false` when the time is up.
-    /// One that was never armed hears of the events since it was opened.
+    /// A source that was never armed counts from when it was opened.
     ///
     /// # Errors
     /// [`Error::Node`] when the control node cannot be polled.
@@ -68,20 +68,20 @@ pub trait EventSource: Send + Debug {
     }
 }
 
-/// What the log holds of one pool.
+/// What the log has on one pool.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Noticed {
     /// In the order in which they happened.
     pub notices: Vec<PoolNotice>,
     /// The number of the first record that has not been read yet.
     pub next: u64,
-    /// No record is missing between where the reading began and its end.
+    /// No record is missing between the first one and the last one that was asked for.
     pub complete: bool,
 }
 
 /// A place in the kernel's log, from where it is read on.
 pub trait PoolLog: Send + Debug {
     /// What has been logged of `pool` in the records from number `since` on that were not read
-    /// before. Never waits.
+    /// before. It does not wait.
     fn read(&mut self, pool: DeviceNumber, since: u64) -> Noticed;
 }

@@ -1,9 +1,9 @@
 //! Faults on purpose: the n-th step fails, or everything ends just before or just after it.
 //!
-//! A [`FaultPlan`] counts steps of any kind. A [`FaultyKernel`](super::FaultyKernel) counts requests
-//! that change something, the modelled kernel counts what it makes durable, and a test may count
-//! steps of its own (writes of a database, say). All of them share one plan, so that one number
-//! enumerates them all.
+//! A [`FaultPlan`] counts steps of any kind. A [`FaultyKernel`](super::FaultyKernel) counts
+//! requests that change something, the modelled kernel counts what it makes durable, and a test may
+//! count steps of its own (writes of a database, say). All of them share one plan, so that one
+//! number enumerates them all.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,24 +16,24 @@ pub enum Fault {
     ErrorBefore(Errno),
     /// The step does not happen, and nothing does after it.
     CrashBefore,
-    /// The step happens, whoever took it does not hear of it, and nothing happens after it.
+    /// The step happens, its caller gets no answer, and nothing happens after it.
     CrashAfter,
 }
 
-/// What is to be done about a step.
+/// What the caller of [`FaultPlan::step`] has to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Take it.
+    /// Take the step.
     Go,
     /// Fail with this errno instead.
     Fail(Errno),
-    /// Take it, and then behave as if everything had ended.
+    /// Take the step, and then behave as if everything had ended.
     GoThenHalt,
     /// Everything has ended.
     Halt,
 }
 
-/// Counts steps and makes one of them go wrong. Shared by all who take steps.
+/// Counts steps and makes one of them go wrong. All that take steps share it.
 #[derive(Debug, Default)]
 pub struct FaultPlan {
     state: Mutex<State>,
@@ -63,15 +63,14 @@ impl FaultPlan {
         Arc::new(FaultPlan { state: Mutex::new(state) })
     }
 
-    /// A plan that counts the steps of one name alone, and whose step number `step` of those goes
-    /// wrong.
+    /// A plan that counts only the steps of one name. Of these, step number `step` goes wrong.
     #[must_use]
     pub fn at_nth(step: u64, what: &'static str, fault: Fault) -> Arc<FaultPlan> {
         let state = State { fault: Some((step, fault)), only: Some(what), ..State::default() };
         Arc::new(FaultPlan { state: Mutex::new(state) })
     }
 
-    /// Somebody is about to take a step.
+    /// Counts a step that is about to be taken, and says what to do with it.
     pub fn step(&self, what: &str) -> Verdict {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.halted {

@@ -8,9 +8,8 @@ use crate::dm::error::{Error, Result};
 use crate::dm::wire::{Reply, Request};
 use crate::units::{DeviceNumber, Sectors};
 
-/// Passes requests on to another kernel and lets a plan spoil one of those that change something.
-/// After a crash every request, reading ones too, fails with [`Error::Halted`]: whoever asks is
-/// dead.
+/// Passes requests on to another kernel. A plan makes one of those that change something fail.
+/// After a crash every request fails with [`Error::Halted`], also those that only ask.
 #[derive(Debug)]
 pub struct FaultyKernel {
     inner: Arc<dyn Kernel>,
@@ -18,7 +17,7 @@ pub struct FaultyKernel {
 }
 
 impl FaultyKernel {
-    /// Lets `plan` spoil a request to `inner`.
+    /// Makes a request to `inner` fail by `plan`.
     #[must_use]
     pub fn new(inner: Arc<dyn Kernel>, plan: Arc<FaultPlan>) -> FaultyKernel {
         FaultyKernel { inner, plan }
@@ -36,7 +35,7 @@ impl Kernel for FaultyKernel {
             Verdict::Fail(errno) => Err(Error::from_errno(request, errno)),
             Verdict::Halt => Err(halted()),
             Verdict::GoThenHalt => {
-                // Nobody is left to hear of it.
+                // After a crash there is no caller that could use the answer.
                 let _ = self.inner.submit(request);
                 Err(halted())
             }

@@ -2,7 +2,8 @@
 //! decrement.
 //!
 //! The only file of `dm` with `unsafe` in it. Each call is wrapped in one safe function that
-//! upholds what the kernel relies on; it must not know what the bytes mean beyond the size field.
+//! upholds what the kernel relies on. It does not know what the bytes mean, except for the size
+//! field.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -79,7 +80,7 @@ pub fn semaphore_value(id: i32) -> Result<i32, Errno> {
     Errno::result(unsafe { libc::semctl(id, 0, libc::GETVAL) })
 }
 
-/// Takes a semaphore away; whoever waits on it is told (EIDRM).
+/// Removes a semaphore. Processes that wait on it get EIDRM.
 ///
 /// # Errors
 /// EINVAL or EIDRM when it is gone.

@@ -12,14 +12,14 @@ use super::api::{Noticed, PoolLog};
 use crate::dm::text::notice_of_record;
 use crate::units::DeviceNumber;
 
-/// Where the running kernel's log is read.
+/// The device of the kernel's log.
 const KMSG: &str = "/dev/kmsg";
 /// The number of [`KMSG`] (Documentation/admin-guide/devices.txt).
 const KMSG_NUMBER: (u64, u64) = (1, 11);
 /// The kernel's longest record is 8 KiB with its header (CONSOLE_EXT_LOG_MAX in kernel/printk).
 const LONGEST_RECORD: usize = 16 << 10;
-/// More records than any log holds: one that grows faster than it can be read has to be left at
-/// some point.
+/// More records than any log holds. A log that grows faster than it can be read must not keep the
+/// reader for ever.
 const MOST_RECORDS: usize = 1 << 20;
 
 /// The running kernel's log.

@@ -18,13 +18,13 @@ use crate::units::{DeviceNumber, Sectors};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum LogLevel {
-    /// `_LOG_FATAL`: nothing works any more. Not used here.
+    /// `_LOG_FATAL`: nothing works any more. This library does not use it.
     Fatal = 2,
     /// `_LOG_ERR`: a request failed.
     Error = 3,
-    /// `_LOG_WARN`: a request failed in a way that callers ask for: nothing there, in use.
+    /// `_LOG_WARN`: a request failed because there is no such device, or because it is in use.
     Warn = 4,
-    /// `_LOG_NOTICE`: something unusual that worked. Not used here.
+    /// `_LOG_NOTICE`: something unusual that worked. This library does not use it.
     Notice = 5,
     /// `_LOG_INFO`: a request that changes something.
     Info = 6,
@@ -34,7 +34,7 @@ pub enum LogLevel {
 
 /// Where messages go.
 pub trait LogSink: Send + Sync + Debug {
-    /// Takes one message; `errno` is the kernel's, where it said no.
+    /// Takes one message; `errno` is the kernel's where it refused the request.
     fn log(&self, level: LogLevel, errno: Option<Errno>, message: &str);
 }
 

@@ -1,7 +1,7 @@
 //! The running kernel, through `/dev/mapper/control`.
 //!
-//! Opens (and, where nobody made it, makes) the control node, checks the interface's version, and
-//! runs requests. It must not know what the requests are for.
+//! It opens the control node (and makes it where it is missing), checks the interface's version,
+//! and runs requests. It does not know what the requests are for.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -27,7 +27,7 @@ use crate::units::{DeviceNumber, Sectors};
 /// numbers in lists and with `DM_DEV_ARM_POLL`.
 pub const OLDEST_DRIVER: DriverVersion = DriverVersion::new(4, 38, 0);
 
-/// Where the control node and the devices' nodes are, unless told otherwise.
+/// Where the control node and the devices' nodes are by default.
 pub const NODE_DIR: &str = "/dev/mapper";
 
 /// The control device's number is fixed since kernel 2.6.36 (`MISC_MAJOR`, `MAPPER_CTRL_MINOR` in
@@ -71,7 +71,7 @@ impl RealKernel {
     }
 }
 
-/// Opens the control node, which is made first when there is none.
+/// Opens the control node; makes it first when there is none.
 fn open_node(path: &Path) -> Result<File> {
     match open_control(path) {
         Err(Errno::ENOENT) => {
@@ -80,7 +80,7 @@ fn open_node(path: &Path) -> Result<File> {
                 (_, Ok(control)) => Ok(control),
                 (Err(error), Err(_)) => Err(error),
                 (Ok(()), Err(errno)) => {
-                    // A node that leads nowhere is worse than none.
+                    // A node that cannot be opened is worse than none.
                     let _ = fs::remove_file(path);
                     Err(open_error(path, errno))
                 }
@@ -201,7 +201,7 @@ impl Kernel for RealKernel {
     }
 
     fn logical_block_size(&self, device: DeviceNumber) -> Option<u32> {
-        // A partition has no queue of its own; it lies in its disk's folder.
+        // A partition has no queue in sysfs; its directory lies in its disk's.
         ["queue", "../queue"].iter().find_map(|queue| {
             let size =
                 fs::read_to_string(format!("/sys/dev/block/{device}/{queue}/logical_block_size"))
@@ -230,8 +230,8 @@ impl Kernel for RealKernel {
     }
 }
 
-/// An open control node of its own: the kernel keeps for each open file up to where it has been
-/// armed.
+/// A second open control node: the kernel remembers for each open file up to which event it has
+/// been armed.
 #[derive(Debug)]
 struct RealEvents {
     control: File,

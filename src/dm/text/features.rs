@@ -17,7 +17,8 @@ pub enum DiscardPolicy {
 /// What happens to a write that needs a block when there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum NoSpacePolicy {
-    /// It waits, for `no_space_timeout` seconds (60 by default), then fails (the default).
+    /// It waits for `no_space_timeout` seconds (60 by default), then fails. This is the kernel's
+    /// default.
     #[default]
     Queue,
     /// It fails with ENOSPC at once (`error_if_no_space`).
@@ -27,8 +28,8 @@ pub enum NoSpacePolicy {
 /// The optional features of a thin-pool table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct PoolFeatures {
-    /// Do not zero a new block before use: another thin's old data can be read
-    /// (`skip_block_zeroing`).
+    /// Do not zero a new block before use (`skip_block_zeroing`). Then a thin can show old data of
+    /// another thin.
     pub skip_block_zeroing: bool,
     /// What happens to discards.
     pub discard: DiscardPolicy,

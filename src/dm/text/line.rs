@@ -1,16 +1,16 @@
-//! One line of a table or of a status, as text.
+//! One line of a table or of a status, as text: the form in which the kernel takes and gives it.
 
 use crate::units::Sectors;
 
-/// One line of a table or of a status, as text: what the kernel itself deals in. Typed forms are
-/// [`Target`](super::Target) and [`TargetStatus`](super::TargetStatus).
+/// One line of a table or of a status. The typed forms are [`Target`](super::Target) and
+/// [`TargetStatus`](super::TargetStatus).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TargetLine {
     /// First sector of the device that the target answers for.
     pub start: Sectors,
     /// How many sectors it answers for.
     pub length: Sectors,
-    /// The target's type, 15 bytes at the most.
+    /// The target's type, at most 15 bytes.
     pub kind: String,
     /// The rest of the line.
     pub params: String,

@@ -21,7 +21,7 @@ pub enum PoolMessage {
         /// What it is a snapshot of.
         origin: ThinId,
     },
-    /// Takes a thin away and frees its blocks. ENODATA when it is not there, EBUSY when a device
+    /// Deletes a thin and frees its blocks. ENODATA when it is not there, EBUSY when a device
     /// stands on it.
     Delete(ThinId),
     /// Compare-and-swap of the pool's transaction id. EINVAL when `old` is not the current one.
@@ -31,9 +31,9 @@ pub enum PoolMessage {
         /// What it becomes.
         new: u64,
     },
-    /// Keeps the metadata as it is now readable for user space. EBUSY when one is held.
+    /// Holds a snapshot of the metadata for user space to read. EBUSY when one is held.
     ReserveMetadataSnap,
-    /// Gives it up. EINVAL when none is held.
+    /// Releases the metadata snapshot. EINVAL when none is held.
     ReleaseMetadataSnap,
 }
 

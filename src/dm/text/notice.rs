@@ -8,7 +8,7 @@
 
 use crate::units::DeviceNumber;
 
-/// Something that a thin pool says of itself. Each is one event of the pool's device, too.
+/// A line of a thin pool in the kernel's log. Each is one event of the pool's device as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PoolNotice {
     /// From here on a write that needs a new block gets one, or waits until there is one.
@@ -21,7 +21,7 @@ pub enum PoolNotice {
     LowWater,
 }
 
-/// Reads a line of dm-thin's.
+/// Reads a line of dm-thin.
 fn parse(line: &str) -> Option<(DeviceNumber, PoolNotice)> {
     let (device, said) = line.strip_prefix("device-mapper: thin: ")?.split_once(": ")?;
     let (major, minor) = device.split_once(':')?;
@@ -74,7 +74,8 @@ mod tests {
         }
         for line in [
             "device-mapper: thin: 253:2: growing the data device from 1 to 2 blocks",
-            "device-mapper: thin: Data device (loop0) discard unsupported: Disabling discard passdown.",
+            "device-mapper: thin: Data device (loop0) discard unsupported: Disabling discard \
+             passdown.",
             "device-mapper: thin: metadata operation failed",
             "thin: 253:2: switching pool to write mode",
         ] {

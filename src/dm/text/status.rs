@@ -11,17 +11,17 @@ use super::words::Words;
 use crate::dm::error::TableError;
 use crate::units::Sectors;
 
-/// So many of so many.
+/// How many blocks of a pool are in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct BlockUsage {
-    /// In use.
+    /// Blocks in use.
     pub used: u64,
-    /// There are.
+    /// Blocks there are.
     pub total: u64,
 }
 
 impl BlockUsage {
-    /// Not in use.
+    /// Blocks not in use.
     #[must_use]
     pub const fn free(self) -> u64 {
         self.total.saturating_sub(self.used)
@@ -34,14 +34,13 @@ impl fmt::Display for BlockUsage {
     }
 }
 
-/// What a working pool lets happen to itself.
+/// What a working pool allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum PoolMode {
-    /// Everything (`rw`).
+    /// Reads and writes (`rw`).
     #[default]
     ReadWrite,
-    /// No change of metadata (`ro`): asked for in the table, or after metadata could not be
-    /// written.
+    /// No change of metadata (`ro`): the table says so, or metadata could not be written.
     ReadOnly,
     /// Everything but new blocks (`out_of_data_space`).
     OutOfDataSpace,
@@ -50,7 +49,7 @@ pub enum PoolMode {
 /// The status of a pool that works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct WorkingPool {
-    /// A number that belongs to the pool's user.
+    /// A number for the pool's user, which the kernel only stores.
     pub transaction_id: u64,
     /// Metadata blocks, 4 KiB each.
     pub metadata: BlockUsage,
@@ -58,14 +57,13 @@ pub struct WorkingPool {
     pub data: BlockUsage,
     /// Block number of the metadata snapshot's root, when one is held.
     pub held_metadata_root: Option<u64>,
-    /// Its mode.
+    /// What it allows.
     pub mode: PoolMode,
     /// What happens to discards.
     pub discard: DiscardPolicy,
     /// What happens when it is full.
     pub no_space: NoSpacePolicy,
-    /// Metadata could not be written once: the kernel wants `thin_check` before it will write
-    /// again.
+    /// Metadata could not be written once. The kernel writes again only after `thin_check`.
     pub needs_check: bool,
     /// Metadata blocks below which an event comes; kernel 4.18 and later.
     pub metadata_low_water: Option<u64>,
@@ -85,7 +83,7 @@ pub enum ThinPoolStatus {
 impl ThinPoolStatus {
     const TARGET: &'static str = "thin-pool";
 
-    /// What a pool says when it works.
+    /// The status of a pool that works.
     #[must_use]
     pub fn working(&self) -> Option<&WorkingPool> {
         match self {

@@ -27,7 +27,7 @@ pub struct ThinPoolTable {
     /// How much of the data device is used. The rest of a device that is no whole number of blocks
     /// is left alone.
     pub length: Sectors,
-    /// The device with the mappings. The kernel uses 16 GiB of it at the most.
+    /// The device with the mappings. The kernel uses at most 16 GiB of it.
     pub metadata: DeviceRef,
     /// The device with the blocks.
     pub data: DeviceRef,
@@ -106,11 +106,11 @@ impl ThinPoolTable {
 pub struct ThinTable {
     /// First sector; 0.
     pub start: Sectors,
-    /// The thin's size. The pool does not remember it: every activation says it anew.
+    /// The thin's size. The pool does not store it: each activation states it.
     pub length: Sectors,
     /// The pool's device.
     pub pool: DeviceRef,
-    /// Which of the pool's thins.
+    /// The thin's number in the pool.
     pub id: ThinId,
     /// A read-only device that unwritten blocks are read from.
     pub external_origin: Option<DeviceRef>,
@@ -230,7 +230,7 @@ impl Target {
         }
     }
 
-    /// How many sectors it answers for.
+    /// How many sectors this target answers for.
     #[must_use]
     pub fn length(&self) -> Sectors {
         match self {

@@ -10,9 +10,9 @@ use crate::dm::wire::{Reply, Request};
 /// Device-mapper's verbs on one kernel. It is cheap to clone. All methods block and can be called
 /// from any number of threads.
 ///
-/// A verb takes its device as `impl Into<Selector>`: a name, a uuid or a number. Those of thin pools
-/// take the pool in the same way. [`Dm::rename`] and [`Dm::set_uuid`] take a name, since the kernel
-/// looks only at the name for them (`dm_hash_rename` in drivers/md/dm-ioctl.c).
+/// A verb takes its device as `impl Into<Selector>`: a name, a uuid or a number. Those of thin
+/// pools take the pool in the same way. [`Dm::rename`] and [`Dm::set_uuid`] take a name, since the
+/// kernel looks only at the name for them (`dm_hash_rename` in drivers/md/dm-ioctl.c).
 #[derive(Debug, Clone)]
 pub struct Dm {
     kernel: Arc<dyn Kernel>,
@@ -20,8 +20,8 @@ pub struct Dm {
 }
 
 impl Dm {
-    /// The verbs on the running kernel, with the default settings: nodes in `/dev/mapper`, which this
-    /// library makes itself; udev is told to leave the devices alone.
+    /// The verbs on the running kernel, with the default settings: nodes in `/dev/mapper`, which
+    /// this library makes itself; udev is told to leave the devices alone.
     ///
     /// # Errors
     /// Those of [`RealKernel::open`].

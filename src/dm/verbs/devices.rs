@@ -70,9 +70,9 @@ impl Dm {
         started.map_err(|error| error.after_rollback(self.remove(name)))
     }
 
-    /// Loads a table into the inactive slot (`DM_TABLE_LOAD`). The next resume puts it in place. For
-    /// a device that has a live table, the kernel checks the sizes of the devices below only at that
-    /// resume.
+    /// Loads a table into the inactive slot (`DM_TABLE_LOAD`). The next resume puts it in place.
+    /// For a device that has a live table, the kernel checks the sizes of the devices below only at
+    /// that resume.
     ///
     /// # Errors
     /// [`Error::NoSuchDevice`] (ENXIO), and those about tables of [`Dm::activate`].
@@ -242,8 +242,9 @@ impl Dm {
         self.message(device, Sectors::ZERO, "@cancel_deferred_remove").map(drop)
     }
 
-    /// Removes the node of a device that has been removed. Its name is in the reply where the caller
-    /// named the device by something else (`__find_device_hash_cell` in drivers/md/dm-ioctl.c).
+    /// Removes the node of a device that has been removed. Its name is in the reply where the
+    /// caller named the device by something else (`__find_device_hash_cell` in
+    /// drivers/md/dm-ioctl.c).
     fn forget_node(&self, device: &Selector, reply: &Reply) -> Result<()> {
         match device {
             Selector::Name(name) => self.remove_node(name),

@@ -19,15 +19,17 @@ use crate::names::DmName;
 /// What has happened to a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// It is there now. One that was removed and made again in between has a change of each kind.
+    /// It is there now. A device that was removed and made again in between has a change of each
+    /// kind.
     Appeared(ListedDevice),
     /// It is not there any more, under this name.
     Disappeared(ListedDevice),
-    /// It has had events of its own: its event number moved.
+    /// It has had events: its event number moved.
     Event(ListedDevice),
 }
 
-/// Tells what has changed since it was last asked. One's own activations and removals wake it, too.
+/// Tells what has changed since the last call. The caller's own activations and removals are
+/// changes too.
 #[derive(Debug)]
 pub struct EventWatch {
     dm: Dm,
@@ -37,7 +39,7 @@ pub struct EventWatch {
 }
 
 impl Dm {
-    /// Watches the devices whose names start with `prefix`; those there now are known already.
+    /// Watches the devices whose names start with `prefix`. Those that exist already are no change.
     ///
     /// # Errors
     /// Those of opening the kernel's device-mapper once more, and of [`Dm::list`].
@@ -56,15 +58,15 @@ impl Dm {
 }
 
 impl EventWatch {
-    /// Waits until something has changed, and says what: removals first. Nothing has when the time
-    /// is up.
+    /// Waits until something has changed, and returns the changes, removals first. Returns none
+    /// when the time is up.
     ///
     /// # Errors
     /// Those of [`Dm::list`]; [`Error::Node`] when the control node cannot be polled.
     pub fn next(&mut self, limit: Duration) -> Result<Vec<Change>> {
         let deadline = Instant::now() + limit;
         loop {
-            // In this order, so that whatever happens after the list ends the wait.
+            // Armed before the list: what happens after the list ends the wait.
             self.source.arm()?;
             let now = self.list()?;
             let changes = compare(&self.known, &now);
@@ -78,8 +80,9 @@ impl EventWatch {
         }
     }
 
-    /// A descriptor to poll for input in an event loop of the caller's; `None` on a modelled kernel.
-    /// When it is readable, `next(Duration::ZERO)` says what has changed, and arms it again.
+    /// A descriptor to poll for input in an event loop of the caller's; `None` on a modelled
+    /// kernel. When it is readable, `next(Duration::ZERO)` says what has changed, and arms it
+    /// again.
     #[must_use]
     pub fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         self.source.poll_fd()

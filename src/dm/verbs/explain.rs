@@ -30,7 +30,7 @@ pub(super) fn load_error(
         Error::TableRefused { .. } => {
             table.iter().find_map(|target| reason(dm, device, target)).unwrap_or(error)
         }
-        // Whoever may ask for the version may use device-mapper: then it is about a device below.
+        // The caller may use device-mapper, so the refusal is about a device below.
         Error::NoPermission { errno, .. } if dm.driver_version().is_ok() => {
             unfit(device, Misfit::ReadOnly { table: text(table), errno })
         }
@@ -82,7 +82,7 @@ fn reason(dm: &Dm, device: &Selector, target: &Target) -> Option<Error> {
     }
 }
 
-/// dm-thin has no room to work in less than 2 MiB of metadata (thin-provisioning.rst).
+/// dm-thin needs at least 2 MiB of metadata (thin-provisioning.rst).
 const LEAST_METADATA: Sectors = Sectors((2 << 20) / 512);
 
 fn one_device_twice(device: &Selector, pool: &ThinPoolTable) -> Option<Error> {
@@ -146,7 +146,7 @@ fn text(table: &[Target]) -> String {
     table.iter().map(Target::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// That the kernel lacks a target, and where to get it.
+/// The error for a target that the kernel lacks, with the module that has it.
 pub(super) fn target_missing(target: &str) -> Error {
     let (module, option) = match target {
         "thin-pool" | "thin" => ("dm_thin_pool", "CONFIG_DM_THIN_PROVISIONING"),
@@ -251,7 +251,7 @@ mod tests {
         }
         assert!(
             said(linear(8, 8), Errno::EINVAL).contains("dmesg"),
-            "what nobody can tell is in the kernel's log"
+            "other reasons are in the kernel's log"
         );
     }
 

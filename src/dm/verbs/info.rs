@@ -6,7 +6,7 @@ use crate::dm::wire::Header;
 use crate::names::{DmName, DmUuid};
 use crate::units::DeviceNumber;
 
-/// What is known of a device. True when it was read; another process may have changed it since.
+/// What is known of a device, at the time of the request. Other programs may have changed it since.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceInfo {
     /// Its name.
@@ -15,13 +15,13 @@ pub struct DeviceInfo {
     pub uuid: Option<DmUuid>,
     /// Its number.
     pub device: DeviceNumber,
-    /// How many hold it open: open files, mounts, and tables of other devices.
+    /// How often it is open: by files, mounts, and tables of other devices.
     pub open_count: u32,
     /// How many events it has had.
     pub event_nr: u32,
     /// How many targets its live table has.
     pub target_count: u32,
-    /// I/O waits until it is resumed. A new device is so until its first resume.
+    /// I/O waits until it is resumed. A loaded device is suspended until its first resume.
     pub suspended: bool,
     /// It has a live table.
     pub live_table: bool,
@@ -29,7 +29,7 @@ pub struct DeviceInfo {
     pub inactive_table: bool,
     /// Writes fail with EPERM.
     pub read_only: bool,
-    /// It goes away when the last user closes it.
+    /// It is removed when its last user closes it.
     pub deferred_remove: bool,
     /// The kernel itself has suspended it.
     pub internal_suspend: bool,
@@ -63,8 +63,8 @@ impl DeviceInfo {
         })
     }
 
-    /// Whether `other`, read at another time, is about the same device, as far as its identity tells:
-    /// number, and uuid or name.
+    /// Whether `other`, read at another time, is about the same device, as far as its identity
+    /// tells: number, and uuid or name.
     pub(super) fn is_same_device(&self, other: &DeviceInfo) -> bool {
         let same_uuid = self.uuid.is_some() && self.uuid == other.uuid;
         self.device == other.device && (same_uuid || self.name == other.name)
@@ -80,7 +80,7 @@ pub struct ListedDevice {
     pub device: DeviceNumber,
     /// How many events it has had.
     pub event_nr: u32,
-    /// Its uuid, where it has one and the kernel lists it (5.13 and later).
+    /// Its uuid, if it has one. The kernel lists uuids since 5.13.
     pub uuid: Option<DmUuid>,
 }
 
@@ -89,6 +89,6 @@ pub struct ListedDevice {
 pub enum Removal {
     /// The device is gone.
     Done,
-    /// It is in use and goes when the last user closes it.
+    /// The device is in use, and is removed when its last user closes it.
     Deferred,
 }

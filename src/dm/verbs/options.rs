@@ -5,8 +5,8 @@
 pub struct ActivateOptions {
     /// Writes fail with EPERM.
     pub read_only: bool,
-    /// The minor number it gets, at most [`MAX_MINOR`](crate::dm::MAX_MINOR). Without one the kernel
-    /// takes the lowest free number, which is often the one that was freed last.
+    /// The minor number it gets, at most [`MAX_MINOR`](crate::dm::MAX_MINOR). Without one the
+    /// kernel takes the lowest free number, which is often the one that was freed last.
     pub minor: Option<u32>,
 }
 

@@ -36,7 +36,7 @@ impl Dm {
         }
     }
 
-    /// The change is done whatever udev does, so that a slow udev is worth a warning and no more.
+    /// The change is done whatever udev does, so a slow udev is only worth a warning.
     fn wait_for_udev(&self, cookie: Cookie, happened: bool, limit: Duration) -> Result<()> {
         if !happened {
             // Nothing changed (a resume of a running device), or the removal is deferred.
@@ -86,7 +86,8 @@ impl Dm {
         }
     }
 
-    /// Removes the node of a device that is gone, unless its name has another device or node by now.
+    /// Removes the node of a device that is gone, unless its name has another device or node by
+    /// now.
     pub(super) fn remove_stale_node(&self, device: &DeviceInfo) -> Result<()> {
         let stale = self.nodes().device(&device.name) == Some(device.device);
         if stale && self.info(&device.name)?.is_none() {
@@ -95,9 +96,9 @@ impl Dm {
         Ok(())
     }
 
-    /// Puts the nodes of all devices whose names start with `prefix` right: makes those that are
-    /// missing or lead elsewhere, removes those without a device. (`dmsetup mknodes` does it for
-    /// all names.) Does nothing where nodes are left to others.
+    /// Corrects the nodes of all devices whose names start with `prefix`: makes those that are
+    /// missing or lead to another device, removes those without a device. (`dmsetup mknodes` does
+    /// it for all names.) Does nothing with [`NodePolicy::Leave`].
     ///
     /// # Errors
     /// [`Error::Node`].
@@ -105,7 +106,8 @@ impl Dm {
         self.sweep_nodes_of(prefix, |_| true)
     }
 
-    /// The same for those among them that `is_swept` says: names of other programs may start alike.
+    /// The same for those among them that `is_swept` accepts: names of other programs may have the
+    /// same beginning.
     ///
     /// # Errors
     /// [`Error::Node`].
@@ -118,7 +120,7 @@ impl Dm {
             return Ok(NodeSweep::default());
         }
         let nodes = self.nodes();
-        // Nodes first: one that is made between the two lists must not be taken for a left-over.
+        // Nodes are listed first: one that is made between the two lists has a device.
         let present: Vec<DmName> = nodes.names(prefix)?.into_iter().filter(&is_swept).collect();
         let devices = self.list()?;
         let mut swept = NodeSweep::default();

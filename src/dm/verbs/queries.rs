@@ -30,8 +30,8 @@ impl Dm {
         }
     }
 
-    /// All devices of the machine, by name. A device whose name is not text is left out: no verb
-    /// could name it.
+    /// All devices of the machine, sorted by name. A device whose name is not UTF-8 is left out,
+    /// since no verb could name it.
     ///
     /// # Errors
     /// [`Error::NoPermission`].
@@ -42,7 +42,7 @@ impl Dm {
         let mut devices = Vec::with_capacity(entries.len());
         for entry in entries {
             let Some(name) = text(entry.name).and_then(|name| DmName::new(name).ok()) else {
-                tracing::debug!(device = %entry.device, "left out of the list: its name is not text");
+                tracing::debug!(device = %entry.device, "not listed: its name is not UTF-8");
                 continue;
             };
             devices.push(ListedDevice {
@@ -120,8 +120,8 @@ impl Dm {
 
     /// Waits until the device has had more than `event_nr` events, and says how many
     /// (`DM_DEV_WAIT`). No event is missed: one that came since the number was read ends the wait
-    /// at once. There is no time limit; a signal or the device's removal ends the wait too. While it
-    /// lasts, the kernel cannot finish a removal of the device.
+    /// at once. There is no time limit; a signal or the device's removal ends the wait too. While
+    /// it lasts, the kernel cannot finish a removal of the device.
     ///
     /// # Errors
     /// [`Error::NoSuchDevice`] (ENXIO); EINTR.

@@ -1,7 +1,7 @@
 //! The verbs of thin pools: messages to the pool, and the status of pools and thins.
 //!
-//! Each message that succeeds is on disk when it returns. There is one exception: the kernel hides a
-//! failure of the commit itself, and only the pool's status shows it (`pool_message` in
+//! Each message that succeeds is on disk when it returns. There is one exception: the kernel hides
+//! a failure of the commit itself, and only the pool's status shows it (`pool_message` in
 //! drivers/md/dm-thin.c).
 
 use nix::errno::Errno;
@@ -20,7 +20,7 @@ use crate::units::{Sectors, ThinId};
 const TARGET_VERSION_SINCE: DriverVersion = DriverVersion::new(4, 41, 0);
 
 impl Dm {
-    /// Sees to it that the kernel has the thin-pool target, loading its module if need be.
+    /// Makes sure that the kernel has the thin-pool target, and loads its module if necessary.
     ///
     /// # Errors
     /// [`Error::TargetMissing`], which names the module.
@@ -28,8 +28,9 @@ impl Dm {
         self.require_target("thin-pool")
     }
 
-    /// Sees to it that the kernel has a target, loading its module if need be
-    /// (`DM_GET_TARGET_VERSION`, kernel 5.5 and later; before that, what is loaded counts).
+    /// Makes sure that the kernel has a target, and loads its module if necessary
+    /// (`DM_GET_TARGET_VERSION`, kernel 5.5 and later; an older kernel is asked for the targets
+    /// that are loaded).
     ///
     /// # Errors
     /// [`Error::TargetMissing`], which names the module.
@@ -55,9 +56,9 @@ impl Dm {
         self.message(pool, Sectors::ZERO, &message.to_string()).map(drop)
     }
 
-    /// Makes a thin as [`Dm::create_thin`] does, or as [`Dm::create_snap`] does where there is an
-    /// `origin`, and says how many events the pool had had then: the kernel's answer to a message
-    /// has that, too (`target_message` in drivers/md/dm-ioctl.c).
+    /// Does what [`Dm::create_thin`] does, or with an `origin` what [`Dm::create_snap`] does.
+    /// Returns how many events the pool had had by then, which the kernel's answer to a message
+    /// contains (`target_message` in drivers/md/dm-ioctl.c).
     ///
     /// # Errors
     /// Those of the two.
@@ -85,9 +86,9 @@ impl Dm {
         self.pool_message(pool, PoolMessage::CreateThin(id))
     }
 
-    /// Makes `id` a snapshot of `origin`. The kernel never refuses an origin that is in use, and
-    /// what is lost then depends on who has it open: use [`Dm::create_snap_of_device`] for one that
-    /// is active.
+    /// Makes `id` a snapshot of `origin`. The kernel accepts an origin that is in use, and the
+    /// snapshot may then lack writes: use [`Dm::create_snap_of_device`] for an origin that is
+    /// active.
     ///
     /// # Errors
     /// [`Error::ThinExists`] (EEXIST), [`Error::NoSuchThin`] (ENODATA) for the origin, and as
@@ -96,10 +97,10 @@ impl Dm {
         self.pool_message(pool, PoolMessage::CreateSnap { id, origin })
     }
 
-    /// Makes `id` a snapshot of `origin`, which the device `device` stands on, as it is at this
-    /// moment: the device is suspended meanwhile (which freezes a file system mounted from it) and
-    /// resumed whatever happens. One that was suspended before stays so. A device that does not
-    /// exist needs no suspend.
+    /// Makes `id` a snapshot of `origin`, on which the device `device` stands, as it is at this
+    /// moment. The device is suspended for it, which freezes a file system that is mounted from it,
+    /// and always resumed afterwards. A device that was suspended before stays suspended. A device
+    /// that does not exist needs no suspend.
     ///
     /// # Errors
     /// As [`Dm::create_snap`]. [`Error::Rollback`] when the device could not be resumed after a
@@ -151,8 +152,8 @@ impl Dm {
         self.pool_message(pool, PoolMessage::SetTransactionId { old, new })
     }
 
-    /// Keeps the metadata as it is now readable for `thin_dump -m` and its kin; its root is in the
-    /// pool's status. A pool holds one at the most.
+    /// Holds a snapshot of the pool's metadata, which `thin_dump -m` and similar programs can read.
+    /// Its root is in the pool's status. A pool holds at most one.
     ///
     /// # Errors
     /// [`Error::MetadataSnapHeld`] (EBUSY), [`Error::PoolFailed`] (EOPNOTSUPP).
@@ -160,7 +161,7 @@ impl Dm {
         self.pool_message(pool, PoolMessage::ReserveMetadataSnap)
     }
 
-    /// Gives the metadata snapshot up.
+    /// Releases the metadata snapshot.
     ///
     /// # Errors
     /// [`Error::NoMetadataSnap`] (EINVAL), [`Error::PoolFailed`] (EOPNOTSUPP).

@@ -1,8 +1,8 @@
 //! The memory layout of the device-mapper ioctls: requests to bytes, bytes to replies.
 //!
 //! Everything is copied field by field with bounds checks. No struct is cast onto a buffer, so this
-//! file needs no `unsafe`, and a reply that is cut short or has wrong offsets is an error that names
-//! the field. Layouts: linux/dm-ioctl.h. It does not know how a buffer reaches the kernel.
+//! file needs no `unsafe`, and a reply that is cut short or has wrong offsets is an error that
+//! names the field. Layouts: linux/dm-ioctl.h. It does not know how a buffer reaches the kernel.
 
 use super::reply::{Header, ListEntry, Reply, ReplyData, TargetVersion};
 use super::request::{Payload, Request, MAX_MINOR};
@@ -86,11 +86,11 @@ fn encode_device(request: &Request, buffer: &mut [u8]) -> Result<(), CodecError>
         put_text(buffer, at::UUID, "uuid", uuid.as_str(), MAX_UUID_BYTES)?;
     }
     if let Some(minor) = request.new_minor() {
-        // Of a larger one the kernel would take the low 20 bits, without a word.
+        // The kernel would silently take the low 20 bits.
         if minor > MAX_MINOR {
             return Err(CodecError::OutOfRange { field: "dev (minor)", value: minor.into() });
         }
-        // The major is the driver's own; the kernel looks at the minor alone.
+        // The kernel looks only at the minor number.
         put_u64(buffer, at::DEV, DeviceNumber { major: 0, minor }.to_u64());
     }
     Ok(())
@@ -268,7 +268,7 @@ fn decode_devices(data: Reader<'_>, version: DriverVersion) -> Result<Vec<ListEn
     loop {
         let device = data.u64("dm_name_list.dev", offset)?;
         if device == 0 {
-            // How the kernel says that there is no device at all.
+            // An entry without a number: there is no device at all.
             return Ok(devices);
         }
         let next = data.u32("dm_name_list.next", offset + 8)?;

@@ -1,11 +1,11 @@
 //! What a uevent carries: flags for udev's rules, and a semaphore's name.
 
-/// What a uevent carries: flags for udev's rules and the name of a semaphore, or 0 for none.
+/// What a uevent carries in `DM_COOKIE`: flags for udev's rules and the name of a semaphore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct EventCookie {
-    /// What the rules shall leave out.
+    /// What udev's rules leave out.
     pub flags: UdevFlags,
-    /// Low half of the semaphore's key (the high half is 0x0D4D); 0 when nobody waits.
+    /// Low half of the semaphore's key (the high half is 0x0D4D); 0 when no process waits.
     pub base: u16,
 }
 
@@ -17,7 +17,7 @@ impl EventCookie {
     }
 }
 
-/// The `DM_UDEV_*` flags: what udev's rules shall not do to a device (libdevmapper.h).
+/// The `DM_UDEV_*` flags: what udev's rules do not do with a device (libdevmapper.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct UdevFlags(pub u16);
 
@@ -30,15 +30,15 @@ impl UdevFlags {
     pub const DISABLE_SUBSYSTEM_RULES: UdevFlags = UdevFlags(0x02);
     /// `DM_UDEV_DISABLE_DISK_RULES_FLAG`: no blkid, no symlinks under /dev/disk.
     pub const DISABLE_DISK_RULES: UdevFlags = UdevFlags(0x04);
-    /// `DM_UDEV_DISABLE_OTHER_RULES_FLAG`: no rules of anybody else.
+    /// `DM_UDEV_DISABLE_OTHER_RULES_FLAG`: no rules of other packages.
     pub const DISABLE_OTHER_RULES: UdevFlags = UdevFlags(0x08);
-    /// `DM_UDEV_LOW_PRIORITY_FLAG`: symlinks of others win.
+    /// `DM_UDEV_LOW_PRIORITY_FLAG`: symlinks of other devices take precedence.
     pub const LOW_PRIORITY: UdevFlags = UdevFlags(0x10);
     /// `DM_UDEV_DISABLE_LIBRARY_FALLBACK`: the library does not make the node that udev failed to
     /// make.
     pub const DISABLE_LIBRARY_FALLBACK: UdevFlags = UdevFlags(0x20);
-    /// `DM_UDEV_PRIMARY_SOURCE_FLAG`: the event comes from a tool of device-mapper's, not from a
-    /// passer-by (`udevadm trigger`), so that the rules take its flags for the device's own.
+    /// `DM_UDEV_PRIMARY_SOURCE_FLAG`: the event comes from a device-mapper tool, and not from
+    /// `udevadm trigger`, so that the rules take its flags as the device's.
     pub const PRIMARY_SOURCE: UdevFlags = UdevFlags(0x40);
     /// All rules off: udev makes no node, no symlink, and looks at nothing.
     pub const KEEP_OUT: UdevFlags = UdevFlags(0x6f);
@@ -49,7 +49,7 @@ impl UdevFlags {
         self.0 & other.0 == other.0
     }
 
-    /// Both.
+    /// The flags of both.
     #[must_use]
     pub const fn union(self, other: UdevFlags) -> UdevFlags {
         UdevFlags(self.0 | other.0)

@@ -8,8 +8,8 @@ use crate::dm::interface::{Flags, Verb};
 use crate::dm::text::{PoolMessage, Target};
 
 impl Error {
-    /// What `errno` means as the answer to `request`. Every kernel, real or modelled, goes through
-    /// here.
+    /// What `errno` means as the answer to `request`. All kernels, real and modelled, make their
+    /// errors with it.
     #[must_use]
     pub fn from_errno(request: &Request, errno: Errno) -> Error {
         let verb = request.verb();

@@ -15,7 +15,8 @@ pub struct TargetVersion {
     pub version: DriverVersion,
 }
 
-/// A device as the kernel lists it. The texts are bytes: whoever made the device chose them.
+/// A device as the kernel lists it. Name and uuid are bytes, since other programs may have chosen
+/// them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListEntry {
     /// Its number.
@@ -34,23 +35,24 @@ pub struct ListEntry {
 pub struct Header {
     /// The kernel's interface version; it is filled in even when the request failed.
     pub version: DriverVersion,
-    /// What holds of the device.
+    /// The state of the device.
     pub flags: Flags,
     /// How many targets the live table has (or the inactive one, when that was asked for).
     pub target_count: u32,
-    /// How many hold the device open, tables of other devices among them.
+    /// How often the device is open, tables of other devices included.
     pub open_count: u32,
     /// How many events the device has had.
     pub event_nr: u32,
-    /// The device's number as the kernel encodes it; 0 when the answer is about none.
+    /// The device's number as the kernel encodes it; 0 when the answer is about no
+    /// device.
     pub device: u64,
-    /// The device's name; empty when the answer is about none.
+    /// The device's name; empty when the answer is about no device.
     pub name: String,
     /// The device's uuid; empty when it has none.
     pub uuid: String,
 }
 
-/// What an answer carries besides its header.
+/// What an answer carries after its header.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum ReplyData {
     /// Nothing.
@@ -68,11 +70,11 @@ pub enum ReplyData {
     Text(String),
 }
 
-/// What came back.
+/// An answer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Reply {
     /// The header.
     pub header: Header,
-    /// The rest.
+    /// What comes after the header.
     pub data: ReplyData,
 }

@@ -10,7 +10,7 @@ use crate::dm::text::TargetLine;
 use crate::names::{DmName, DmUuid};
 use crate::units::Sectors;
 
-/// What a request carries besides its header.
+/// What a request carries after its header.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Payload {
     /// Nothing.
@@ -68,14 +68,14 @@ impl Request {
         }
     }
 
-    /// About the device of this name. With [`Verb::Create`] it is the name that the device gets, with
-    /// [`Verb::TargetVersion`] it is a target's.
+    /// The name of the device that the request is about. With [`Verb::Create`] it is the name that
+    /// the device gets, with [`Verb::TargetVersion`] it is a target's.
     #[must_use]
     pub fn name(self, name: DmName) -> Request {
         self.device(&name)
     }
 
-    /// About this device.
+    /// The device that the request is about.
     #[must_use]
     pub fn device(mut self, device: impl Into<Selector>) -> Request {
         self.device = Some(device.into());
@@ -98,42 +98,41 @@ impl Request {
         self
     }
 
-    /// With these flags too.
+    /// Adds flags.
     #[must_use]
     pub fn flags(mut self, flags: Flags) -> Request {
         self.flags |= flags;
         self
     }
 
-    /// Waits for the event after this one, for [`Verb::Wait`].
+    /// The number of the last event that the caller knows, for [`Verb::Wait`].
     #[must_use]
     pub fn event_nr(mut self, event_nr: u32) -> Request {
         self.event_nr = event_nr;
         self
     }
 
-    /// Udev is told this with the event, for [`Verb::Resume`], [`Verb::Remove`] and
-    /// [`Verb::Rename`].
+    /// What udev gets with the event, for [`Verb::Resume`], [`Verb::Remove`] and [`Verb::Rename`].
     #[must_use]
     pub fn cookie(mut self, cookie: EventCookie) -> Request {
         self.event_nr = cookie.to_event_nr();
         self
     }
 
-    /// Carries this.
+    /// What the request carries.
     #[must_use]
     pub fn payload(mut self, payload: Payload) -> Request {
         self.payload = payload;
         self
     }
 
-    /// What it does.
+    /// The verb.
     #[must_use]
     pub fn verb(&self) -> Verb {
         self.verb
     }
 
-    /// All its flags, those that its verb implies among them.
+    /// All flags, including those that the verb implies.
     #[must_use]
     pub fn all_flags(&self) -> Flags {
         self.flags
@@ -145,7 +144,7 @@ impl Request {
         self.flags.contains(flags)
     }
 
-    /// Which device it is about, if it is about one.
+    /// The device that it is about, if any.
     #[must_use]
     pub fn selector(&self) -> Option<&Selector> {
         self.device.as_ref()
@@ -157,7 +156,7 @@ impl Request {
         self.device.as_ref().map_or_else(|| "no device".to_owned(), Selector::to_string)
     }
 
-    /// The name it is about, if it names its device so.
+    /// The name of its device, if it is given by name.
     #[must_use]
     pub fn device_name(&self) -> Option<&DmName> {
         match &self.device {
@@ -184,7 +183,7 @@ impl Request {
         self.event_nr
     }
 
-    /// What it carries.
+    /// What the request carries.
     #[must_use]
     pub fn carried(&self) -> &Payload {
         &self.payload

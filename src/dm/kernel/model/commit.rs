@@ -8,7 +8,7 @@ use crate::dm::kernel::fault_plan::Verdict;
 
 impl Machine {
     /// Makes a pool's metadata durable, and the data it points to first. The kernel hides a failure
-    /// of this from whoever caused it: the pool goes read-only instead.
+    /// of this from the caller: the pool becomes read-only instead.
     pub fn commit(&mut self, minor: u32) -> Outcome<()> {
         let Some(pool) = self.pools.get(&minor) else { return Ok(()) };
         let disks = self.disks_below(pool.data_device);

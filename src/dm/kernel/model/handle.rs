@@ -143,8 +143,7 @@ impl Drop for FakeHandle {
             let device = machine.devices.get_mut(&self.number.minor);
             if let Some(device) = device.filter(|_| self.number.major == MAJOR) {
                 device.handles = device.handles.saturating_sub(1);
-                // A deferred removal may end the machine by its plan; whoever asks next hears of
-                // it.
+                // A deferred removal may end the machine by its plan. The next request reports it.
                 let _ = machine.closed(self.number);
             }
         });

@@ -177,11 +177,11 @@ impl Machine {
         let pool = self.pools.get_mut(&minor).ok_or(Errno::EIO)?;
         pool.current.map(thin.id, piece.block, data);
         pool.changed = true;
-        let room = pool.check_metadata_room();
-        if room.is_err() {
+        let space = pool.check_metadata_space();
+        if space.is_err() {
             self.mode_event(minor);
         }
-        room.map_err(|_| Errno::EIO)?;
+        space.map_err(|_| Errno::EIO)?;
         Ok(data)
     }
 
@@ -241,7 +241,7 @@ impl Machine {
             |machine: &Machine| machine.pools.get(&pool).is_some_and(|pool| pool.is_writable());
         if is_writable(self) {
             self.commit(pool)?;
-            // A flush whose commit fails is one of the few that hear of it.
+            // A flush is one of the few calls that report a failed commit.
             return if is_writable(self) { Ok(()) } else { Err(Errno::EIO.into()) };
         }
         match self.pools.get(&pool).map(|pool| (pool.has_aborted(thin), pool.data_device)) {

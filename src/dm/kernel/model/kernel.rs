@@ -15,12 +15,12 @@ use crate::dm::text::PoolNotice;
 use crate::names::DmName;
 use crate::units::{DeviceNumber, Sectors, ThinId};
 
-/// What becomes of writes that nobody flushed when the power goes.
+/// What becomes of writes that were not flushed before a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unflushed {
     /// They are lost, mappings of thins and contents of blocks alike.
     Lost,
-    /// They made it to the disk just in time.
+    /// They reached the disk in time.
     Kept,
 }
 
@@ -71,8 +71,8 @@ impl FakeKernel {
         }
     }
 
-    /// Lets `plan` count, and spoil, what is made durable from now on: commits of pools, formatting
-    /// of pools, flushes of disks.
+    /// From now on `plan` counts what is made durable, and can make it fail: commits of pools,
+    /// formatting of pools, flushes of disks.
     pub fn set_plan(&self, plan: Arc<FaultPlan>) {
         self.machine().plan = Some(plan);
     }
@@ -107,7 +107,7 @@ impl FakeKernel {
         Some(machine.pools.get(&minor)?.current.thins.keys().copied().collect())
     }
 
-    /// Makes a pool fail for good, as one does whose metadata cannot be read or written.
+    /// Makes a pool fail for good, as when its metadata can be neither read nor written.
     pub fn fail_pool(&self, pool: &DmName) {
         self.change(|machine| {
             if let Some(minor) = machine.by_name(pool.as_str()) {
@@ -133,19 +133,18 @@ impl FakeKernel {
             let _ = machine.finish_removals();
             let pools: Vec<u32> = machine.pools.keys().copied().collect();
             for pool in pools {
-                // A plan may end the machine here; whoever asks next hears of it.
+                // A plan may end the machine here. The next request reports it.
                 let _ = machine.commit(pool);
             }
         });
     }
 
-    /// Cuts the power. This kernel is gone: whatever is still asked of it fails with
-    /// [`Error::Halted`]. The one returned has the same disks, with what was durable, and no
-    /// devices.
+    /// Cuts the power. This kernel is gone: later requests fail with [`Error::Halted`]. The
+    /// returned kernel has the same disks, with what was durable on them, and no devices.
     #[must_use]
     pub fn power_cut(&self, unflushed: Unflushed) -> FakeKernel {
         let disks = self.change(|machine| {
-            // A plan that ended it already has the last word on what was durable.
+            // What a plan did before decides what was durable.
             machine.plan = None;
             if unflushed == Unflushed::Kept {
                 let pools: Vec<u32> = machine.pools.keys().copied().collect();
@@ -190,7 +189,7 @@ impl FakeKernel {
         machine.log.lost = machine.log.records.len();
     }
 
-    /// Nobody may read the log, or somebody may again.
+    /// Makes the log unreadable, or readable again.
     pub fn forbid_log(&self, forbidden: bool) {
         self.machine().log.forbidden = forbidden;
     }

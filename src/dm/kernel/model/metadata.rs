@@ -1,7 +1,7 @@
-//! The metadata of a modelled pool: thins, their mappings, who shares which block.
+//! The metadata of a modelled pool: thins, their mappings, which blocks are shared.
 //!
-//! Plain data with the rules of drivers/md/dm-thin-metadata.c; when it becomes durable is the
-//! business of [`pool`](super::pool).
+//! It is plain data with the rules of drivers/md/dm-thin-metadata.c. When it becomes durable is
+//! decided in [`commit`](super::commit).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -128,7 +128,7 @@ impl Metadata {
         }
     }
 
-    /// Takes a thin's block away; answers which data block is free now.
+    /// Unmaps a thin's block; returns the data block that is free now, if any.
     pub fn unmap(&mut self, id: ThinId, block: u64) -> Option<u64> {
         let thin = self.thins.get_mut(&id)?;
         let old = Arc::make_mut(thin).mapping.remove(&block)?;

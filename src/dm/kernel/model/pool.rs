@@ -37,8 +37,8 @@ pub struct Pool {
     /// The live table, for what its user asked.
     pub table: ThinPoolTable,
     pub low_water_triggered: bool,
-    /// Thins whose changes an abort has thrown away: every flush of theirs fails from then on
-    /// (dm_thin_aborted_changes).
+    /// Thins whose changes an abort has discarded: each of their flushes fails from then on
+    /// (`dm_thin_aborted_changes`).
     aborted: BTreeSet<ThinId>,
     /// Where the search for a free block goes on: the kernel's allocator moves forward.
     cursor: u64,
@@ -95,11 +95,11 @@ impl Pool {
             PoolMessage::ReleaseMetadataSnap => self.current.release_snap()?,
         }
         self.changed = true;
-        self.check_metadata_room()
+        self.check_metadata_space()
     }
 
-    /// Without room for metadata a pool fails for good.
-    pub fn check_metadata_room(&mut self) -> Result<(), Errno> {
+    /// A pool without space for metadata fails for good.
+    pub fn check_metadata_space(&mut self) -> Result<(), Errno> {
         if self.current.metadata_used() <= self.metadata_blocks {
             return Ok(());
         }
@@ -124,7 +124,7 @@ impl Pool {
         self.current.data_usage().free() > 0
     }
 
-    /// Throws away what is not on disk, as the kernel does when a commit fails. The pool is
+    /// Discards what is not on disk, as the kernel does when a commit fails. The pool is
     /// read-only after that, and wants to be checked.
     pub fn abort(&mut self) {
         let (current, committed) = (&self.current.thins, &self.committed.thins);
@@ -138,7 +138,7 @@ impl Pool {
         self.mode = PoolMode::ReadOnly;
     }
 
-    /// Whether an abort has thrown away something of this thin.
+    /// Whether an abort has discarded changes of this thin.
     pub fn has_aborted(&self, id: ThinId) -> bool {
         self.aborted.contains(&id)
     }
@@ -152,7 +152,7 @@ impl Pool {
         leave
     }
 
-    /// Whether the free blocks have just fallen to the mark; says so once.
+    /// Whether the free blocks have just fallen to the mark. It is true only once.
     pub fn crosses_low_water(&mut self) -> bool {
         let low = self.current.data_usage().free() <= self.table.low_water_blocks;
         let crossed = low && !self.low_water_triggered;

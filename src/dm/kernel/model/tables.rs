@@ -182,7 +182,7 @@ impl Machine {
         Ok(())
     }
 
-    /// The kernel suspends a running device first. A table that does not fit is thrown away, and
+    /// The kernel suspends a running device first. A table that does not fit is discarded, and
     /// the device stays suspended with the one it had.
     fn swap(&mut self, minor: u32, table: Table) -> Outcome<()> {
         if self.pools.contains_key(&minor) {
