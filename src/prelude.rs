@@ -14,3 +14,8 @@ pub use crate::dm::{
 };
 pub use crate::names::{DmName, DmUuid};
 pub use crate::units::{DeviceNumber, Sectors, ThinId};
+
+/// Compiles the example of the README's section for Rust programmers.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/library.md")]
+struct ForRustProgrammers;
