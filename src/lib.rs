@@ -9,6 +9,7 @@
 //! | [`units`], [`names`] | sectors, thin ids, device numbers; device-mapper names and uuids |
 //! | [`dm`] | raw device-mapper: ioctls, tables and status, events, udev; a real and a modelled kernel |
 //! | [`block`] | disks, loop devices, private mounts |
+//! | [`prelude`] | what a program that uses the library needs most |
 //! | [`store`] | the database |
 //! | [`filter`] | containerd's filter language |
 //! | [`fs`] | mkfs, growing and inspecting file systems; the one room that runs a program |

@@ -20,12 +20,12 @@ pub trait Kernel: Send + Sync + Debug {
     /// malformed.
     fn submit(&self, request: &Request) -> Result<Reply>;
 
-    /// The size of a block device; `None` when it is not known. Used to explain why a table was
-    /// refused.
+    /// The size of a block device; `None` when there is no such device, or its size is not known.
+    /// Used to explain why a table was refused, and to wait for the end of a removal.
     fn device_size(&self, device: DeviceNumber) -> Option<Sectors>;
 
     /// The size in bytes of the sectors that a block device reads and writes whole (512, or 4096 on
-    /// a "4Kn" disk); `None` when it is not known. Used for the same.
+    /// a "4Kn" disk); `None` when it is not known. Used to explain why a table was refused.
     fn logical_block_size(&self, device: DeviceNumber) -> Option<u32> {
         let _ = device;
         None
@@ -71,7 +71,7 @@ pub trait EventSource: Send + Debug {
 /// What the log has on one pool.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Noticed {
-    /// In the order in which they happened.
+    /// What was logged, in the order in which it happened.
     pub notices: Vec<PoolNotice>,
     /// The number of the first record that has not been read yet.
     pub next: u64,
@@ -79,7 +79,7 @@ pub struct Noticed {
     pub complete: bool,
 }
 
-/// A place in the kernel's log, from where it is read on.
+/// A reader of the kernel's log. It remembers how far it has read.
 pub trait PoolLog: Send + Debug {
     /// What has been logged of `pool` in the records from number `since` on that were not read
     /// before. It does not wait.
