@@ -73,7 +73,7 @@ fn line() -> impl Strategy<Value = TargetLine> {
     })
 }
 
-/// A name or uuid as anybody may have made it: bytes without a NUL.
+/// A name or uuid as any program may have made it: bytes without a NUL.
 fn bytes(limit: usize) -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(1u8..=255, 0..limit)
 }
@@ -241,8 +241,8 @@ proptest! {
     })]
 
     #[test]
-    fn what_the_kernel_lays_out_is_read_back((verb, reply) in answer(), room in 0usize..4096) {
-        let buffer = dm_layout::reply(&reply, room);
+    fn what_the_kernel_lays_out_is_read_back((verb, reply) in answer(), space in 0usize..4096) {
+        let buffer = dm_layout::reply(&reply, space);
         prop_assert_eq!(decode(verb, &buffer), Ok(reply));
     }
 
@@ -290,7 +290,7 @@ proptest! {
         flags in any::<u32>(),
         event_nr in any::<u32>(),
         table in prop::collection::vec(line(), 0..6),
-        room in 0usize..2000,
+        space in 0usize..2000,
     ) {
         let mut request = Request::new(Verb::Load)
             .name(name.clone())
@@ -300,8 +300,8 @@ proptest! {
         if let Some(uuid) = uuid.clone() {
             request = request.create_uuid(uuid);
         }
-        let buffer = encode(&request, room).unwrap();
-        prop_assert!(buffer.len() >= dm_layout::HEADER + room);
+        let buffer = encode(&request, space).unwrap();
+        prop_assert!(buffer.len() >= dm_layout::HEADER + space);
         let read = Read(&buffer);
         prop_assert_eq!((read.u32(0), read.u32(12) as usize), (4, buffer.len()));
         prop_assert_eq!((read.u32(28), read.u32(32)), (flags, event_nr));

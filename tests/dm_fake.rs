@@ -252,7 +252,7 @@ fn a_request_can_fail_and_be_the_last_on_any_kernel() {
     assert_eq!(counting.count(Verb::Remove), 1);
     pool(&faulty);
 
-    // A crash leaves what there is: nobody cleans up.
+    // After a crash nothing is cleaned up.
     for (fault, live) in [(Fault::CrashBefore, false), (Fault::CrashAfter, true)] {
         let (kernel, _, faulty) = run(FaultPlan::at(2, fault));
         assert!(matches!(try_pool(&faulty), Err(Error::Halted { .. })));

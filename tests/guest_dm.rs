@@ -43,7 +43,7 @@ fn a_thin_lives_and_dies() {
     assert_eq!(status.data.total, 64 * MIB / 65536);
 
     bench.dm.remove(&snap).unwrap();
-    assert!(!bench.dm.node(&snap).exists(), "removal takes the node away");
+    assert!(!bench.dm.node(&snap).exists(), "removal removes the node");
     bench.dm.delete_thin(&pool, thin_id(2)).unwrap();
     bench.dm.remove(&thin).unwrap();
     bench.dm.delete_thin(&pool, thin_id(1)).unwrap();

@@ -95,7 +95,7 @@ fn devices_come_and_go_with_udev_and_without() {
     udevd.stop();
     without_udevd(&bench, disk);
 
-    // udevd's socket is there and nobody listens: the wait ends, and the verb has done its work.
+    // udevd's socket is there and nothing listens: the wait ends, and the verb has done its work.
     std::fs::write("/run/udev/control", "").unwrap();
     let hasty = Dm::new(kernel, wait(UdevFlags::NONE, Duration::from_millis(200)));
     let name = bench.name("hasty");
@@ -109,7 +109,7 @@ fn devices_come_and_go_with_udev_and_without() {
     assert_eq!(semaphores(), before, "no semaphore is left");
 }
 
-/// Nobody waits, and nodes are made all the same.
+/// Nothing waits, and nodes are made all the same.
 fn without_udevd(bench: &Bench, disk: DeviceNumber) {
     let dm = Dm::new(bench.dm.kernel().clone(), wait(UdevFlags::NONE, LIMIT));
     let name = bench.name("alone");
@@ -122,7 +122,7 @@ fn without_udevd(bench: &Bench, disk: DeviceNumber) {
     assert!(!node.exists() && dm.node(&renamed).exists());
     dm.remove(&renamed).unwrap();
     assert!(!dm.node(&renamed).exists());
-    assert!(started.elapsed() < LIMIT / 4, "nobody was waited for");
+    assert!(started.elapsed() < LIMIT / 4, "udev was not waited for");
 
     // Left to others, there is no node at all.
     let leave = Dm::new(
@@ -151,7 +151,7 @@ fn waited_for(bench: &Bench, disk: DeviceNumber) {
     dm.rename(&name, &renamed).unwrap();
     assert!(!dm.node(&name).exists() && dm.node(&renamed).exists());
     assert!(!by_name.exists());
-    // A resume of a running device causes no event, and nobody waits for one.
+    // A resume of a running device causes no event, and there is no wait for one.
     let started = Instant::now();
     dm.resume(&renamed).unwrap();
     assert!(started.elapsed() < LIMIT / 4);

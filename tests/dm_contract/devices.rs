@@ -89,7 +89,7 @@ pub fn every_verb_says_that_a_device_is_absent(world: &mut dyn World) {
         dm.resume(&absent).map(drop),
         dm.clear(&absent).map(drop),
         dm.rename(&absent, &world.name("other")),
-        dm.set_uuid(&absent, &DmUuid::new("some-uuid-of-nobody").unwrap()),
+        dm.set_uuid(&absent, &DmUuid::new("some-unused-uuid").unwrap()),
         dm.remove(&absent),
         dm.remove_deferred(&absent).map(drop),
         dm.cancel_deferred_remove(&absent),

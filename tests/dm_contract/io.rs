@@ -9,7 +9,7 @@ use super::{activate, open, pool, pool_table, sectors, thin, thin_id, working, W
 
 pub fn unwritten_blocks_read_as_zeros(world: &mut dyn World) {
     let table = pool_table(world, 4 * MIB);
-    // What was on the disk before is nobody's business.
+    // Old data on the disk does not show.
     world.fill_disk(table.data.number().unwrap(), 0, &vec![0xee; 4 * MIB as usize]);
     let pool = activate(world, "pool", Target::ThinPool(table));
     let name = thin(world, &pool, 1, MIB);
@@ -245,7 +245,7 @@ pub fn each_event_of_a_pool_is_one_line_in_the_log(world: &mut dyn World) {
     assert_eq!(said(), [ServesWrites]);
     assert_eq!(write(1), Err(Errno::ENOSPC as i32));
     assert_eq!(said(), [LowWater, RefusesWrites]);
-    // More room ends it, once; more room for a pool that has some is no event, but the mark is set
+    // More space ends it, once; more space for a pool that has some is no event, but the mark is set
     // anew.
     for (blocks, then) in [(12, vec![ServesWrites]), (16, vec![]), (20, vec![])] {
         world.resize_disk(table.data.number().unwrap(), blocks * BLOCK);

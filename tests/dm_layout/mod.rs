@@ -9,8 +9,8 @@ use devmapper_snapshotter::units::DeviceNumber;
 
 pub const HEADER: usize = 312;
 
-/// A reply in a buffer of at least `room` bytes.
-pub fn reply(reply: &Reply, room: usize) -> Vec<u8> {
+/// A reply in a buffer of at least `space` bytes.
+pub fn reply(reply: &Reply, space: usize) -> Vec<u8> {
     let mut data = Vec::new();
     let mut start = HEADER;
     match &reply.data {
@@ -31,7 +31,7 @@ pub fn reply(reply: &Reply, room: usize) -> Vec<u8> {
     buffer[16..20].copy_from_slice(&(start as u32).to_ne_bytes());
     buffer.truncate(start);
     buffer.append(&mut data);
-    buffer.resize(buffer.len().max(room).max(HEADER), 0);
+    buffer.resize(buffer.len().max(space).max(HEADER), 0);
     buffer
 }
 
