@@ -111,7 +111,7 @@ fn is_plain(character: char) -> bool {
     character.is_ascii_alphanumeric() || PLAIN_MARKS.contains(character)
 }
 
-/// What the names of one daemon's devices begin with: 1 to 100 bytes, plain in the sense of
+/// The beginning of the names of one daemon's devices: 1 to 100 bytes, plain in the sense of
 /// [`DmName::is_plain`], a letter or a digit first.
 ///
 /// `dmsetup` and udev write other characters as `\xNN`, and `dmsetup ls` ends with an error as soon

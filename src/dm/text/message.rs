@@ -14,21 +14,21 @@ use crate::units::{ThinId, UnitError};
 pub enum PoolMessage {
     /// A new, empty thin. EEXIST when the id is taken.
     CreateThin(ThinId),
-    /// A snapshot `id` of `origin`. EEXIST when `id` is taken, ENODATA when `origin` is not there.
+    /// A snapshot `id` of `origin`. EEXIST when `id` is taken, ENODATA when there is no `origin`.
     CreateSnap {
-        /// The new one.
+        /// The id of the snapshot.
         id: ThinId,
-        /// What it is a snapshot of.
+        /// The id of the origin.
         origin: ThinId,
     },
-    /// Deletes a thin and frees its blocks. ENODATA when it is not there, EBUSY when a device
-    /// stands on it.
+    /// Deletes a thin and frees its blocks. ENODATA when there is none, EBUSY when a device stands
+    /// on it.
     Delete(ThinId),
     /// Compare-and-swap of the pool's transaction id. EINVAL when `old` is not the current one.
     SetTransactionId {
-        /// What it must be.
+        /// The id that the pool must have.
         old: u64,
-        /// What it becomes.
+        /// The id that the pool gets.
         new: u64,
     },
     /// Holds a snapshot of the metadata for user space to read. EBUSY when one is held.

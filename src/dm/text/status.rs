@@ -57,7 +57,7 @@ pub struct WorkingPool {
     pub data: BlockUsage,
     /// Block number of the metadata snapshot's root, when one is held.
     pub held_metadata_root: Option<u64>,
-    /// What it allows.
+    /// The pool's mode.
     pub mode: PoolMode,
     /// What happens to discards.
     pub discard: DiscardPolicy,

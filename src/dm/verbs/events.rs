@@ -22,7 +22,7 @@ pub enum Change {
     /// It is there now. A device that was removed and made again in between has a change of each
     /// kind.
     Appeared(ListedDevice),
-    /// It is not there any more, under this name.
+    /// There is no device of this name any more, or another one.
     Disappeared(ListedDevice),
     /// It has had events: its event number moved.
     Event(ListedDevice),
@@ -80,9 +80,8 @@ impl EventWatch {
         }
     }
 
-    /// A descriptor to poll for input in an event loop of the caller's; `None` on a modelled
-    /// kernel. When it is readable, `next(Duration::ZERO)` says what has changed, and arms it
-    /// again.
+    /// A descriptor for the caller's event loop, to poll for input; `None` on a modelled kernel.
+    /// When it is readable, `next(Duration::ZERO)` returns the changes and arms it again.
     #[must_use]
     pub fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         self.source.poll_fd()

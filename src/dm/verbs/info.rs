@@ -87,8 +87,8 @@ pub struct ListedDevice {
 /// What became of a removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removal {
-    /// The device is gone.
+    /// The device is removed.
     Done,
-    /// The device is in use, and is removed when its last user closes it.
+    /// The device is still in use, and is removed when its last user closes it.
     Deferred,
 }

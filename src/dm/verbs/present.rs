@@ -17,8 +17,8 @@ use crate::names::DmName;
 use crate::units::DeviceNumber;
 
 impl Dm {
-    /// Runs a request that causes a uevent, with what udev shall be told, and waits for udev if
-    /// that is wanted.
+    /// Runs a request that causes a uevent. Tells udev what to leave out, and waits for it where
+    /// the settings say so.
     pub(super) fn submit_event(&self, request: Request) -> Result<Reply> {
         match self.settings().udev {
             UdevPolicy::Wait { flags, limit } if udev::is_running() => {

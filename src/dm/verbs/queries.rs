@@ -71,7 +71,7 @@ impl Dm {
     /// The live table (`DM_TABLE_STATUS` with the table flag); empty when there is none.
     ///
     /// # Errors
-    /// [`Error::NoSuchDevice`] (ENXIO), [`Error::Table`] for a line that makes no sense.
+    /// [`Error::NoSuchDevice`] (ENXIO), [`Error::Table`] for a malformed line.
     pub fn table(&self, device: impl Into<Selector>) -> Result<Vec<Target>> {
         let device = device.into();
         parse(Verb::Table, &device, &self.table_lines(&device)?, Target::from_line)
@@ -96,7 +96,7 @@ impl Dm {
     /// What each target says of itself (`DM_TABLE_STATUS`).
     ///
     /// # Errors
-    /// [`Error::NoSuchDevice`] (ENXIO), [`Error::Table`] for a line that makes no sense.
+    /// [`Error::NoSuchDevice`] (ENXIO), [`Error::Table`] for a malformed line.
     pub fn status(
         &self,
         device: impl Into<Selector>,

@@ -29,7 +29,7 @@ impl Dm {
     ///
     /// # Errors
     /// Those of [`Dm::info`], and [`Error::Node`](crate::dm::Error::Node) when the control node
-    /// cannot be polled or the device's node not be removed.
+    /// cannot be polled or the device's node cannot be removed.
     pub fn wait_removed(&self, device: &DeviceInfo, limit: Duration) -> Result<Removal> {
         let deadline = Instant::now() + limit;
         let left = || deadline.saturating_duration_since(Instant::now());

@@ -11,7 +11,7 @@ const SECTOR: usize = SECTOR_SIZE as usize;
 
 type Sector = Arc<[u8; SECTOR]>;
 
-/// What a sparse sector reads as.
+/// The content of a sector that was never written.
 static ZEROS: [u8; SECTOR] = [0; SECTOR];
 
 /// Length of a thin pool's superblock in sectors: one metadata block of 4 KiB.
@@ -36,7 +36,7 @@ pub struct Disk {
     pools: BTreeMap<u64, Arc<Metadata>>,
 }
 
-/// What is found where a pool's metadata should be.
+/// What is in the place of a pool's superblock.
 pub enum Superblock {
     /// Zeros: the kernel formats it.
     Blank,
@@ -117,7 +117,7 @@ impl Disk {
         }
     }
 
-    /// What is at the place of a superblock.
+    /// Reads the superblock that begins at sector `start`.
     pub fn superblock(&self, start: u64) -> Superblock {
         let mut bytes = [0; SUPERBLOCK as usize * SECTOR];
         self.read(start, &mut bytes);

@@ -5,7 +5,7 @@ use super::machine::Machine;
 use crate::dm::text::{NoSpacePolicy, PoolMode, PoolNotice};
 
 impl Machine {
-    /// An event of a device's own.
+    /// An event of a device.
     pub fn event(&mut self, minor: u32) {
         if let Some(device) = self.devices.get_mut(&minor) {
             if device.live.is_some() {
@@ -15,7 +15,7 @@ impl Machine {
         self.events += 1;
     }
 
-    /// An event of a pool's, and its line in the log.
+    /// An event of a pool, and its line in the log.
     pub fn pool_event(&mut self, minor: u32, notice: PoolNotice) {
         self.log.records.push((minor, notice));
         self.event(minor);

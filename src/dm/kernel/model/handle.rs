@@ -105,8 +105,8 @@ impl FakeHandle {
         self.kernel.change(|machine| machine.flush(self.number)).map_err(Into::into)
     }
 
-    /// Gives up what is in a range; only whole blocks of a thin are freed. On a disk it reads as
-    /// zeros then.
+    /// Discards a range. Only whole blocks of a thin are freed. On a disk the range reads as zeros
+    /// then.
     ///
     /// # Errors
     /// EPERM on a read-only device, EAGAIN when suspended, EOPNOTSUPP where discards are ignored.

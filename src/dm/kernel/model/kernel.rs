@@ -183,7 +183,7 @@ impl FakeKernel {
         });
     }
 
-    /// The log so far is overwritten by others' lines.
+    /// The log so far is overwritten by other lines.
     pub fn lose_log(&self) {
         let mut machine = self.machine();
         machine.log.lost = machine.log.records.len();

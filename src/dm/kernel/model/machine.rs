@@ -1,4 +1,4 @@
-//! The modelled kernel's state: disks, devices, pools, and what is asked of them in many places.
+//! The modelled kernel's state: disks, devices, pools, and the look-ups that several files need.
 //!
 //! What a power cut keeps is in [`Disk`]. Everything else here is gone with it.
 
@@ -18,7 +18,7 @@ use crate::units::{DeviceNumber, Sectors, ThinId};
 /// Device-mapper's major number in this kernel.
 pub const MAJOR: u32 = 253;
 
-/// Why a step does not go on: the kernel says no, or there is no kernel any more.
+/// Why a step ended: the kernel refused it, or the machine has been halted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
     Errno(Errno),
@@ -46,11 +46,11 @@ pub struct Device {
     pub handles: u32,
     pub deferred_remove: bool,
     pub event_nr: u32,
-    /// Which of all devices of this boot it is.
+    /// Its number among all devices of this boot.
     pub born: u64,
 }
 
-/// A table, with the devices it names looked up.
+/// A table.
 #[derive(Debug, Clone)]
 pub struct Table {
     pub targets: Vec<Target>,
@@ -87,7 +87,7 @@ pub struct Machine {
     pub lingers: bool,
     /// By minor number of the pool's device.
     pub pools: BTreeMap<u32, Pool>,
-    /// Counts everything that a listener hears of.
+    /// Counts the events that listeners hear of.
     pub events: u64,
     pub log: Log,
     /// How often this machine has been switched on.
@@ -171,7 +171,7 @@ impl Machine {
         }
     }
 
-    /// Asks the plan what becomes of something that is about to be made durable.
+    /// Asks the plan about a step that makes something durable.
     pub fn step(&self, what: &str) -> Verdict {
         self.plan.as_ref().map_or(Verdict::Go, |plan| plan.step(what))
     }

@@ -15,7 +15,7 @@ use crate::units::{Sectors, ThinId};
 /// the space map keeps ready).
 const EMPTY_POOL: u64 = 111;
 
-/// Mappings that fit in one leaf of 4 KiB, about.
+/// Mappings that fit in one leaf of 4 KiB, approximately.
 const MAPPINGS_PER_BLOCK: u64 = 126;
 
 /// One thin: which of its blocks are where.
@@ -24,7 +24,7 @@ pub struct Thin {
     pub mapping: BTreeMap<u64, u64>,
 }
 
-/// All that a pool knows.
+/// A pool's metadata.
 #[derive(Debug, Clone)]
 pub struct Metadata {
     pub block_size: Sectors,
@@ -151,7 +151,7 @@ impl Metadata {
         BlockUsage { used: (self.references.len() + held) as u64, total: self.data_blocks }
     }
 
-    /// Metadata blocks in use, about.
+    /// Metadata blocks in use, approximately.
     pub fn metadata_used(&self) -> u64 {
         let mut leaves: BTreeMap<*const Thin, u64> = BTreeMap::new();
         for thin in self.thins.values() {

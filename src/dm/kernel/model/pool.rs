@@ -1,4 +1,4 @@
-//! A modelled pool at work: what it knows now, what of it is on disk, and its mode.
+//! A modelled pool: its metadata now, its metadata on disk, and its mode.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -26,15 +26,15 @@ pub struct Pool {
     pub metadata_blocks: u64,
     /// The data device of the live table.
     pub data_device: DeviceNumber,
-    /// What the pool knows.
+    /// The metadata now.
     pub current: Metadata,
-    /// What is on disk.
+    /// The metadata on disk.
     pub committed: Arc<Metadata>,
     /// Whether the two differ.
     pub changed: bool,
     pub mode: PoolMode,
     pub failed: bool,
-    /// The live table, for what its user asked.
+    /// The live table.
     pub table: ThinPoolTable,
     pub low_water_triggered: bool,
     /// Thins whose changes an abort has discarded: each of their flushes fails from then on
@@ -125,7 +125,7 @@ impl Pool {
     }
 
     /// Discards what is not on disk, as the kernel does when a commit fails. The pool is
-    /// read-only after that, and wants to be checked.
+    /// read-only after that, and needs a check.
     pub fn abort(&mut self) {
         let (current, committed) = (&self.current.thins, &self.committed.thins);
         let changed = |id: &&ThinId| {
@@ -143,7 +143,7 @@ impl Pool {
         self.aborted.contains(&id)
     }
 
-    /// Back to normal when there are blocks again; answers whether the mode changed.
+    /// Becomes writable again when there are free blocks; returns whether the mode changed.
     pub fn leave_out_of_space(&mut self) -> bool {
         let leave = self.mode == PoolMode::OutOfDataSpace && self.has_free_block();
         if leave {

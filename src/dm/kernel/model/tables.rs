@@ -1,5 +1,5 @@
-//! How the modelled kernel takes a table: what it checks at the load, what at the resume, and what
-//! a pool does then.
+//! How the modelled kernel takes a table: its checks at the load and at the resume, and what a pool
+//! does at the resume.
 
 use std::sync::Arc;
 
@@ -202,9 +202,9 @@ impl Machine {
         Ok(())
     }
 
-    /// A pool takes up what its table says: features, a longer data or metadata device. One that is
-    /// full is not so any more with another table, until the next write shows that it is; with the
-    /// table that it had it stays so.
+    /// A pool takes its features and the sizes of its devices from the new table. With a new table a
+    /// full pool accepts writes again, until a write finds no block. With its old table it stays
+    /// full.
     fn resume_pool(&mut self, minor: u32, reloaded: bool) -> Outcome<()> {
         let live = self.devices.get(&minor).and_then(|device| device.live.as_ref());
         let Some([Target::ThinPool(table)]) = live.map(|table| table.targets.as_slice()) else {
@@ -244,7 +244,7 @@ impl Machine {
         Ok(())
     }
 
-    /// What a thin's device says of itself.
+    /// The status of a thin's device.
     pub fn thin_status(&self, thin: &ThinTable) -> ThinStatus {
         let pool = thin.pool.number().and_then(|number| self.pools.get(&number.minor));
         let Some(pool) = pool else { return ThinStatus::Error };

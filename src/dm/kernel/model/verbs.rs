@@ -83,7 +83,7 @@ impl Machine {
             Some(minor) => minor,
             None => (0..).find(|minor| !self.has_minor(*minor)).ok_or(Errno::EBUSY)?,
         };
-        // The number comes first, and the kernel says ENXIO whatever is wrong with it.
+        // The kernel looks at the number first, and answers ENXIO whatever is wrong with it.
         if self.has_minor(minor) {
             return Err(Errno::ENXIO.into());
         }
@@ -214,8 +214,7 @@ impl Machine {
             self.pools.remove(&minor);
         }
         for number in table.devices() {
-            // What waited for this table to go may go too; a crash here is one of the whole
-            // machine.
+            // A device that waited for this may be removed now. A crash here ends the machine.
             let _ = self.closed(number);
         }
     }
