@@ -451,7 +451,8 @@ mod tests {
         fn a_device_is_at_most_one_grain_longer_than_asked(bytes in any::<u64>()) {
             let rounded = u128::from(Sectors::of_device(bytes).0) * 512;
             prop_assert_eq!(rounded % u128::from(DEVICE_GRAIN), 0);
-            prop_assert!((u128::from(bytes)..u128::from(bytes) + u128::from(DEVICE_GRAIN)).contains(&rounded));
+            let bytes = u128::from(bytes);
+            prop_assert!((bytes..bytes + u128::from(DEVICE_GRAIN)).contains(&rounded));
         }
 
         #[test]

@@ -245,8 +245,8 @@ pub fn each_event_of_a_pool_is_one_line_in_the_log(world: &mut dyn World) {
     assert_eq!(said(), [ServesWrites]);
     assert_eq!(write(1), Err(Errno::ENOSPC as i32));
     assert_eq!(said(), [LowWater, RefusesWrites]);
-    // More space ends it, once; more space for a pool that has some is no event, but the mark is set
-    // anew.
+    // More space ends it, once; more space for a pool that has some is no event, but the mark is
+    // set anew.
     for (blocks, then) in [(12, vec![ServesWrites]), (16, vec![]), (20, vec![])] {
         world.resize_disk(table.data.number().unwrap(), blocks * BLOCK);
         table.length = sectors(blocks * BLOCK);

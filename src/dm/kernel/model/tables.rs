@@ -202,8 +202,8 @@ impl Machine {
         Ok(())
     }
 
-    /// A pool takes its features and the sizes of its devices from the new table. With a new table a
-    /// full pool accepts writes again, until a write finds no block. With its old table it stays
+    /// A pool takes its features and the sizes of its devices from the new table. With a new table
+    /// a full pool accepts writes again, until a write finds no block. With its old table it stays
     /// full.
     fn resume_pool(&mut self, minor: u32, reloaded: bool) -> Outcome<()> {
         let live = self.devices.get(&minor).and_then(|device| device.live.as_ref());
