@@ -95,9 +95,6 @@ pub use wire::{
     TargetVersion, UdevFlags, MAX_MINOR,
 };
 
-/// The version of this library (Docker's package reports libdevmapper's here).
-pub const LIBRARY_VERSION: &str = env!("CARGO_PKG_VERSION");
-
 #[cfg(test)]
 mod tests {
     use super::*;
