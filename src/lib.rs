@@ -13,6 +13,7 @@
 //! | [`units`], [`names`] | sectors, thin ids, device numbers; device-mapper names and uuids |
 //! | [`dm`] | raw device-mapper: ioctls, tables and status, events, udev |
 //! | [`block`] | disks, loop devices, private mounts |
+//! | [`prelude`] | what a program that uses the library needs most |
 //! | `store` | the database |
 //! | `filter` | containerd's filter language |
 //! | `fs` | mkfs, growing and inspecting file systems; the only module that runs programs |
@@ -28,6 +29,7 @@ pub mod block;
 pub mod dm;
 pub mod failpoint;
 pub mod names;
+pub mod prelude;
 pub mod units;
 
 #[cfg(feature = "daemon")]

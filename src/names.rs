@@ -1,7 +1,6 @@
 //! Device-mapper names and uuids that the kernel will take.
 //!
-//! The only place where the limits of names are known. Anything may use this module; it uses
-//! nothing.
+//! The only place where the limits of names are known.
 #![warn(missing_docs)]
 
 use std::borrow::Borrow;
@@ -13,14 +12,13 @@ pub const MAX_NAME_BYTES: usize = 127;
 /// Most bytes of a device's uuid: `DM_UUID_LEN` of linux/dm-ioctl.h less the terminating NUL.
 pub const MAX_UUID_BYTES: usize = 128;
 
-/// Most bytes of a [`DevicePrefix`]. It leaves room for whatever is put behind it,
-/// `-template-16777215` at the longest.
+/// Most bytes of a [`DevicePrefix`]. It leaves space for the longest suffix, `-template-16777215`.
 pub const MAX_PREFIX_BYTES: usize = 100;
 
 /// Why a string is no name or uuid of a device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// Nothing at all; the kernel would look for the device by something else.
+    /// An empty text. The kernel would look for the device by something else.
     #[error("a device-mapper {what} must not be empty")]
     Empty {
         /// "name" or "uuid".
@@ -31,11 +29,11 @@ pub enum NameError {
     TooLong {
         /// "name" or "uuid".
         what: &'static str,
-        /// What was given.
+        /// The text.
         text: String,
-        /// Its length.
+        /// Its length in bytes.
         bytes: usize,
-        /// The most that fits.
+        /// The largest length in bytes.
         limit: usize,
     },
     /// A NUL ends the string in the kernel, a slash would leave the node directory, and other
@@ -44,27 +42,31 @@ pub enum NameError {
     ForbiddenCharacter {
         /// "name" or "uuid".
         what: &'static str,
-        /// What was given.
+        /// The text.
         text: String,
         /// The first character that is not allowed.
         character: char,
     },
     /// A prefix of names with a character that libdevmapper and udev would write as `\\xNN`, or
     /// that cannot begin a name.
-    #[error("{text:?} {} {character:?}; a name takes letters of a to z, digits and {PLAIN_MARKS}, and begins with a letter or a digit", if *first { "begins with" } else { "holds" })]
+    #[error(
+        "{text:?} {} {character:?}; a name takes letters of a to z, digits and {PLAIN_MARKS}, \
+         and begins with a letter or a digit",
+        if *first { "begins with" } else { "holds" }
+    )]
     NotPlain {
-        /// What was given.
+        /// The text.
         text: String,
         /// The first character that is not allowed.
         character: char,
-        /// It would be allowed further on.
+        /// It is the first character, and would be allowed later.
         first: bool,
     },
     /// A name that means something else in the node directory: `.`, `..` and `control`. Kernels
     /// since 6.5 refuse it, older ones break on it.
     #[error("{text:?} is not usable as the name of a device")]
     Reserved {
-        /// What was given.
+        /// The text.
         text: String,
     },
 }
@@ -102,14 +104,14 @@ impl DmName {
     }
 }
 
-/// What is plain besides letters and digits.
+/// The plain characters that are neither letters nor digits.
 const PLAIN_MARKS: &str = "#+-.:=@_";
 
 fn is_plain(character: char) -> bool {
     character.is_ascii_alphanumeric() || PLAIN_MARKS.contains(character)
 }
 
-/// What the names of one daemon's devices begin with: 1 to 100 bytes, plain in the sense of
+/// The beginning of the names of one daemon's devices: 1 to 100 bytes, plain in the sense of
 /// [`DmName::is_plain`], a letter or a digit first.
 ///
 /// `dmsetup` and udev write other characters as `\xNN`, and `dmsetup ls` ends with an error as soon

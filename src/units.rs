@@ -1,8 +1,7 @@
 //! Sizes, thin ids and device numbers as types.
 //!
-//! The kernel counts in 512-byte sectors, users count in bytes, pools count in blocks of their own;
-//! a plain integer that changes its unit on the way is the classic bug of this field. Anything may
-//! use this module; it uses nothing.
+//! The kernel counts in sectors of 512 bytes, users count in bytes, and each pool counts in its own
+//! blocks. With types, a number cannot change its unit on the way.
 #![warn(missing_docs)]
 
 mod bytes;
@@ -16,10 +15,10 @@ pub use bytes::{bytes_text, parse_bytes};
 /// (kernel: `SECTOR_SHIFT` in include/linux/blk_types.h).
 pub const SECTOR_SIZE: u64 = 512;
 
-/// What the length of every device and area that somebody asks for is rounded up to, in bytes:
-/// dm-thin's smallest block (Documentation/admin-guide/device-mapper/thin-provisioning.rst). It is
-/// a multiple of the 4096-byte sectors that some disks have, on which the kernel refuses a table of
-/// another length, and of every block that the file systems here have.
+/// The length of every device and area that a user asks for is rounded up to a multiple of this, in
+/// bytes: dm-thin's smallest block (Documentation/admin-guide/device-mapper/thin-provisioning.rst).
+/// It is a multiple of the 4096-byte sectors that some disks have, on which the kernel refuses a
+/// table of another length, and of every block that the file systems here have.
 pub const DEVICE_GRAIN: u64 = 64 << 10;
 
 /// Why a number is not a size, an id or a device number.
@@ -28,37 +27,40 @@ pub enum UnitError {
     /// A byte count that does not fall on a sector boundary.
     #[error("{bytes} bytes is not a multiple of the {SECTOR_SIZE}-byte sector")]
     NotSectorAligned {
-        /// What was given, in bytes.
+        /// The byte count.
         bytes: u64,
     },
     /// The result does not fit in 64 bits.
     #[error("{what} does not fit in 64 bits")]
     Overflow {
-        /// The computation that overflowed.
+        /// What overflowed.
         what: &'static str,
     },
     /// A thin id above [`ThinId::MAX`].
     #[error("thin id {id} is above the largest one, {max}", max = ThinId::MAX_VALUE)]
     ThinIdOutOfRange {
-        /// What was given.
+        /// The number.
         id: u64,
     },
-    /// Text that is no size, or no size at all.
-    #[error("{text:?} is not a size: write a number of bytes, or a number and a unit such as 20GiB (KiB, MiB, GiB, TiB; KB, MB, GB, TB are powers of 1000)")]
+    /// Text that is no size, or zero.
+    #[error(
+        "{text:?} is not a size: write a number of bytes, or a number and a unit such as 20GiB \
+         (KiB, MiB, GiB, TiB; KB, MB, GB, TB are powers of 1000)"
+    )]
     NotASize {
-        /// What was given.
+        /// The text.
         text: String,
     },
     /// Text that is not a thin id.
     #[error("{text:?} is not a thin id")]
     NotAThinId {
-        /// What was given.
+        /// The text.
         text: String,
     },
     /// Text that is not `major:minor`.
     #[error("{text:?} is not a device number (major:minor)")]
     NotADeviceNumber {
-        /// What was given.
+        /// The text.
         text: String,
     },
 }
@@ -94,7 +96,7 @@ impl Sectors {
     }
 
     /// The length of a device or area that holds `bytes` bytes: rounded up to [`DEVICE_GRAIN`].
-    /// Whatever size a user gives goes through here.
+    /// Every size that a user gives becomes a length in this way.
     pub const fn of_device(bytes: u64) -> Sectors {
         Sectors(bytes.div_ceil(DEVICE_GRAIN) * (DEVICE_GRAIN / SECTOR_SIZE))
     }
@@ -169,7 +171,7 @@ impl Sectors {
         self.0.checked_div(block.0)
     }
 
-    /// Whether this is nothing.
+    /// Whether this is zero.
     #[must_use]
     pub const fn is_zero(self) -> bool {
         self.0 == 0
@@ -337,7 +339,13 @@ mod tests {
         assert_eq!(Sectors::parse_device("12GB").map(|s| s.0 % 128), Ok(0));
         assert_eq!(Sectors::parse_device(" 1GiB "), Ok(Sectors(1 << 21)));
         assert_eq!(Sectors::parse_device("99999999TiB"), Ok(Sectors(1 << 55)));
-        for bad in ["", "0", "0GiB", "-1", "many", "10 parsecs", "1e3"] {
+        let bytes = |text: &str| parse_bytes(text);
+        assert_eq!(bytes("1500"), Some(1500));
+        assert_eq!(bytes("9007199254740993B"), Some(9_007_199_254_740_993));
+        assert_eq!((bytes("1k"), bytes("1KB"), bytes("1Ki")), (Some(1000), Some(1000), Some(1024)));
+        assert_eq!((bytes("1.5 gib"), bytes(".5M")), (Some(3 << 29), Some(500_000)));
+        assert_eq!((bytes("2T"), bytes("2PiB")), (Some(2_000_000_000_000), Some(2 << 50)));
+        for bad in ["", "0", "0GiB", "-1", "many", "10 parsecs", "1e3", "1.5", "1 bib", "1..5G"] {
             assert!(Sectors::parse_device(bad).is_err(), "{bad:?} was taken");
         }
     }
@@ -352,6 +360,15 @@ mod tests {
         assert_eq!(Sectors(129).blocks_down(Sectors(128)), Some(1));
         assert_eq!(Sectors(129).blocks_down(Sectors(0)), None);
         assert_eq!(Sectors(129).blocks_up(Sectors(0)), None);
+    }
+
+    #[test]
+    fn a_size_is_printed_as_people_read_it() {
+        let text = |sectors| Sectors(sectors).to_text();
+        assert_eq!((text(0), text(1), text(2)), ("0 B".into(), "512 B".into(), "1.0 KiB".into()));
+        assert_eq!((text(2047), text(2048)), ("1023.5 KiB".into(), "1.0 MiB".into()));
+        assert_eq!((text(3 << 20), text(10 << 21)), ("1.5 GiB".into(), "10.0 GiB".into()));
+        assert_eq!(text(u64::MAX), "16.0 EiB");
     }
 
     #[test]
@@ -401,7 +418,8 @@ mod tests {
         fn a_device_is_at_most_one_grain_longer_than_asked(bytes in any::<u64>()) {
             let rounded = u128::from(Sectors::of_device(bytes).0) * 512;
             prop_assert_eq!(rounded % u128::from(DEVICE_GRAIN), 0);
-            prop_assert!(rounded >= bytes.into() && rounded - u128::from(bytes) < DEVICE_GRAIN.into());
+            let bytes = u128::from(bytes);
+            prop_assert!((bytes..bytes + u128::from(DEVICE_GRAIN)).contains(&rounded));
         }
 
         #[test]

@@ -1,30 +1,24 @@
-//! The classic tour of thin provisioning, with this library alone: pool, thin, file system,
-//! snapshot of a mounted thin, external origin, deferred removal, status, events.
+//! A tour of thin provisioning with this library: pool, thin, file system, snapshot of a mounted
+//! thin, external origin, deferred removal, status, events.
 //!
 //! Run it as root on a kernel with dm-thin: `cargo run --example thin-tour`. It works on sparse
-//! files in a temporary directory and takes away all that it made. The one program it runs is
+//! files in a temporary directory and removes all that it made. The one program it runs is
 //! `mkfs.ext4`.
 
 use std::error::Error;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 use std::time::Duration;
 
-use devmapper_snapshotter::block::{
-    create_sparse, with_private_mount, LoopDevice, LoopOptions, Loops, PrivateMount,
-};
-use devmapper_snapshotter::dm::{
-    ActivateOptions, DeviceInfo, Dm, NoSpacePolicy, PoolFeatures, RealKernel, Removal, Settings,
-    Target, ThinPoolTable, ThinTable,
-};
-use devmapper_snapshotter::names::{DmName, DmUuid};
-use devmapper_snapshotter::units::{Sectors, ThinId};
+use devmapper_snapshotter::prelude::*;
 
 type Done<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 const MIB: u64 = 1 << 20;
+
+/// How long a removal may take.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// The size that the thins claim to have: more than the pool has.
 const THIN_SIZE: Sectors = Sectors(1024 * MIB / 512);
@@ -41,7 +35,7 @@ fn main() -> Done<()> {
 
 /// The whole tour, on files in `dir`.
 pub fn tour(dir: &Path) -> Done<()> {
-    let dm = Dm::new(Arc::new(RealKernel::open()?), Settings::default());
+    let dm = Dm::open()?;
     println!("device-mapper {}, thin-pool {}", dm.driver_version()?, dm.require_thin()?.version);
     let disks = [disk(&dir.join("metadata"), 4 * MIB)?, disk(&dir.join("data"), 256 * MIB)?];
     let tour = Tour { dm, prefix: format!("thin-tour-{}", std::process::id()) };
@@ -132,7 +126,7 @@ impl Tour {
         }
         self.print_status(&pool.name, &[&thin.name, &view.name, &on_origin.name])?;
 
-        // In use, it goes when it is closed.
+        // A device that is in use can be removed later, when it is closed.
         self.mounted("copy", false, |_| {
             expect(
                 dm.remove(&on_origin.name).is_err_and(|error| error.is_busy()),
@@ -143,11 +137,10 @@ impl Tour {
                 "a removal that waits",
             )
         })?;
-        while dm.info(&on_origin.name)?.is_some() {
-            watch.next(Duration::from_millis(100))?;
-        }
+        let removal = dm.wait_removed(&on_origin, LIMIT)?;
+        expect(removal == Removal::Done, "the copy to go with its last user")?;
         println!("copy: gone with its last user");
-        // Only now can the origin be mounted again: a table claims the devices it stands on.
+        // Only now can the origin be mounted again: a table claims the devices that it stands on.
         self.mounted("view", true, |root| {
             expect(
                 fs::read_to_string(root.join("greeting"))? == "hello",
@@ -170,22 +163,22 @@ impl Tour {
     }
 
     fn print_status(&self, pool: &DmName, thins: &[&DmName]) -> Done<()> {
-        println!("pool: {}", self.dm.pool_status(pool, false)?);
-        for thin in thins {
+        println!("pool: {}", self.dm.pool_status(pool, StatusOptions::default())?);
+        for &thin in thins {
             println!("{thin}: {}", self.dm.thin_status(thin)?);
         }
         Ok(())
     }
 
-    /// Takes all devices away, those that stand on others first.
+    /// Removes all devices, those that stand on others first, and their nodes.
     fn clean_up(&self) -> Done<()> {
         for short in ["copy", "view", "origin", "pool"] {
-            match self.dm.remove(&self.name(short)?) {
-                Err(error) if !error.is_no_such_device() => return Err(error.into()),
-                _ => {}
+            if let Some(device) = self.dm.info(&self.name(short)?)? {
+                self.dm.remove_deferred(&device.name)?;
+                let removal = self.dm.wait_removed(&device, LIMIT)?;
+                expect(removal == Removal::Done, "a device that nothing uses to go")?;
             }
         }
-        self.dm.sweep_nodes(&self.prefix)?;
         Ok(())
     }
 }

@@ -17,9 +17,9 @@ const LIBRARIES: [&str; 4] = ["h2", "hyper", "tonic", "tower"];
 const MODULES: [&str; 34] = [
     "block::loops",
     "block::sparse",
-    "dm::client",
-    "dm::present",
-    "dm::queries",
+    "dm::verbs::client",
+    "dm::verbs::present",
+    "dm::verbs::queries",
     "fs::mkfs",
     "fs::tools",
     "grpc::service",

@@ -1,29 +1,20 @@
 //! Device-mapper on raw ioctls: no libdevmapper, no `dmsetup`.
 //!
-//! [`Dm`] has the verbs. It asks a [`Kernel`], which is the running one ([`RealKernel`]), a model
-//! of it ([`fake::FakeKernel`]), or one that wraps another ([`CountingKernel`], [`FaultyKernel`],
-//! [`LoggingKernel`]). Tables and status lines are values with a parser and a printer ([`Target`],
-//! [`TargetStatus`]); errors are situations ([`Error`]). All calls block; everything can be used
-//! from any number of threads.
+//! [`Dm::open`] opens the running kernel, and [`Dm`] has the verbs. A verb finds its device by
+//! name, uuid or number ([`Selector`]). Tables and status lines are values with a parser and a
+//! printer ([`Target`], [`TargetStatus`]). An error is a situation that a caller can act on
+//! ([`Error`]) and keeps the kernel's errno. All calls block. Everything can be used from any
+//! number of threads.
 //!
-//! A pool, a thin and its snapshot, here on the model of a kernel; [`RealKernel::open`] and
-//! [`Settings::default`] do the same on the running one:
+//! A pool, a thin in it, and a read-only snapshot of the thin:
 //!
-//! ```
-//! use std::sync::Arc;
-//!
-//! use devmapper_snapshotter::dm::fake::FakeKernel;
-//! use devmapper_snapshotter::dm::{ActivateOptions, Dm, PoolFeatures, Settings, Target, ThinPoolTable};
-//! use devmapper_snapshotter::names::DmName;
-//! use devmapper_snapshotter::units::{DeviceNumber, Sectors, ThinId};
+//! ```no_run
+//! use devmapper_snapshotter::prelude::*;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let (metadata, data) = (DeviceNumber { major: 7, minor: 0 }, DeviceNumber { major: 7, minor: 1 });
-//! let kernel = FakeKernel::new();
-//! kernel.add_disk(metadata, Sectors(8192));
-//! kernel.add_disk(data, Sectors(131_072));
-//! let dm = Dm::new(Arc::new(kernel), Settings::without_nodes());
-//!
+//! let dm = Dm::open()?;
+//! let metadata = DeviceNumber { major: 7, minor: 0 };
+//! let data = DeviceNumber { major: 7, minor: 1 };
 //! let table = ThinPoolTable {
 //!     start: Sectors::ZERO,
 //!     length: Sectors(131_072),
@@ -31,137 +22,78 @@
 //!     data: data.into(),
 //!     block_size: Sectors(128),
 //!     low_water_blocks: 64,
-//!     features: PoolFeatures::default(),
+//!     features: PoolFeatures { no_space: NoSpacePolicy::Error, ..PoolFeatures::default() },
 //! };
-//! let pool = dm.activate(&DmName::new("pool")?, None, &[Target::ThinPool(table)], ActivateOptions::default())?;
-//! dm.create_thin(&pool.name, ThinId::new(1)?)?;
-//! dm.create_snap(&pool.name, ThinId::new(2)?, ThinId::new(1)?)?;
+//! let pool = Target::ThinPool(table);
+//! let pool = dm.activate(&DmName::new("pool")?, None, &[pool], ActivateOptions::default())?;
+//! dm.create_thin(pool.device, ThinId::new(1)?)?;
+//! dm.create_snap(pool.device, ThinId::new(2)?, ThinId::new(1)?)?;
 //! let snapshot = Target::thin(pool.device, ThinId::new(2)?, Sectors(2_097_152));
-//! let read_only = ActivateOptions { read_only: true, ..Default::default() };
+//! let read_only = ActivateOptions { read_only: true, ..ActivateOptions::default() };
 //! let device = dm.activate(&DmName::new("snapshot")?, None, &[snapshot], read_only)?;
 //! assert!(device.read_only && !device.suspended);
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! Invariants: every request goes through [`Kernel::submit`]; `unsafe` is in `ioctl.rs` alone;
-//! replies are read with bounds checks; nothing is left suspended and nothing half-made when a verb
-//! fails. This module must not know what devices are for: no pool policy, no snapshots, no
-//! database.
+//! With the feature `model` there is a modelled kernel, `fake::FakeKernel`, for tests without root:
+//! `Dm::new(Arc::new(FakeKernel::new()), Settings::without_nodes())` does all of the above in
+//! memory. It passes the same contract tests as a real kernel.
+//!
+//! # Layers
+//!
+//! Each layer uses only those above it in this list:
+//!
+//! | layer | what is in it |
+//! |---|---|
+//! | `interface` | the verbs, flags and version of the kernel's interface |
+//! | `error` | what can go wrong, as plain values |
+//! | `text` | tables, status lines, messages and log lines as values |
+//! | `wire` | requests and replies, how they lie in memory, what an errno means |
+//! | `kernel` | the [`Kernel`] trait; the running kernel, the model, those that wrap another |
+//! | `host` | the nodes under `/dev/mapper`, and udev |
+//! | `verbs` | [`Dm`] |
+//!
+//! Invariants: every request goes through [`Kernel::submit`]. `unsafe` is in `kernel/ioctl.rs`
+//! alone. Replies are read with bounds checks. When a verb fails, it leaves nothing suspended and
+//! nothing half-made. This module does not know what devices are for: no pool policy, no database.
 #![doc = include_str!("docker.md")]
 #![warn(missing_docs)]
 
-mod client;
-pub mod codec;
-mod count;
 mod error;
-mod events;
-mod explain;
-pub mod fake;
-mod fault;
-mod info;
-mod ioctl;
-mod log;
-pub mod message;
-mod nodes;
-mod pool_log;
-mod present;
-mod queries;
-mod real;
-mod reply;
-mod request;
-mod status;
-mod table;
-mod thin;
-pub mod udev;
-mod verb;
-
-use std::fmt::Debug;
-use std::time::Duration;
+mod host;
+mod interface;
+mod kernel;
+mod text;
+mod verbs;
+mod wire;
 
 pub use nix::errno::Errno;
 
-pub use client::{ActivateOptions, Dm, LoadOptions, SuspendOptions, MAX_MINOR};
-pub use count::CountingKernel;
-pub use error::{Error, Result};
-pub use events::{Change, EventWatch};
-pub use explain::Misfit;
-pub use fault::{Fault, FaultPlan, FaultyKernel, Verdict};
-pub use info::{DeviceInfo, ListedDevice, Removal};
-pub use log::{LogLevel, LogSink, LoggingKernel, TracingSink};
-pub use nodes::{NodeDir, Swept};
-pub use pool_log::{Noticed, PoolLog, PoolNotice};
-pub use present::{NodePolicy, Settings};
-pub use queries::StatusOptions;
-pub use real::{RealKernel, NODE_DIR, OLDEST_DRIVER};
-pub use reply::{DriverVersion, Header, ListEntry, Reply, ReplyData, TargetVersion};
-pub use request::{Payload, Request, Selector, TargetLine};
-pub use status::{PoolMode, Status, TargetStatus, ThinPoolStatus, ThinStatus, Usage, WorkingPool};
-pub use table::{
-    DeviceRef, DiscardPolicy, LinearTable, NoSpacePolicy, PoolFeatures, TableError, Target,
-    ThinPoolTable, ThinTable, MAX_BLOCK_SIZE, MIN_BLOCK_SIZE,
+pub use error::{CodecError, Error, MessageError, Misfit, Result, TableError};
+pub use host::{udev, Cookie, NodePolicy, NodeSweep, Settings, UdevPolicy};
+pub use interface::{DriverVersion, Flags, Verb};
+#[cfg(any(test, feature = "model"))]
+pub use kernel::model as fake;
+pub use kernel::{
+    CountingKernel, EventSource, Kernel, LogLevel, LogSink, LoggingKernel, Noticed, PoolLog,
+    RealKernel, TracingSink, NODE_DIR, OLDEST_DRIVER,
 };
-pub use udev::{Cookie, EventCookie, UdevFlags, UdevPolicy};
-pub use verb::{Flags, Verb};
-
-use crate::units::{DeviceNumber, Sectors};
-
-/// The version of this library, which stands where libdevmapper would.
-pub const LIBRARY_VERSION: &str = env!("CARGO_PKG_VERSION");
-
-/// Whether this library knows deferred removal. The kernel does since 3.13.
-pub const DEFERRED_REMOVAL_SUPPORT: bool = true;
-
-/// Something that answers device-mapper requests. The one door to the kernel: every verb is a
-/// [`Request`] that goes through [`Kernel::submit`].
-pub trait Kernel: Send + Sync + Debug {
-    /// Runs one request.
-    ///
-    /// # Errors
-    /// What [`Error::from_errno`] makes of the kernel's errno, or an answer that makes no sense.
-    fn submit(&self, request: &Request) -> Result<Reply>;
-
-    /// The size of a block device; `None` when it is not known. Used to explain why a table was
-    /// refused.
-    fn device_size(&self, device: DeviceNumber) -> Option<Sectors>;
-
-    /// The size in bytes of the sectors that a block device reads and writes whole (512, or 4096 on
-    /// a "4Kn" disk); `None` when it is not known. Used for the same.
-    fn logical_block_size(&self, device: DeviceNumber) -> Option<u32> {
-        let _ = device;
-        None
-    }
-
-    /// A new listener for events, not armed yet.
-    ///
-    /// # Errors
-    /// Those of opening the kernel's device-mapper.
-    fn event_source(&self) -> Result<Box<dyn EventSource>>;
-
-    /// The kernel's log from its oldest record on; `None` where it cannot be read.
-    fn pool_log(&self) -> Option<Box<dyn PoolLog>>;
-
-    /// What tells this device from every other that has had, or will have, its number: on this boot
-    /// and on any other.
-    fn incarnation(&self, device: DeviceNumber) -> String;
-}
-
-/// Waits for events of any device (`DM_DEV_ARM_POLL` and poll(2), kernel 4.14 and later). Arm
-/// first, then list and compare, then wait: what happens in between is not lost.
-pub trait EventSource: Send + Debug {
-    /// From here on, any event makes [`wait`](EventSource::wait) return.
-    ///
-    /// # Errors
-    /// Those of [`Kernel::submit`].
-    fn arm(&mut self) -> Result<()>;
-
-    /// Waits for an event since the last [`arm`](EventSource::arm); `false` when the time is up.
-    /// One that was never armed hears of the events since it was opened.
-    ///
-    /// # Errors
-    /// [`Error::Node`] when the control node cannot be polled.
-    fn wait(&mut self, limit: Duration) -> Result<bool>;
-}
+#[cfg(any(test, feature = "model"))]
+pub use kernel::{Fault, FaultPlan, FaultyKernel, Verdict};
+pub use text::{
+    BlockUsage, DeviceRef, DiscardPolicy, LinearTable, NoSpacePolicy, PoolFeatures, PoolMessage,
+    PoolMode, PoolNotice, Status, Target, TargetLine, TargetStatus, ThinPoolStatus, ThinPoolTable,
+    ThinStatus, ThinTable, WorkingPool, MAX_BLOCK_SIZE, MIN_BLOCK_SIZE,
+};
+pub use verbs::{
+    ActivateOptions, Change, DeviceInfo, Dm, EventWatch, ListedDevice, LoadOptions, Removal,
+    StatusOptions, SuspendOptions,
+};
+pub use wire::{
+    codec, EventCookie, Header, ListEntry, Payload, Reply, ReplyData, Request, Selector,
+    TargetVersion, UdevFlags, MAX_MINOR,
+};
 
 #[cfg(test)]
 mod tests {

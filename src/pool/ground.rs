@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::balloon::{surplus, Ground};
 use super::{metadata, Pool, PoolError, Role};
 use crate::block::{Access, Disk};
-use crate::dm::ThinStatus;
+use crate::dm::{StatusOptions, ThinStatus};
 use crate::store::BalloonRecord;
 use crate::units::{Sectors, ThinId};
 
@@ -152,7 +152,7 @@ impl Ground for PoolGround<'_> {
         // What was released before is committed first: on disk it may still look held. Whether the
         // kernel could commit it, the next status says.
         pool.dm
-            .pool_status(&pool.device_name, false)
+            .pool_status(&pool.device_name, StatusOptions::default())
             .map_err(|source| PoolError::Look { device: pool.device_name.clone(), source })?;
         pool.must_be_well(&pool.status()?)?;
         pool.read_metadata(pool.backer.disks(), |disk| metadata::mappings(disk, 0, thin, from))

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::areas::{Areas, Finder};
 use super::{company, features, table, Backer, DeviceNames, PoolError, PoolSettings, Role};
-use crate::dm::{ActivateOptions, Dm, PoolMode, Target, ThinPoolTable, WorkingPool};
+use crate::dm::{ActivateOptions, Dm, PoolMode, StatusOptions, Target, ThinPoolTable, WorkingPool};
 use crate::names::DmName;
 use crate::store::{ExternalPool, PoolRecord, Store};
 use crate::units::{DeviceNumber, Sectors};
@@ -364,7 +364,7 @@ impl Opening<'_> {
     fn working(&self, name: &DmName) -> Result<WorkingPool, PoolError> {
         let status = self
             .dm
-            .pool_status(name, true)
+            .pool_status(name, StatusOptions::NO_FLUSH)
             .map_err(|source| PoolError::Look { device: name.clone(), source })?;
         status.working().copied().ok_or_else(|| PoolError::Failed { pool: name.clone() })
     }

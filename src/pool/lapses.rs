@@ -20,7 +20,9 @@
 //! Invariant: a lapse that ended after a snapshot was made is never missed. What is not known to be
 //! harmless counts as one.
 
-use crate::dm::{Dm, NoSpacePolicy, Noticed, PoolLog, PoolMode, PoolNotice, ThinPoolStatus};
+use crate::dm::{
+    Dm, NoSpacePolicy, Noticed, PoolLog, PoolMode, PoolNotice, StatusOptions, ThinPoolStatus,
+};
 use crate::names::DmName;
 use crate::store::{LapsesRecord, Moment};
 use crate::units::DeviceNumber;
@@ -178,7 +180,7 @@ impl Lapses {
             next: self.known.log_next,
             complete: self.log.is_some(),
         };
-        let (mut status, mut events) = dm.pool_status_and_events(name, true)?;
+        let (mut status, mut events) = dm.pool_status_and_events(name, StatusOptions::NO_FLUSH)?;
         for looks in 1.. {
             if let Some(log) = &mut self.log {
                 let read = log.read(self.pool, noticed.next);
@@ -190,7 +192,7 @@ impl Lapses {
                 };
             }
             // What was read belongs to what was seen, unless there was an event meanwhile.
-            let again = dm.pool_status_and_events(name, true)?;
+            let again = dm.pool_status_and_events(name, StatusOptions::NO_FLUSH)?;
             let settled = again.1 == events;
             (status, events) = again;
             if settled || looks == MOST_LOOKS {

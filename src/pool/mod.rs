@@ -45,7 +45,7 @@ pub use room::Room;
 use crate::block::Disks;
 pub use crate::block::Space;
 use crate::config::PoolFeature;
-use crate::dm::{self, Dm, ThinPoolStatus, WorkingPool};
+use crate::dm::{self, Dm, StatusOptions, ThinPoolStatus, WorkingPool};
 pub use crate::dm::{DeviceInfo, PoolMode};
 use crate::names::{DevicePrefix, DmName};
 use crate::store::{Moment, PoolRecord, Store};
@@ -287,7 +287,7 @@ impl Pool {
     }
 
     fn status(&self) -> Result<ThinPoolStatus, PoolError> {
-        let status = self.dm.pool_status(&self.device_name, true);
+        let status = self.dm.pool_status(&self.device_name, StatusOptions::NO_FLUSH);
         status.map_err(|source| PoolError::Look { device: self.device_name.clone(), source })
     }
 

@@ -1,7 +1,7 @@
 //! How full a pool is, and whether that leaves room for more.
 
 use crate::block::Space;
-use crate::dm::{ThinPoolStatus, Usage};
+use crate::dm::{BlockUsage, ThinPoolStatus};
 use crate::units::Sectors;
 
 /// dm-thin counts its metadata in blocks of 4 KiB.
@@ -40,7 +40,7 @@ pub(super) struct Below {
 impl Room {
     pub(super) fn new(status: ThinPoolStatus, block_size: Sectors, below: Below) -> Room {
         let (growable, held) = (below.growable.0 * 512, below.held.0 * 512);
-        let space = |usage: Usage, block: u64| Space {
+        let space = |usage: BlockUsage, block: u64| Space {
             free: usage.free() * block,
             total: usage.total * block,
         };

@@ -11,7 +11,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use devmapper_snapshotter::dm::{
-    ActivateOptions, Dm, NodePolicy, PoolFeatures, RealKernel, Settings, Target, ThinPoolTable,
+    ActivateOptions, Dm, NodePolicy, PoolFeatures, RealKernel, Settings, StatusOptions, Target,
+    ThinPoolTable,
 };
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors, ThinId};
@@ -140,7 +141,7 @@ impl Field {
         took(2, timed(|| dm.create_snap(pool, thin_id(2), thin_id(1)).unwrap()));
         took(3, timed(|| drop(dm.activate(name, None, &table, options).unwrap())));
         took(4, timed(|| drop(dm.info(name).unwrap())));
-        took(5, timed(|| dm.pool_status(pool, true).unwrap()));
+        took(5, timed(|| dm.pool_status(pool, StatusOptions::NO_FLUSH).unwrap()));
         took(6, timed(|| drop(dm.table(name).unwrap())));
         took(7, timed(|| drop(dm.list().unwrap())));
         took(8, timed(|| drop(dm.suspend(name, Default::default()).unwrap())));

@@ -4,14 +4,14 @@
 //! is printed.
 
 use crate::layout::{self, Read};
-use devmapper_snapshotter::dm::codec::{decode, encode, CodecError};
-use devmapper_snapshotter::dm::message::PoolMessage;
+use devmapper_snapshotter::dm::codec::{decode, encode};
 use devmapper_snapshotter::dm::{
-    DeviceRef, DiscardPolicy, DriverVersion, Flags, Header, LinearTable, ListEntry, NoSpacePolicy,
-    Payload, PoolFeatures, PoolMode, Reply, ReplyData, Request, Selector, Status, Target,
-    TargetLine, TargetStatus, TargetVersion, ThinPoolStatus, ThinPoolTable, ThinStatus, ThinTable,
-    Usage, Verb, WorkingPool,
+    BlockUsage, DeviceRef, DiscardPolicy, DriverVersion, Flags, Header, LinearTable, ListEntry,
+    NoSpacePolicy, Payload, PoolFeatures, PoolMode, Reply, ReplyData, Request, Selector, Status,
+    Target, TargetLine, TargetStatus, TargetVersion, ThinPoolStatus, ThinPoolTable, ThinStatus,
+    ThinTable, Verb, WorkingPool,
 };
+use devmapper_snapshotter::dm::{CodecError, PoolMessage};
 use devmapper_snapshotter::names::{DmName, DmUuid};
 use devmapper_snapshotter::units::{DeviceNumber, Sectors, ThinId};
 use proptest::prelude::*;
@@ -72,15 +72,14 @@ fn line() -> impl Strategy<Value = TargetLine> {
     })
 }
 
-/// A name or uuid as anybody may have made it: bytes without a NUL.
+/// A name or uuid as any program may have made it: bytes without a NUL.
 fn bytes(limit: usize) -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(1u8..=255, 0..limit)
 }
 
 fn entry() -> impl Strategy<Value = ListEntry> {
-    (device(), bytes(128), any::<u32>(), prop::option::of(bytes(129))).prop_map(
-        |(device, name, event_nr, uuid)| ListEntry { device, name, event_nr: Some(event_nr), uuid },
-    )
+    (device(), bytes(128), any::<u32>(), prop::option::of(bytes(129)))
+        .prop_map(|(device, name, event_nr, uuid)| ListEntry { device, name, event_nr, uuid })
 }
 
 fn target_version() -> impl Strategy<Value = TargetVersion> {
@@ -180,8 +179,8 @@ fn target() -> impl Strategy<Value = Target> {
     prop_oneof![pool, thin, linear, error, other]
 }
 
-fn usage() -> impl Strategy<Value = Usage> {
-    any::<(u64, u64)>().prop_map(|(used, total)| Usage { used, total })
+fn usage() -> impl Strategy<Value = BlockUsage> {
+    any::<(u64, u64)>().prop_map(|(used, total)| BlockUsage { used, total })
 }
 
 fn pool_status() -> impl Strategy<Value = ThinPoolStatus> {
@@ -234,16 +233,23 @@ fn message() -> impl Strategy<Value = PoolMessage> {
 // --- properties ---
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 128,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
-    fn what_the_kernel_lays_out_is_read_back((verb, reply) in answer(), room in 0usize..4096) {
-        let buffer = layout::reply(&reply, room);
+    fn what_the_kernel_lays_out_is_read_back((verb, reply) in answer(), space in 0usize..4096) {
+        let buffer = layout::reply(&reply, space);
         prop_assert_eq!(decode(verb, &buffer), Ok(reply));
     }
 
     #[test]
-    fn a_reply_that_is_cut_short_is_an_error((verb, reply) in answer(), cut in any::<prop::sample::Index>()) {
+    fn a_reply_that_is_cut_short_is_an_error(
+        (verb, reply) in answer(),
+        cut in any::<prop::sample::Index>(),
+    ) {
         let buffer = layout::reply(&reply, 0);
         let end = cut.index(buffer.len());
         // Without data nothing but the header counts.
@@ -283,15 +289,18 @@ proptest! {
         flags in any::<u32>(),
         event_nr in any::<u32>(),
         table in prop::collection::vec(line(), 0..6),
-        room in 0usize..2000,
+        space in 0usize..2000,
     ) {
-        let mut request = Request::new(Verb::Load).name(name.clone()).flags(Flags(flags)).event_nr(event_nr)
+        let mut request = Request::new(Verb::Load)
+            .name(name.clone())
+            .flags(Flags(flags))
+            .event_nr(event_nr)
             .payload(Payload::Table(table.clone()));
         if let Some(uuid) = uuid.clone() {
             request = request.create_uuid(uuid);
         }
-        let buffer = encode(&request, room).unwrap();
-        prop_assert!(buffer.len() >= layout::HEADER + room);
+        let buffer = encode(&request, space).unwrap();
+        prop_assert!(buffer.len() >= layout::HEADER + space);
         let read = Read(&buffer);
         prop_assert_eq!((read.u32(0), read.u32(12) as usize), (4, buffer.len()));
         prop_assert_eq!((read.u32(28), read.u32(32)), (flags, event_nr));
@@ -301,7 +310,11 @@ proptest! {
     }
 
     #[test]
-    fn a_message_is_what_the_kernel_reads(sector in any::<u64>(), text in text(300), device in device()) {
+    fn a_message_is_what_the_kernel_reads(
+        sector in any::<u64>(),
+        text in text(300),
+        device in device(),
+    ) {
         let payload = Payload::Message { sector: Sectors(sector), text: text.clone() };
         let request = Request::new(Verb::Message).device(Selector::Number(device)).payload(payload);
         let buffer = encode(&request, 0).unwrap();
@@ -335,7 +348,10 @@ proptest! {
     }
 
     #[test]
-    fn texts_that_are_nothing_do_not_panic(text in text(80), kind in "thin|thin-pool|linear|error") {
+    fn texts_that_are_nothing_do_not_panic(
+        text in text(80),
+        kind in "thin|thin-pool|linear|error",
+    ) {
         let line = TargetLine { start: Sectors(0), length: Sectors(1), kind, params: text.clone() };
         let _ = Target::from_line(&line);
         let _ = TargetStatus::from_line(&line);
@@ -356,7 +372,7 @@ fn two_devices() -> Vec<u8> {
     let entry = |minor| ListEntry {
         device: DeviceNumber { major: 253, minor },
         name: b"some".to_vec(),
-        event_nr: Some(1),
+        event_nr: 1,
         uuid: Some(b"uuid".to_vec()),
     };
     layout::reply(&Reply { header: named(), data: ReplyData::Devices(vec![entry(1), entry(2)]) }, 0)
@@ -475,7 +491,7 @@ fn what_does_not_fit_a_field_is_refused() {
 }
 
 #[test]
-fn lists_of_older_kernels_lack_event_numbers_and_uuids() {
+fn lists_of_older_kernels_lack_uuids() {
     let read = |minor| {
         let mut buffer = two_devices();
         buffer[4..8].copy_from_slice(&u32::to_ne_bytes(minor));
@@ -484,7 +500,6 @@ fn lists_of_older_kernels_lack_event_numbers_and_uuids() {
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(read(37), (None, false));
-    assert_eq!(read(38), (Some(1), false));
-    assert_eq!(read(45), (Some(1), true));
+    assert_eq!(read(38), (1, false));
+    assert_eq!(read(45), (1, true));
 }

@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use devmapper_snapshotter::dm::codec::{decode, decode_flags, decode_version};
-use devmapper_snapshotter::dm::message::PoolMessage;
+use devmapper_snapshotter::dm::PoolMessage;
 use devmapper_snapshotter::dm::{
     DriverVersion, Flags, Header, ListEntry, Reply, ReplyData, Target, TargetLine, TargetStatus,
     TargetVersion, Verb,
@@ -64,7 +64,7 @@ fn seeds() -> Vec<Vec<u8>> {
     let device = |minor| ListEntry {
         device: DeviceNumber { major: 253, minor },
         name: format!("device-{minor}").into_bytes(),
-        event_nr: Some(minor),
+        event_nr: minor,
         uuid: (minor % 2 == 0).then(|| b"DM-0123456789".to_vec()),
     };
     let version =

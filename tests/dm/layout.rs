@@ -73,7 +73,7 @@ fn devices(entries: &[ListEntry], data: &mut Vec<u8>) {
         data.extend_from_slice(&entry.name);
         data.push(0);
         align(data);
-        data.extend_from_slice(&entry.event_nr.unwrap_or(0).to_ne_bytes());
+        data.extend_from_slice(&entry.event_nr.to_ne_bytes());
         let has_uuid = if entry.uuid.is_some() { 1u32 } else { 2 };
         data.extend_from_slice(&has_uuid.to_ne_bytes());
         if let Some(uuid) = &entry.uuid {

@@ -1,11 +1,13 @@
 //! What only the modelled kernel has: power cuts, counted steps, injected faults.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use devmapper_snapshotter::dm::fake::{FakeKernel, IoError, Unflushed};
 use devmapper_snapshotter::dm::{
     ActivateOptions, CountingKernel, Dm, Errno, Error, Fault, FaultPlan, FaultyKernel,
-    NoSpacePolicy, PoolFeatures, PoolMode, Settings, Target, ThinPoolStatus, ThinPoolTable, Verb,
+    NoSpacePolicy, PoolFeatures, PoolMode, Removal, Settings, StatusOptions, Target,
+    ThinPoolStatus, ThinPoolTable, Verb,
 };
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors, ThinId};
@@ -80,7 +82,9 @@ fn a_power_cut_keeps_what_was_acknowledged() {
         let dm = dm(&after);
         assert_eq!(dm.list().unwrap(), [], "no device survives");
         let device = pool(&dm);
-        let ThinPoolStatus::Working(status) = dm.pool_status(&name("pool"), true).unwrap() else {
+        let ThinPoolStatus::Working(status) =
+            dm.pool_status(&name("pool"), StatusOptions::NO_FLUSH).unwrap()
+        else {
             panic!("the pool works")
         };
         assert_eq!(status.transaction_id, 5);
@@ -157,7 +161,7 @@ fn every_step_that_is_made_durable_can_be_the_last() {
             let device = pool(&dm);
             let ids = after.thin_ids(&name("pool")).unwrap();
             let ids: Vec<u32> = ids.iter().map(|id| id.get()).collect();
-            let status = dm.pool_status(&name("pool"), true).unwrap();
+            let status = dm.pool_status(&name("pool"), StatusOptions::NO_FLUSH).unwrap();
             let transaction = status.working().unwrap().transaction_id;
             let tag = if ids.contains(&2) {
                 after.open(&thin(&dm, device, 2)).unwrap().read_block(0, BLOCK).unwrap()
@@ -201,7 +205,10 @@ fn a_commit_that_fails_is_hidden_and_makes_the_pool_read_only() {
     open.flush().unwrap();
     kernel.set_plan(FaultPlan::at(0, Fault::ErrorBefore(Errno::EIO)));
     dm.create_thin(&pool, id(2)).unwrap();
-    let ThinPoolStatus::Working(status) = dm.pool_status(&pool, true).unwrap() else { panic!() };
+    let ThinPoolStatus::Working(status) = dm.pool_status(&pool, StatusOptions::NO_FLUSH).unwrap()
+    else {
+        panic!()
+    };
     assert_eq!((status.mode, status.needs_check), (PoolMode::ReadOnly, true));
     assert!(matches!(dm.create_thin(&pool, id(3)), Err(Error::PoolFailed { .. })));
     assert_eq!(kernel.thin_ids(&pool).unwrap(), [id(1)]);
@@ -217,7 +224,10 @@ fn metadata_that_runs_out_fails_the_pool() {
     pool(&dm);
     let failed = (0..2000).find_map(|number| dm.create_thin(&name("pool"), id(number)).err());
     assert!(matches!(failed, Some(Error::PoolFull { .. })), "{failed:?}");
-    assert_eq!(dm.pool_status(&name("pool"), true).unwrap(), ThinPoolStatus::Fail);
+    assert_eq!(
+        dm.pool_status(&name("pool"), StatusOptions::NO_FLUSH).unwrap(),
+        ThinPoolStatus::Fail
+    );
     assert!(matches!(dm.delete_thin(&name("pool"), id(0)), Err(Error::PoolFailed { .. })));
 }
 
@@ -291,4 +301,30 @@ fn bytes_are_written_where_they_belong() {
     assert_eq!(disk.write_at(b"xx", end - 1), Err(IoError::Errno(Errno::ENOSPC)));
     disk.write_at(b"x", end - 1).unwrap();
     assert!(kernel.open_number(DeviceNumber { major: 7, minor: 9 }).is_err());
+}
+
+#[test]
+fn a_removal_that_lingers_is_waited_for() {
+    let kernel = machine();
+    let dm = dm(&kernel);
+    let pool = pool(&dm);
+    dm.create_thin(pool, id(1)).unwrap();
+    let device = dm.info(&thin(&dm, pool, 1)).unwrap().unwrap();
+    kernel.linger(true);
+    let held = kernel.open(&device.name).unwrap();
+    assert_eq!(dm.remove_deferred(&device.name).unwrap(), Removal::Deferred);
+    drop(held);
+    assert_eq!(dm.info(&device.name).unwrap(), None);
+    assert!(dm.delete_thin(pool, id(1)).unwrap_err().is_busy(), "the kernel still holds it");
+    let waited = dm.wait_removed(&device, Duration::from_millis(5)).unwrap();
+    assert_eq!(waited, Removal::Deferred);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(20));
+            kernel.tick();
+        });
+        let waited = dm.wait_removed(&device, Duration::from_secs(30)).unwrap();
+        assert_eq!(waited, Removal::Done);
+    });
+    dm.delete_thin(pool, id(1)).unwrap();
 }

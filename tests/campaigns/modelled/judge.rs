@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use devmapper_snapshotter::dm::{ActivateOptions, Target};
+use devmapper_snapshotter::dm::{ActivateOptions, StatusOptions, Target};
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::snapshotter::Finding;
 use devmapper_snapshotter::store::{Kind, SnapshotRecord};
@@ -40,7 +40,7 @@ pub struct Empty {
 
 impl Empty {
     pub fn of(world: &World) -> Empty {
-        let status = world.dm().pool_status(&World::pool_name(), false).unwrap();
+        let status = world.dm().pool_status(&World::pool_name(), StatusOptions::default()).unwrap();
         Empty { thins: world.thins().len(), data_blocks: status.working().unwrap().data.used }
     }
 }

@@ -2,7 +2,7 @@
 //! later ones are not, wherever the daemon ends. Other events of the pool refuse nothing.
 
 use devmapper_snapshotter::dm::fake::Unflushed;
-use devmapper_snapshotter::dm::{Fault, FaultPlan, PoolMode, Target};
+use devmapper_snapshotter::dm::{Fault, FaultPlan, PoolMode, StatusOptions, Target};
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::snapshotter::Error;
 use devmapper_snapshotter::store::Kind;
@@ -28,7 +28,8 @@ fn no_room(world: &World) {
     let (dm, (id, name)) = (world.dm(), hog());
     let pool = dm.info(&World::pool_name()).unwrap().unwrap();
     dm.create_thin(&pool.name, id).unwrap();
-    let blocks = dm.pool_status(&pool.name, true).unwrap().working().unwrap().data.free();
+    let blocks =
+        dm.pool_status(&pool.name, StatusOptions::NO_FLUSH).unwrap().working().unwrap().data.free();
     let table = [Target::thin(pool.device, id, Sectors(BLOCK.0 * blocks))];
     dm.activate(&name, None, &table, Default::default()).unwrap();
     let device = world.machine.kernel.open(&name).unwrap();
@@ -46,7 +47,13 @@ fn room(world: &World) {
 }
 
 fn mode(world: &World) -> PoolMode {
-    world.dm().pool_status(&World::pool_name(), true).unwrap().working().unwrap().mode
+    world
+        .dm()
+        .pool_status(&World::pool_name(), StatusOptions::NO_FLUSH)
+        .unwrap()
+        .working()
+        .unwrap()
+        .mode
 }
 
 fn write(key: &str, block: u64) -> Op {

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use devmapper_snapshotter::dm::{
-    ActivateOptions, Change, Errno, Error, Removal, Selector, StatusOptions, SuspendOptions,
-    Target, Verb, MAX_MINOR,
+    ActivateOptions, Change, Errno, Error, LoadOptions, Removal, Selector, StatusOptions,
+    SuspendOptions, Target, Verb, MAX_MINOR,
 };
 use devmapper_snapshotter::names::{DmName, DmUuid};
 use devmapper_snapshotter::units::Sectors;
 
-use super::{activate, errno, open, sectors, World, MIB};
+use super::{activate, errno, open, pool, sectors, thin, thin_id, World, MIB};
 
 pub fn a_new_device_has_a_number_and_no_table(world: &mut dyn World) {
     let name = world.name("new");
@@ -22,7 +22,7 @@ pub fn a_new_device_has_a_number_and_no_table(world: &mut dyn World) {
     assert_eq!(world.dm().inactive_table(&name).unwrap(), []);
     assert_eq!(world.dm().status(&name, StatusOptions::default()).unwrap(), []);
     assert_eq!(world.dm().deps(&name).unwrap(), []);
-    let by_number = world.dm().info_of(Selector::Number(info.device)).unwrap();
+    let by_number = world.dm().info(info.device).unwrap();
     assert_eq!(by_number, Some(info));
 }
 
@@ -34,7 +34,7 @@ pub fn a_name_and_a_uuid_are_taken_once(world: &mut dyn World) {
         let error = world.dm().create(name, uuid).unwrap_err();
         assert!(matches!(error, Error::NameOrUuidInUse { verb: Verb::Create, .. }), "{error}");
     }
-    let found = world.dm().info_of(Selector::Uuid(uuid.clone())).unwrap().unwrap();
+    let found = world.dm().info(&uuid).unwrap().unwrap();
     assert_eq!((found.name, found.uuid), (first, Some(uuid)));
     assert_eq!(world.dm().info(&second).unwrap(), None);
 }
@@ -48,7 +48,7 @@ pub fn a_minor_number_that_is_asked_for_is_given_once(world: &mut dyn World) {
             (world.name(&format!("first-{minor}")), world.name(&format!("second-{minor}")));
         let info = world.dm().activate(&first, None, &table, asking(minor)).unwrap();
         assert_eq!(info.device.minor, minor);
-        let by_number = world.dm().info_of(Selector::Number(info.device)).unwrap();
+        let by_number = world.dm().info(info.device).unwrap();
         assert_eq!(by_number.map(|info| info.name), Some(first.clone()));
         assert!(open(world, &first).read(0, 4096).is_ok(), "it can be opened by its node");
 
@@ -84,12 +84,12 @@ pub fn every_verb_says_that_a_device_is_absent(world: &mut dyn World) {
     let dm = world.dm();
     let table = [Target::linear(disk, Sectors::ZERO, Sectors(8))];
     let answers = [
-        dm.load(&absent, &table).map(drop),
+        dm.load(&absent, &table, LoadOptions::default()).map(drop),
         dm.suspend(&absent, SuspendOptions::default()).map(drop),
         dm.resume(&absent).map(drop),
         dm.clear(&absent).map(drop),
         dm.rename(&absent, &world.name("other")),
-        dm.set_uuid(&absent, &DmUuid::new("some-uuid-of-nobody").unwrap()),
+        dm.set_uuid(&absent, &DmUuid::new("some-unused-uuid").unwrap()),
         dm.remove(&absent),
         dm.remove_deferred(&absent).map(drop),
         dm.cancel_deferred_remove(&absent),
@@ -166,7 +166,7 @@ pub fn the_list_has_every_device(world: &mut dyn World) {
     let list = world.dm().list().unwrap();
     for (name, device) in &made {
         let found = list.iter().find(|listed| listed.name == *name).expect("in the list");
-        assert_eq!((found.device, found.event_nr), (*device, Some(0)));
+        assert_eq!((found.device, found.event_nr), (*device, 0));
     }
     assert!(list.windows(2).all(|pair| pair[0].name < pair[1].name), "sorted by name");
     for (name, _) in &made {
@@ -222,6 +222,73 @@ pub fn a_deferred_removal_waits_for_the_last_close(world: &mut dyn World) {
     assert!(gone, "it goes with the last close");
 }
 
+pub fn a_deferred_removal_can_be_waited_for(world: &mut dyn World) {
+    let disk = world.disk(MIB);
+    let pool = pool(world, 16 * MIB);
+    let limit = Duration::from_secs(10);
+    // The name goes first, and for some milliseconds the thin is still in use.
+    for _ in 0..10 {
+        let name = thin(world, &pool, 1, MIB);
+        let dm = world.dm();
+        let info = dm.info(&name).unwrap().unwrap();
+        let held = open(world, &name);
+        assert_eq!(dm.remove_deferred(&name).unwrap(), Removal::Deferred);
+        let waited = dm.wait_removed(&info, Duration::from_millis(20)).unwrap();
+        assert_eq!(waited, Removal::Deferred, "it is open");
+        drop(held);
+        assert_eq!(dm.wait_removed(&info, limit).unwrap(), Removal::Done);
+        assert_eq!(dm.info(&name).unwrap(), None);
+        assert!(!dm.node(&name).exists());
+        dm.delete_thin(pool.device, thin_id(1)).unwrap();
+    }
+    // The same for a device below.
+    let below = activate(world, "below", Target::linear(disk, Sectors::ZERO, Sectors(64)));
+    let above = activate(world, "above", Target::linear(below.device, Sectors(8), Sectors(8)));
+    let held = open(world, &above.name);
+    let dm = world.dm();
+    assert_eq!(dm.remove_deferred(above.device).unwrap(), Removal::Deferred);
+    drop(held);
+    assert_eq!(dm.wait_removed(&above, limit).unwrap(), Removal::Done);
+    dm.remove(&below.name).unwrap();
+    // Nothing is left to wait for.
+    assert_eq!(dm.wait_removed(&below, Duration::ZERO).unwrap(), Removal::Done);
+}
+
+pub fn a_device_is_found_by_name_uuid_or_number(world: &mut dyn World) {
+    let disk = world.disk(MIB);
+    let name = world.name("device");
+    let uuid = DmUuid::new(format!("uuid-of-{name}")).unwrap();
+    let table = |offset| [Target::linear(disk, Sectors(offset), Sectors(8))];
+    let dm = world.dm();
+    for by in ["name", "uuid", "number"] {
+        let info = dm.activate(&name, Some(&uuid), &table(0), ActivateOptions::default()).unwrap();
+        let device = match by {
+            "name" => Selector::from(&name),
+            "uuid" => Selector::from(&uuid),
+            _ => Selector::from(info.device),
+        };
+        assert_eq!(dm.info(&device).unwrap().as_ref(), Some(&info), "by {by}");
+        let held = open(world, &name);
+        assert_eq!(dm.remove_deferred(&device).unwrap(), Removal::Deferred);
+        dm.cancel_deferred_remove(&device).unwrap();
+        drop(held);
+        assert!(dm.suspend(&device, SuspendOptions::default()).unwrap().suspended);
+        dm.load(&device, &table(8), LoadOptions::default()).unwrap();
+        dm.clear(&device).unwrap();
+        dm.load(&device, &table(8), LoadOptions { read_only: true }).unwrap();
+        assert_eq!(dm.inactive_table(&device).unwrap(), table(8));
+        assert!(dm.resume(&device).unwrap().read_only);
+        assert_eq!(dm.table(&device).unwrap(), table(8));
+        assert!(dm.reload(&device, &table(16)).unwrap().read_only, "it stays read-only");
+        assert_eq!(dm.status(&device, StatusOptions::default()).unwrap().len(), 1);
+        assert_eq!(dm.deps(&device).unwrap(), [disk]);
+        dm.remove(&device).unwrap();
+        assert!(!dm.node(&name).exists(), "by {by}: the node goes too");
+        assert!(dm.remove(&device).unwrap_err().is_no_such_device());
+        assert_eq!(dm.info(&device).unwrap(), None);
+    }
+}
+
 pub fn a_device_below_another_is_in_use(world: &mut dyn World) {
     let disk = world.disk(MIB);
     let below = activate(world, "below", Target::linear(disk, Sectors::ZERO, Sectors(64)));
@@ -274,19 +341,28 @@ pub fn what_is_an_event(world: &mut dyn World) {
     };
     let number = Some;
     assert_eq!(step(&|| drop(dm.create(&name, None).unwrap())), (true, number(0)));
-    assert_eq!(step(&|| drop(dm.load(&name, &table(0)).unwrap())), (false, number(0)));
+    assert_eq!(
+        step(&|| drop(dm.load(&name, &table(0), LoadOptions::default()).unwrap())),
+        (false, number(0))
+    );
     assert_eq!(step(&|| drop(dm.resume(&name).unwrap())), (true, number(0)));
     let options = SuspendOptions::default();
     assert_eq!(step(&|| drop(dm.suspend(&name, options).unwrap())), (false, number(0)));
     assert_eq!(step(&|| drop(dm.resume(&name).unwrap())), (false, number(0)));
-    assert_eq!(step(&|| drop(dm.load(&name, &table(8)).unwrap())), (false, number(0)));
+    assert_eq!(
+        step(&|| drop(dm.load(&name, &table(8), LoadOptions::default()).unwrap())),
+        (false, number(0))
+    );
     assert_eq!(step(&|| drop(dm.clear(&name).unwrap())), (false, number(0)));
-    assert_eq!(step(&|| drop(dm.load(&name, &table(8)).unwrap())), (false, number(0)));
+    assert_eq!(
+        step(&|| drop(dm.load(&name, &table(8), LoadOptions::default()).unwrap())),
+        (false, number(0))
+    );
     assert_eq!(step(&|| drop(dm.resume(&name).unwrap())), (true, number(0)), "a new table");
     assert_eq!(step(&|| dm.rename(&name, &renamed).unwrap()), (true, number(1)));
     assert_eq!(step(&|| dm.set_uuid(&renamed, &uuid).unwrap()), (true, number(2)));
     let listed = dm.list().unwrap().into_iter().find(|d| d.name == renamed).unwrap();
-    assert_eq!(listed.event_nr, Some(2));
+    assert_eq!(listed.event_nr, 2);
     assert_eq!(step(&|| dm.remove(&renamed).unwrap()), (true, None));
     assert_eq!(step(&|| drop(dm.create(&name, None).unwrap())), (true, number(0)));
     assert_eq!(step(&|| dm.remove(&name).unwrap()), (true, None), "one without a table");
@@ -301,7 +377,10 @@ pub fn an_armed_listener_hears_of_events(world: &mut dyn World) {
     // Nothing of ours happens; what others do may be heard.
     let _ = events.wait(Duration::from_millis(1)).unwrap();
     events.arm().unwrap();
-    world.dm().load(&name, &[Target::linear(disk, Sectors(8), Sectors(8))]).unwrap();
+    world
+        .dm()
+        .load(&name, &[Target::linear(disk, Sectors(8), Sectors(8))], LoadOptions::default())
+        .unwrap();
     world.dm().resume(&name).unwrap();
     assert!(events.wait(Duration::from_secs(10)).unwrap(), "it came before the wait");
     assert!(events.wait(Duration::from_secs(10)).unwrap(), "and is heard until armed again");
@@ -309,7 +388,10 @@ pub fn an_armed_listener_hears_of_events(world: &mut dyn World) {
         events.arm().unwrap();
         let waiting = scope.spawn(|| events.wait(Duration::from_secs(30)).unwrap());
         std::thread::sleep(Duration::from_millis(20));
-        world.dm().load(&name, &[Target::linear(disk, Sectors(16), Sectors(8))]).unwrap();
+        world
+            .dm()
+            .load(&name, &[Target::linear(disk, Sectors(16), Sectors(8))], LoadOptions::default())
+            .unwrap();
         world.dm().resume(&name).unwrap();
         assert!(waiting.join().unwrap(), "it came during the wait");
     });
@@ -330,7 +412,7 @@ pub fn a_watch_tells_what_changed(world: &mut dyn World) {
     dm.rename(&info.name, &renamed).unwrap();
     dm.rename(&renamed, &info.name).unwrap();
     let [Change::Event(listed)] = &next()[..] else { panic!("it has had events") };
-    assert_eq!((&listed.name, listed.event_nr), (&info.name, Some(2)));
+    assert_eq!((&listed.name, listed.event_nr), (&info.name, 2));
     dm.remove(&info.name).unwrap();
     let [Change::Disappeared(listed)] = &next()[..] else { panic!("one device went") };
     assert_eq!(listed.name, info.name);

@@ -11,8 +11,8 @@ mod pools;
 mod tables;
 
 use devmapper_snapshotter::dm::{
-    ActivateOptions, DeviceInfo, Dm, NoSpacePolicy, PoolFeatures, Target, ThinPoolStatus,
-    ThinPoolTable, WorkingPool,
+    ActivateOptions, DeviceInfo, Dm, NoSpacePolicy, PoolFeatures, StatusOptions, Target,
+    ThinPoolStatus, ThinPoolTable, WorkingPool,
 };
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors, ThinId};
@@ -69,6 +69,8 @@ macro_rules! for_every_case {
             the_list_has_every_device,
             an_open_device_is_not_removed,
             a_deferred_removal_waits_for_the_last_close,
+            a_deferred_removal_can_be_waited_for,
+            a_device_is_found_by_name_uuid_or_number,
             a_device_below_another_is_in_use,
             suspend_and_resume_are_idempotent,
             a_device_without_a_table_cannot_be_resumed,
@@ -172,7 +174,7 @@ pub fn thin(world: &dyn World, pool: &DeviceInfo, id: u32, bytes: u64) -> DmName
 }
 
 pub fn working(world: &dyn World, pool: &DeviceInfo) -> WorkingPool {
-    match world.dm().pool_status(&pool.name, false).expect("a status") {
+    match world.dm().pool_status(&pool.name, StatusOptions::default()).expect("a status") {
         ThinPoolStatus::Working(status) => status,
         other => panic!("the pool says {other}"),
     }

@@ -1,8 +1,8 @@
 //! Cases about thin pools and the messages they take.
 
 use devmapper_snapshotter::dm::{
-    ActivateOptions, Errno, Error, PoolMode, SuspendOptions, Target, ThinPoolStatus, ThinStatus,
-    Usage, Verb,
+    ActivateOptions, BlockUsage, Errno, Error, LoadOptions, PoolMode, StatusOptions,
+    SuspendOptions, Target, ThinPoolStatus, ThinStatus, Verb,
 };
 use devmapper_snapshotter::units::Sectors;
 
@@ -39,13 +39,16 @@ pub fn a_new_pool_is_empty(world: &mut dyn World) {
     assert_eq!(deps, below);
     let status = working(world, &info);
     assert_eq!(status.transaction_id, 0);
-    assert_eq!(status.data, Usage { used: 0, total: 16 * MIB / BLOCK });
+    assert_eq!(status.data, BlockUsage { used: 0, total: 16 * MIB / BLOCK });
     assert_eq!(status.metadata.total, 4 * MIB / 4096);
     assert!(status.metadata.used > 0 && status.metadata.used < 512, "{}", status.metadata);
     assert_eq!((status.held_metadata_root, status.mode), (None, PoolMode::ReadWrite));
     assert!(!status.needs_check);
     assert_eq!(status.no_space, table.features.no_space);
-    assert_eq!(world.dm().pool_status(&info.name, true).unwrap(), ThinPoolStatus::Working(status));
+    assert_eq!(
+        world.dm().pool_status(&info.name, StatusOptions::NO_FLUSH).unwrap(),
+        ThinPoolStatus::Working(status)
+    );
     let not_thin = world.dm().thin_status(&info.name).unwrap_err();
     assert!(matches!(not_thin, Error::WrongKind { wanted: "thin", .. }), "{not_thin:?}");
 }
@@ -147,7 +150,7 @@ pub fn a_thin_with_a_device_is_not_deleted(world: &mut dyn World) {
     // Loaded is enough.
     world.dm().create(&name, None).unwrap();
     let table = [Target::thin(pool.device, thin_id(1), sectors(MIB))];
-    world.dm().load(&name, &table).unwrap();
+    world.dm().load(&name, &table, LoadOptions::default()).unwrap();
     assert_eq!(world.dm().delete_thin(&pool.name, thin_id(1)), Err(in_use));
     world.dm().clear(&name).unwrap();
     world.dm().delete_thin(&pool.name, thin_id(1)).unwrap();
@@ -266,13 +269,13 @@ pub fn a_pool_grows_and_does_not_shrink(world: &mut dyn World) {
 
     table.length = sectors(4 * MIB);
     let dm = world.dm();
-    dm.load(&info.name, &[Target::ThinPool(table.clone())]).unwrap();
+    dm.load(&info.name, &[Target::ThinPool(table.clone())], LoadOptions::default()).unwrap();
     let error = dm.resume(&info.name).unwrap_err();
     assert_eq!(error.errno(), Some(Errno::EINVAL), "{error:?}");
     let now = dm.info(&info.name).unwrap().unwrap();
     assert!(now.suspended && now.live_table, "only a right table helps: {now:?}");
     table.length = sectors(8 * MIB);
-    dm.load(&info.name, &[Target::ThinPool(table)]).unwrap();
+    dm.load(&info.name, &[Target::ThinPool(table)], LoadOptions::default()).unwrap();
     assert!(!dm.resume(&info.name).unwrap().suspended);
 }
 
@@ -288,7 +291,7 @@ pub fn a_pool_whose_commit_fails_hides_it_and_has_failed(world: &mut dyn World) 
 
     let name = pool.name.to_string();
     world.dm().create_thin(&pool.name, thin_id(2)).expect("its failure is hidden");
-    let status = world.dm().pool_status(&pool.name, true).unwrap();
+    let status = world.dm().pool_status(&pool.name, StatusOptions::NO_FLUSH).unwrap();
     assert_eq!(status, ThinPoolStatus::Fail);
     let failed = Err(Error::PoolFailed { pool: name });
     assert_eq!(world.dm().create_thin(&pool.name, thin_id(3)), failed);

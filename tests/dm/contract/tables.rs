@@ -1,8 +1,8 @@
 //! Cases about tables: loading, refusing, replacing.
 
 use devmapper_snapshotter::dm::{
-    ActivateOptions, DeviceRef, Errno, Error, LinearTable, Payload, Request, StatusOptions,
-    SuspendOptions, Target, TargetLine, Verb,
+    ActivateOptions, DeviceRef, Errno, Error, LinearTable, LoadOptions, Payload, Request,
+    StatusOptions, SuspendOptions, Target, TargetLine, Verb,
 };
 use devmapper_snapshotter::units::{DeviceNumber, Sectors};
 
@@ -19,7 +19,7 @@ pub fn a_loaded_table_takes_effect_at_resume(world: &mut dyn World) {
         Target::linear(disk, Sectors(64), Sectors(128)),
     );
     world.dm().create(&name, None).unwrap();
-    let info = world.dm().load(&name, std::slice::from_ref(&old)).unwrap();
+    let info = world.dm().load(&name, std::slice::from_ref(&old), LoadOptions::default()).unwrap();
     assert!(info.inactive_table && !info.live_table);
     assert_eq!(world.dm().table(&name).unwrap(), []);
     assert_eq!(world.dm().inactive_table(&name).unwrap(), std::slice::from_ref(&old));
@@ -27,8 +27,11 @@ pub fn a_loaded_table_takes_effect_at_resume(world: &mut dyn World) {
     assert!(info.live_table && !info.inactive_table && !info.suspended);
     assert_eq!(info.target_count, 1);
 
-    world.dm().load(&name, &[Target::linear(disk, Sectors(8), Sectors(8))]).unwrap();
-    let info = world.dm().load(&name, std::slice::from_ref(&new)).unwrap();
+    world
+        .dm()
+        .load(&name, &[Target::linear(disk, Sectors(8), Sectors(8))], LoadOptions::default())
+        .unwrap();
+    let info = world.dm().load(&name, std::slice::from_ref(&new), LoadOptions::default()).unwrap();
     assert!(info.inactive_table && info.live_table && !info.suspended);
     assert_eq!(world.dm().table(&name).unwrap(), [old]);
     // A running device takes its new table in one resume.
@@ -43,7 +46,12 @@ pub fn a_loaded_table_can_be_cleared(world: &mut dyn World) {
     let info = activate(world, "device", table.clone());
     let below = activate(world, "below", table.clone());
     let dm = world.dm();
-    dm.load(&info.name, &[Target::linear(below.device, Sectors(8), Sectors(8))]).unwrap();
+    dm.load(
+        &info.name,
+        &[Target::linear(below.device, Sectors(8), Sectors(8))],
+        LoadOptions::default(),
+    )
+    .unwrap();
     assert!(dm.remove(&below.name).unwrap_err().is_busy(), "a loaded table counts");
     assert!(!dm.clear(&info.name).unwrap().inactive_table);
     dm.remove(&below.name).unwrap();
@@ -164,7 +172,7 @@ pub fn a_device_below_that_is_absent_is_told_apart(world: &mut dyn World) {
     }
     world.dm().create(&name, None).unwrap();
     let table = [Target::linear(NOWHERE, Sectors::ZERO, Sectors(8))];
-    let error = world.dm().load(&name, &table).unwrap_err();
+    let error = world.dm().load(&name, &table, LoadOptions::default()).unwrap_err();
     assert!(matches!(error, Error::BackingDeviceMissing { .. }), "{error:?}");
 }
 

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use crate::lab::{thin_id, Bench, MIB};
 use devmapper_snapshotter::dm::{
-    ActivateOptions, DeviceInfo, LinearTable, StatusOptions, SuspendOptions, Target, TargetStatus,
-    ThinTable,
+    ActivateOptions, DeviceInfo, LinearTable, LoadOptions, StatusOptions, SuspendOptions, Target,
+    TargetStatus, ThinTable,
 };
 use devmapper_snapshotter::names::{DmName, DmUuid};
 use devmapper_snapshotter::units::Sectors;
@@ -92,7 +92,10 @@ impl Zoo {
         bench.dm.create(&bare, None).unwrap();
         names.push(bare);
         bench.dm.suspend(&bench.name("suspended"), SuspendOptions::default()).unwrap();
-        bench.dm.load(&bench.name("reloaded"), &[piece(0, 4096, 0)]).unwrap();
+        bench
+            .dm
+            .load(&bench.name("reloaded"), &[piece(0, 4096, 0)], LoadOptions::default())
+            .unwrap();
         let renamed = bench.name("renamed");
         bench.dm.rename(&bench.name("mixed"), &renamed).unwrap();
         names[4] = renamed;
@@ -216,7 +219,7 @@ fn lists_and_versions_are_what_dmsetup_prints() {
         let info = dm.info(name).unwrap().unwrap();
         assert_eq!(
             (listed.device, listed.event_nr, &listed.uuid),
-            (info.device, Some(info.event_nr), &info.uuid)
+            (info.device, info.event_nr, &info.uuid)
         );
     }
 

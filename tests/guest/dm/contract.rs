@@ -97,7 +97,8 @@ macro_rules! on_the_running_kernel {
         $(
             #[test]
             fn $case() {
-                let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let _alone =
+                    ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 let mut bench = Bench::new(&format!("{:x}", crc(stringify!($case))));
                 dm_contract::$case(&mut bench);
             }

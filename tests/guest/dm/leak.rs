@@ -6,7 +6,9 @@
 use std::time::{Duration, Instant};
 
 use crate::lab::{thin_id, Bench, BLOCK, MIB};
-use devmapper_snapshotter::dm::{ActivateOptions, LinearTable, Target, ThinPoolTable, ThinStatus};
+use devmapper_snapshotter::dm::{
+    ActivateOptions, LinearTable, StatusOptions, Target, ThinPoolTable, ThinStatus,
+};
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::Sectors;
 use kit::run;
@@ -123,7 +125,7 @@ fn put_below(bench: &Bench, table: &mut ThinPoolTable, targets: &[Target]) {
 }
 
 fn used(bench: &Bench, pool: &DmName) -> u64 {
-    bench.dm.pool_status(pool, true).unwrap().working().unwrap().data.used
+    bench.dm.pool_status(pool, StatusOptions::NO_FLUSH).unwrap().working().unwrap().data.used
 }
 
 /// Assembles the pool again: deleting its thins leaves one block taken. thin_check 0.9 finds

@@ -2,7 +2,8 @@
 
 use crate::lab::{thin_id, Bench, MIB};
 use devmapper_snapshotter::dm::{
-    ActivateOptions, Error, Removal, SuspendOptions, Target, ThinPoolStatus, ThinStatus, Verb,
+    ActivateOptions, Error, Removal, StatusOptions, SuspendOptions, Target, ThinPoolStatus,
+    ThinStatus, Verb,
 };
 use devmapper_snapshotter::names::DmUuid;
 use devmapper_snapshotter::units::Sectors;
@@ -30,18 +31,22 @@ fn a_thin_lives_and_dies() {
 
     let mapped = bench.dm.thin_status(&thin).unwrap();
     assert_eq!(mapped, ThinStatus::Working { mapped: Sectors(128), highest: Some(Sectors(127)) });
-    let ThinPoolStatus::Working(status) = bench.dm.pool_status(&pool, false).unwrap() else {
+    let ThinPoolStatus::Working(status) =
+        bench.dm.pool_status(&pool, StatusOptions::default()).unwrap()
+    else {
         panic!("the pool works")
     };
     assert_eq!(status.data.used, 2, "one block each since the write");
     assert_eq!(status.data.total, 64 * MIB / 65536);
 
     bench.dm.remove(&snap).unwrap();
-    assert!(!bench.dm.node(&snap).exists(), "removal takes the node away");
+    assert!(!bench.dm.node(&snap).exists(), "removal removes the node");
     bench.dm.delete_thin(&pool, thin_id(2)).unwrap();
     bench.dm.remove(&thin).unwrap();
     bench.dm.delete_thin(&pool, thin_id(1)).unwrap();
-    let ThinPoolStatus::Working(status) = bench.dm.pool_status(&pool, false).unwrap() else {
+    let ThinPoolStatus::Working(status) =
+        bench.dm.pool_status(&pool, StatusOptions::default()).unwrap()
+    else {
         panic!("the pool works")
     };
     assert_eq!(status.data.used, 0);

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::lab::{Bench, MIB};
 use devmapper_snapshotter::dm::{
-    udev, ActivateOptions, Cookie, Dm, Error, NodePolicy, Request, Settings, Target, UdevFlags,
-    UdevPolicy, Verb,
+    udev, ActivateOptions, Cookie, Dm, Error, LoadOptions, NodePolicy, Request, Settings, Target,
+    UdevFlags, UdevPolicy, Verb,
 };
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors};
@@ -108,7 +108,7 @@ fn devices_come_and_go_with_udev_and_without() {
     assert_eq!(semaphores(), before, "no semaphore is left");
 }
 
-/// Nobody waits, and nodes are made all the same.
+/// Nothing waits, and nodes are made all the same.
 fn without_udevd(bench: &Bench, disk: DeviceNumber) {
     let dm = Dm::new(bench.dm.kernel().clone(), wait(UdevFlags::NONE, LIMIT));
     let name = bench.name("alone");
@@ -121,7 +121,7 @@ fn without_udevd(bench: &Bench, disk: DeviceNumber) {
     assert!(!node.exists() && dm.node(&renamed).exists());
     dm.remove(&renamed).unwrap();
     assert!(!dm.node(&renamed).exists());
-    assert!(started.elapsed() < LIMIT / 4, "nobody was waited for");
+    assert!(started.elapsed() < LIMIT / 4, "udev was not waited for");
 
     // Left to others, there is no node at all.
     let leave = Dm::new(
@@ -179,7 +179,12 @@ fn a_cookie_for_several_requests(bench: &Bench, disk: DeviceNumber) {
     let names = [bench.name("one"), bench.name("two")];
     for name in &names {
         dm.create(name, None).unwrap();
-        dm.load(name, &[Target::linear(disk, Sectors::ZERO, Sectors(2048))]).unwrap();
+        dm.load(
+            name,
+            &[Target::linear(disk, Sectors::ZERO, Sectors(2048))],
+            LoadOptions::default(),
+        )
+        .unwrap();
         std::fs::remove_file(dm.node(name)).unwrap();
         cookie.expect().unwrap();
         let resume =

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use crate::lab::{refused, Daemon};
 use containerd_snapshots::api::types::Mount;
 use containerd_snapshots::tonic::Code;
-use devmapper_snapshotter::dm::{Dm, PoolMode, RealKernel, Settings, Target, WorkingPool};
+use devmapper_snapshotter::dm::{
+    Dm, PoolMode, RealKernel, Settings, StatusOptions, Target, WorkingPool,
+};
 use devmapper_snapshotter::names::DmName;
 use devmapper_snapshotter::units::{Sectors, ThinId};
 use kit::{dmsetup, run, try_dmsetup, wait_until, with_mounted, LoopDevice};
@@ -33,7 +35,7 @@ fn events(pool: &str) -> u32 {
 }
 
 fn status(pool: &str) -> WorkingPool {
-    *dm().pool_status(&pool_name(pool), true).unwrap().working().unwrap()
+    *dm().pool_status(&pool_name(pool), StatusOptions::NO_FLUSH).unwrap().working().unwrap()
 }
 
 /// Writes as an unpacker does: into the page cache, and never asking what became of it.
