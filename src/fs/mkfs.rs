@@ -279,8 +279,8 @@ impl Formatter for Mkfs {
         match fs_type {
             FsType::Ext4 => self.replay_ext4(device)?,
             FsType::Xfs => {
-                let instead = "unmount it where it is mounted (in the virtual machine) before the \
-                               commit";
+                let instead = "where it is mounted (in the virtual machine), unmount it before it \
+                               is committed";
                 self.may_mount(device, fs_type, Writer::Anybody, "replay its log", instead)?;
                 mounted(device, fs_type, |_| Ok(()))?;
             }
