@@ -77,9 +77,9 @@ fn findings(store: &Store, pool: Option<&Pool>) -> Result<usize, AnyError> {
              the disk cannot fill them. They do no harm; thin_repair, run on the metadata of the \
              stopped pool, frees them"
         ),
-        Err(error) => println!(
-            "note: blocks that are in use and no thin maps were not looked for: {error}"
-        ),
+        Err(error) => {
+            println!("note: blocks that are in use and no thin maps were not looked for: {error}")
+        }
     }
     let pool = pool.device_name();
     match &thins {
