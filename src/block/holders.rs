@@ -4,10 +4,10 @@
 //! The result is for messages only. It is not atomic, and it shows only what the caller may read in
 //! /proc.
 //!
-//! Invariant: this file reads no file system except /proc. The links in `/proc/PID/fd` are read (the
-//! kernel prints a name from memory) and never followed: a stat through a link into the mount of a
-//! dead FUSE or NFS server would block until that server answers. So an open file is known only by
-//! its name, and a device that was opened through a node with an unusual name is not found.
+//! Invariant: this file reads no file system except /proc. The links in `/proc/PID/fd` are read
+//! (the kernel prints a name from memory) and never followed: a stat through a link into the mount
+//! of a dead FUSE or NFS server would block until that server answers. So an open file is known
+//! only by its name, and a device that was opened through a node with an unusual name is not found.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,9 +1,9 @@
 //! Mounts a device for a short time in a mount namespace that no other process is in.
 //!
-//! A dedicated thread enters its own mount namespace, mounts, works, unmounts and ends. The mount is
-//! not visible in any other namespace, so no container or shell can start in it and keep the device
-//! busy. If the process is killed, the kernel drops the namespace with the thread, and the mount
-//! with the namespace.
+//! A dedicated thread enters its own mount namespace, mounts, works, unmounts and ends. The mount
+//! is not visible in any other namespace, so no container or shell can start in it and keep the
+//! device busy. If the process is killed, the kernel drops the namespace with the thread, and the
+//! mount with the namespace.
 //!
 //! Invariant: no code outside the thread depends on the mount.
 
@@ -18,8 +18,8 @@ use nix::unistd::syncfs;
 
 use super::error::BlockError;
 
-/// Candidates for the mount point in the private namespace; the first one that exists is used. Other
-/// namespaces are not affected.
+/// Candidates for the mount point in the private namespace; the first one that exists is used.
+/// Other namespaces are not affected.
 const MOUNT_POINTS: [&str; 4] = ["/mnt", "/run", "/tmp", "/proc"];
 
 /// A mount for [`with_private_mount`].
@@ -128,8 +128,8 @@ impl Drop for Mounted<'_> {
 }
 
 /// Gives the calling thread its own mount namespace. The mounts are slaves and not private: a mount
-/// made here is not visible elsewhere, and an unmount elsewhere also takes effect here, so that this
-/// thread does not keep the device of another mount busy.
+/// made here is not visible elsewhere, and an unmount elsewhere also takes effect here, so that
+/// this thread does not keep the device of another mount busy.
 fn enter_namespace() -> io::Result<()> {
     unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)?;
     let flags = MsFlags::MS_SLAVE | MsFlags::MS_REC;

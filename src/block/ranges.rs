@@ -17,8 +17,8 @@ use super::sparse::host_space;
 /// ranges read as zeros afterwards. The length of the file does not change.
 ///
 /// # Errors
-/// [`BlockError::Open`]; [`BlockError::Step`], with `EOPNOTSUPP` if the file system does not support
-/// it.
+/// [`BlockError::Open`]; [`BlockError::Step`], with `EOPNOTSUPP` if the file system does not
+/// support it.
 pub fn punch(path: &Path, ranges: &[Range<u64>]) -> Result<(), BlockError> {
     let file = open(path)?;
     let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;

@@ -22,8 +22,8 @@ use super::ioctl;
 /// must exist.
 ///
 /// # Errors
-/// [`BlockError::Open`]; [`BlockError::SetLength`], with `EFBIG` if the file system does not support
-/// files of that size; [`BlockError::Step`] for the syncs.
+/// [`BlockError::Open`]; [`BlockError::SetLength`], with `EFBIG` if the file system does not
+/// support files of that size; [`BlockError::Step`] for the syncs.
 pub fn create_sparse(path: &Path, bytes: u64) -> Result<u64, BlockError> {
     let (file, metadata) = open_or_create(path)?;
     if metadata.len() < bytes {
@@ -54,8 +54,8 @@ fn open_or_create(path: &Path) -> Result<(File, Metadata), BlockError> {
     open().map_err(|source| BlockError::open(path, source))
 }
 
-/// Allocates the blocks of the first `bytes` bytes of a file, so that a later write to them does not
-/// fail on a full disk. It writes nothing and does not make the file longer (fallocate(2),
+/// Allocates the blocks of the first `bytes` bytes of a file, so that a later write to them does
+/// not fail on a full disk. It writes nothing and does not make the file longer (fallocate(2),
 /// `FALLOC_FL_KEEP_SIZE`). If the file system does not support this (`EOPNOTSUPP`), nothing is
 /// allocated and a warning is logged.
 ///
@@ -91,9 +91,9 @@ pub fn set_aside(path: &Path, bytes: u64) -> Result<(), BlockError> {
 /// overwritten in place. The file and its blocks are durable on return.
 ///
 /// # Errors
-/// [`BlockError::Open`]; [`BlockError::Allocate`], with ENOSPC if there is not enough free space and
-/// EFBIG if the file system does not support files of that size. Then the file may be longer than
-/// before; all that was added to it is allocated.
+/// [`BlockError::Open`]; [`BlockError::Allocate`], with ENOSPC if there is not enough free space
+/// and EFBIG if the file system does not support files of that size. Then the file may be longer
+/// than before; all that was added to it is allocated.
 pub fn allocate(path: &Path, from: u64, bytes: u64) -> Result<(), BlockError> {
     let error = |source: io::Error| BlockError::Allocate { path: path.to_owned(), bytes, source };
     let is_new = !path.exists();

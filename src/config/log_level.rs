@@ -14,7 +14,7 @@ const OWN: &str = "devmapper_snapshotter";
 const LIBRARIES: [&str; 4] = ["h2", "hyper", "tonic", "tower"];
 
 /// Modules of this crate that log. A test compares the list with the sources.
-const MODULES: [&str; 34] = [
+const MODULES: [&str; 35] = [
     "block::loops",
     "block::sparse",
     "dm::verbs::client",
@@ -22,6 +22,7 @@ const MODULES: [&str; 34] = [
     "dm::verbs::queries",
     "fs::mkfs",
     "fs::tools",
+    "grpc::calls",
     "grpc::service",
     "metrics::figures",
     "metrics::http",
@@ -30,7 +31,7 @@ const MODULES: [&str; 34] = [
     "pool",
     "pool::active",
     "pool::claim",
-    "pool::features",
+    "pool::feature_watch",
     "pool::ground",
     "pool::growth",
     "pool::identity",

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-/// An absolute path in UTF-8 without control characters, because paths appear in messages and lists.
+/// An absolute path in UTF-8 without control characters, because paths appear in messages and
+/// lists.
 pub fn absolute(path: PathBuf) -> Result<PathBuf, String> {
     let Some(text) = path.to_str() else { return Err(format!("{path:?} is not UTF-8 text")) };
     if let Some(control) = text.chars().find(|c| c.is_control()) {

@@ -24,8 +24,8 @@ const DATA_MIN: u64 = 64 << 20;
 const IMAGE_MIN: u64 = 64 << 20;
 
 impl Config {
-    /// Reads the file at `path`, or the default file if it exists when `path` is `None`, and applies
-    /// `overrides`.
+    /// Reads the file at `path`, or the default file if it exists when `path` is `None`, and
+    /// applies `overrides`.
     ///
     /// # Errors
     /// [`ConfigError`], which names the file.

@@ -13,8 +13,8 @@ pub(super) enum Trouble {
     NotText,
 }
 
-/// The value of the quoted text, and its length in bytes with the closing quote. `text` starts after
-/// the opening quote.
+/// The value of the quoted text, and its length in bytes with the closing quote. `text` starts
+/// after the opening quote.
 pub(super) fn unquote(text: &str, quote: char) -> Result<(String, usize), Trouble> {
     let mut value = Vec::new();
     let mut chars = text.chars();

@@ -304,7 +304,10 @@ proptest! {
     }
 
     #[test]
-    fn any_label_and_value_can_be_asked_for_in_quotes(label in any::<String>(), value in any::<String>()) {
+    fn any_label_and_value_can_be_asked_for_in_quotes(
+        label in any::<String>(),
+        value in any::<String>(),
+    ) {
         struct One<'a>(&'a str, &'a str);
         impl Fields for One<'_> {
             fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {

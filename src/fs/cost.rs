@@ -23,9 +23,9 @@
 //! |---|---|---|---|---|---|
 //! | blocks | 116 | 196 | 1675 | 3313 | 172 |
 //!
-//! An xfs keeps its allocation groups and gets more of them when it grows. Each new group maps about
-//! four pool blocks and needs about 250 KiB of kernel memory while it is made. 40,000 new groups
-//! used all memory of a host.
+//! An xfs keeps its allocation groups and gets more of them when it grows. Each new group maps
+//! about four pool blocks and needs about 250 KiB of kernel memory while it is made. 40,000 new
+//! groups used all memory of a host.
 
 use crate::units::Sectors;
 
@@ -35,8 +35,8 @@ const MIB: u64 = 2048;
 const GIB: u64 = 1024 * MIB;
 const TIB: u64 = 1024 * GIB;
 
-/// The unit of the estimate in bytes: the smallest block size of a pool, with which the numbers were
-/// measured.
+/// The unit of the estimate in bytes: the smallest block size of a pool, with which the numbers
+/// were measured.
 pub const UNIT: u64 = 64 << 10;
 
 /// The largest ext4 that Red Hat supports and that e2fsprogs' authors recommend.
@@ -61,8 +61,8 @@ pub fn largest(fs_type: FsType, made: Sectors) -> Sectors {
     }
 }
 
-/// An upper limit for the bytes of a pool that an empty file system maps, which was made with `made`
-/// sectors and grown to `size`. Pass the same value for both if it is not grown.
+/// An upper limit for the bytes of a pool that an empty file system maps, which was made with
+/// `made` sectors and grown to `size`. Pass the same value for both if it is not grown.
 #[must_use]
 pub fn bytes(fs_type: FsType, made: Sectors, size: Sectors) -> u64 {
     let grown = size.0.saturating_sub(made.0);
@@ -163,7 +163,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_fits_fits_and_one_gib_more_does_not(made in 1u64..2048, most in 0u64..4 << 30, xfs in any::<bool>()) {
+        fn what_fits_fits_and_one_gib_more_does_not(
+            made in 1u64..2048,
+            most in 0u64..4 << 30, xfs in any::<bool>(),
+        ) {
             let (fs_type, made) = (if xfs { FsType::Xfs } else { FsType::Ext4 }, gib(made));
             if let Some(size) = fits(fs_type, made, most) {
                 prop_assert!(bytes(fs_type, made, size) <= most && size <= largest(fs_type, made) && size >= made);

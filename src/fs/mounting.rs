@@ -1,10 +1,10 @@
 //! The mount options of a snapshot's file system: for mounts by this program, and for the mounts
 //! that callers get.
 //!
-//! This file alone decides them. A guest may have written the superblock, with its error policy, its
-//! default options and its options as text. An explicit option overrides all three (fs/ext4/super.c,
-//! `__ext4_fill_super`: first the superblock's defaults, then `s_mount_opts`, then the options of
-//! the mount).
+//! This file alone decides them. A guest may have written the superblock, with its error policy,
+//! its default options and its options as text. An explicit option overrides all three
+//! (fs/ext4/super.c, `__ext4_fill_super`: first the superblock's defaults, then `s_mount_opts`,
+//! then the options of the mount).
 
 use super::types::FsType;
 

@@ -120,8 +120,8 @@ impl Fnv {
 
 /// The state of an unmounted file system.
 ///
-/// While a file system is mounted, the numbers on the disk are out of date: the kernel keeps them in
-/// memory and writes them at unmount or freeze.
+/// While a file system is mounted, the numbers on the disk are out of date: the kernel keeps them
+/// in memory and writes them at unmount or freeze.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FsState {
     /// Its type.
@@ -142,7 +142,8 @@ pub struct FsState {
 }
 
 /// The errors that an ext4 has recorded while it was mounted: in its superblock (`s_state`,
-/// `s_error_count` and the following fields) and in its journal (`s_errno`). xfs has no such record.
+/// `s_error_count` and the following fields) and in its journal (`s_errno`). xfs has no such
+/// record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct NotedErrors {
     /// The number of errors; 0 if only the state or the journal shows that there was one.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::backing::{Backer, Place, Places, State};
 use super::label::{self, Found, Holds, Label};
-use super::{identity, metadata, DeviceNames, PoolError, Role};
+use super::{expected, metadata, DeviceNames, PoolError, Role};
 use crate::block::{Access, BlockError};
 use crate::dm::{ActivateOptions, Dm, LinearTable, Target};
 use crate::names::DmName;
@@ -60,7 +60,7 @@ impl Finder<'_> {
         let (metadata, data) = self.pieces(&places, &label)?;
         if !live {
             self.check_metadata(&metadata, data.length)?;
-            identity::expected_on_disk(self.record, label.epoch)
+            expected::expected_on_disk(self.record, label.epoch)
                 .map_err(|what| self.foreign(&what))?;
         }
         let (metadata, _) = self.area(Role::Metadata, &metadata, live, made)?;
@@ -186,7 +186,7 @@ impl Finder<'_> {
                 false => Ok(()),
             };
         };
-        if let Err(what) = identity::expected(record, found.transaction_id) {
+        if let Err(what) = expected::expected(record, found.transaction_id) {
             return foreign(&what);
         }
         if found.block_size != record.block_size {

@@ -252,11 +252,8 @@ impl Backer {
     fn make_files(&self) -> Result<(), PoolError> {
         let limit = self.limit()?;
         if limit < DATA_LEAST {
-            return Err(PoolError::TooSmall {
-                path: self.data_file(),
-                found: limit,
-                needed: DATA_LEAST,
-            });
+            let (path, needed) = (self.data_file(), DATA_LEAST);
+            return Err(PoolError::TooSmall { path, found: limit, needed });
         }
         let files = [
             ("metadata", self.metadata_file(), self.metadata_size_for(limit)),
@@ -267,8 +264,7 @@ impl Backer {
             if !file.exists() {
                 new.push(file.clone());
             }
-            let made = allocate(&file, 0, (label::SPACE.0 + size.0) * 512);
-            if let Err(source) = made {
+            if let Err(source) = allocate(&file, 0, (label::SPACE.0 + size.0) * 512) {
                 new.iter().for_each(|file| drop(fs::remove_file(file)));
                 return Err(self.area(area, &file, source));
             }

@@ -12,6 +12,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use super::PoolError;
+use crate::units::Sectors;
+
+/// How much is given back or taken at a time.
+pub const STEP: Sectors = Sectors((64 << 20) / 512);
 
 /// A balloon and the file below its pool. Blocks are numbered: those of the balloon's thin, and
 /// those of the pool (of its data).

@@ -21,15 +21,13 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::ids::SHARED_START;
 use super::{Pool, PoolError, Role};
 use crate::block::{Access, Disks};
 use crate::dm;
 use crate::store::{ClaimRecord, IdRange, Owner, ReclaimKind, ReclaimRecord};
 use crate::units::{Sectors, ThinId};
 
-/// The owner of a pool (LVM, or a daemon whose own pool it is) counts upwards from 0, its guests
-/// have the upper half.
-pub(super) const SHARED_START: u32 = 1 << 23;
 /// The last ids are for markers.
 const MARKERS: IdRange = IdRange { start: (1 << 24) - (1 << 12), end: 1 << 24 };
 /// How many ids one claim covers. They come round again after so many snapshots.

@@ -16,8 +16,6 @@ use crate::units::{Sectors, ThinId};
 
 /// The length of the balloon's device, 512 TiB: more than it will ever hold.
 pub const LENGTH: Sectors = Sectors(1 << 40);
-/// How much is given back or taken at a time.
-pub const STEP: Sectors = Sectors((64 << 20) / 512);
 /// Zeros are written in pieces of so many bytes.
 const PIECE: usize = 1 << 20;
 

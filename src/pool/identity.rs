@@ -8,6 +8,8 @@
 use uuid::Uuid;
 
 use super::areas::{Areas, Finder};
+use super::expected::{expected, expected_on_disk};
+use super::health::{must_be_checked, sick};
 use super::{company, features, table, Backer, DeviceNames, PoolError, PoolSettings, Role};
 use crate::dm::{ActivateOptions, Dm, PoolMode, StatusOptions, Target, ThinPoolTable, WorkingPool};
 use crate::names::DmName;
@@ -53,31 +55,6 @@ pub fn open(
         None => opening.first(record).map(|found| (None, found)),
     }?;
     Ok(Opened { names, device_name, device, block_size, external })
-}
-
-/// Whether a pool of this record may have the transaction id `found`; if not, what is wrong.
-pub fn expected(record: &PoolRecord, found: u64) -> Result<(), String> {
-    if !record.formatted && found == 0 {
-        return Ok(());
-    }
-    known(record, found, "the pool's transaction id is")
-}
-
-/// Whether the data disk of this record's pool may have been taken into use last at the epoch
-/// `found`; if not, what is wrong.
-pub fn expected_on_disk(record: &PoolRecord, found: Option<u64>) -> Result<(), String> {
-    found.map_or(Ok(()), |found| known(record, found, "the epoch on the data area's disk is"))
-}
-
-fn known(record: &PoolRecord, found: u64, what: &str) -> Result<(), String> {
-    if found == record.epoch || Some(found) == record.epoch_next {
-        return Ok(());
-    }
-    Err(format!(
-        "{what} {found}, the database's epoch is {}{}; one of the two is a copy from another time: put back the one that belongs to the other",
-        record.epoch,
-        record.epoch_next.map(|next| format!(" or {next}")).unwrap_or_default(),
-    ))
 }
 
 /// Finds the pool that the database belongs to as it is: nothing is assembled, claimed or written.
@@ -354,11 +331,11 @@ impl Opening<'_> {
     /// so that it can be checked.
     fn must_take_changes(&self, name: &DmName, assembled: bool) -> Result<(), PoolError> {
         let status = self.working(name)?;
-        if !super::must_be_checked(&status) {
+        if !must_be_checked(&status) {
             return Ok(());
         }
         let active = !assembled || self.dm.remove(name).is_err();
-        Err(super::sick(&status, name.clone(), self.backer, self.names, active))
+        Err(sick(&status, name.clone(), self.backer, self.names, active))
     }
 
     fn working(&self, name: &DmName) -> Result<WorkingPool, PoolError> {

@@ -11,10 +11,13 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::claim::SHARED_START;
 use super::PoolError;
 use crate::store::{IdRange, Reader, Store, StoreError};
 use crate::units::ThinId;
+
+/// The owner of a shared pool, such as LVM, takes ids upwards from 0. Its guests have the upper
+/// half.
+pub(super) const SHARED_START: u32 = 1 << 23;
 
 /// Ids leased at a time: one database commit for so many thins.
 const LEASE: u32 = 256;

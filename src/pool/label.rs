@@ -131,7 +131,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_damage_makes_it_panic(damage in proptest::collection::vec((0..600_usize, any::<u8>()), 1..8)) {
+        fn no_damage_makes_it_panic(
+            damage in proptest::collection::vec((0..600_usize, any::<u8>()), 1..8),
+        ) {
             let disk = MemoryDisk::new(Sectors(8));
             label().write(&disk).unwrap();
             for (at, byte) in damage {

@@ -16,9 +16,12 @@ mod company;
 mod contents;
 mod devices;
 mod error;
+mod expected;
+mod feature_watch;
 mod features;
 mod ground;
 mod growth;
+mod health;
 mod identity;
 mod ids;
 mod label;
@@ -26,6 +29,7 @@ mod lapses;
 mod metadata;
 mod minors;
 mod room;
+mod settings;
 mod table;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,31 +45,19 @@ pub use ids::IdGuard;
 pub use metadata::MetadataError;
 use room::Below;
 pub use room::Room;
+pub use settings::PoolSettings;
 
 use crate::block::Disks;
 pub use crate::block::Space;
 use crate::config::PoolFeature;
-use crate::dm::{self, Dm, StatusOptions, ThinPoolStatus, WorkingPool};
+use crate::dm::{self, Dm, StatusOptions, ThinPoolStatus};
 pub use crate::dm::{DeviceInfo, PoolMode};
-use crate::names::{DevicePrefix, DmName};
+use crate::names::DmName;
 use crate::store::{Moment, PoolRecord, Store};
 use crate::units::{DeviceNumber, Sectors, ThinId};
+use health::{must_be_checked, sick};
 use ids::Ids;
 use lapses::Lapses;
-
-/// What a pool must be told to be opened.
-#[derive(Debug, Clone)]
-pub struct PoolSettings {
-    /// Prefix of every device name.
-    pub name: DevicePrefix,
-    /// The dm name of a pool that somebody else assembles; `None` when it is ours to assemble.
-    pub external: Option<DmName>,
-    pub block_size: Sectors,
-    /// See [`crate::config::Config::min_free_percent`].
-    pub min_free_percent: u8,
-    /// See [`crate::config::Config::accept_pool_features`].
-    pub accepted_features: Vec<PoolFeature>,
-}
 
 /// What is known of a pool that somebody else assembles.
 #[derive(Debug)]
@@ -181,7 +173,7 @@ impl Pool {
                 unfit: Mutex::default(),
             }),
             ids: Ids::new(Arc::clone(&store), settings.external.is_some()),
-            balloon: Balloon::new(ground::STEP.0 / opened.block_size.0),
+            balloon: Balloon::new(balloon::STEP.0 / opened.block_size.0),
             backer,
             store,
             seen: Mutex::default(),
@@ -406,33 +398,5 @@ impl Pool {
         let percent = self.min_free_percent;
         let (what, Space { free, total }) = room.short_of(percent)?;
         Some(PoolError::Full { pool: self.device_name.clone(), what, free, total, percent })
-    }
-}
-
-/// The kernel could not write metadata, and refuses every change from then on.
-fn must_be_checked(status: &WorkingPool) -> bool {
-    status.needs_check || status.mode == PoolMode::ReadOnly
-}
-
-/// What to say of a pool that [`must_be_checked`]. Where its metadata is merely full, the way out
-/// is more of it.
-fn sick(
-    status: &WorkingPool,
-    pool: DmName,
-    backer: &Backer,
-    names: &DeviceNames,
-    active: bool,
-) -> PoolError {
-    let metadata = backer.metadata_path(names);
-    if status.metadata.free() > 0 {
-        return PoolError::NeedsCheck { pool, metadata, active };
-    }
-    let (total, growth) = (status.metadata.total * room::METADATA_BLOCK, backer.metadata_growth());
-    PoolError::MetadataFull {
-        pool,
-        total,
-        growth,
-        check: status.needs_check.then_some(metadata),
-        active,
     }
 }

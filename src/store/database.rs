@@ -37,10 +37,10 @@ type Opener = Box<dyn Fn(Arc<Watch>) -> Result<redb::Database, StoreError> + Sen
 
 /// An open database.
 ///
-/// After a failed read or write, redb refuses all calls until the file is opened again. The next use
-/// opens it again, so that no restart is needed after the disk was full. A failed sync is different:
-/// the kernel may have dropped the writes and still show them, so reads cannot be trusted. Then all
-/// further use is refused.
+/// After a failed read or write, redb refuses all calls until the file is opened again. The next
+/// use opens it again, so that no restart is needed after the disk was full. A failed sync is
+/// different: the kernel may have dropped the writes and still show them, so reads cannot be
+/// trusted. Then all further use is refused.
 pub(super) struct Database {
     /// `None` after it could not be opened again.
     redb: RwLock<Option<redb::Database>>,
@@ -71,7 +71,8 @@ impl Database {
     }
 
     /// Opens a copy in memory of a file that no process has open. redb can verify checksums, and
-    /// open a file that was not properly closed, only for writing; so the file itself cannot be used.
+    /// open a file that was not properly closed, only for writing; so the file itself cannot be
+    /// used.
     pub(super) fn open_copy(path: &Path) -> Result<Self, StoreError> {
         let bytes = file::read_unused(path)?;
         let backend = move || {

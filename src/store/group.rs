@@ -1,13 +1,13 @@
 //! Group commit: the changes of concurrent callers are written to disk in one durable commit.
 //!
 //! The callers run their changes one after the other, each on its own thread, and add them to the
-//! current group. The last caller on the way writes the group to disk, and the others wait for that.
-//! A single caller writes at once; no caller is delayed to wait for others. While a group is
+//! current group. The last caller on the way writes the group to disk, and the others wait for
+//! that. A single caller writes at once; no caller is delayed to wait for others. While a group is
 //! written, new callers wait and form the next group.
 //!
 //! Each change has its own overlay. It is merged into the group's overlay only if the change
-//! returned `Ok`, and merging cannot fail. So a commit contains nothing of a change that was refused
-//! or that panicked.
+//! returned `Ok`, and merging cannot fail. So a commit contains nothing of a change that was
+//! refused or that panicked.
 
 use std::io;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
@@ -135,7 +135,8 @@ impl Store {
         Ok(Self::on(Database::with_backends(backend, BACKEND.as_ref(), None)?))
     }
 
-    /// As [`Store::with_backends`], with a tally, which shows whether acknowledged commits are lost.
+    /// As [`Store::with_backends`], with a tally, which shows whether acknowledged commits are
+    /// lost.
     pub fn with_tally<B: StorageBackend>(
         backend: impl Fn() -> io::Result<B> + Send + Sync + 'static,
         tally: impl Tally,

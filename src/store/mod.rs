@@ -17,9 +17,10 @@
 //! | `changes` | writing: the operations, and the invariants they keep |
 //! | `group` | group commit: the changes of many callers in one durable write |
 //!
-//! This module does not know the kernel, pools or gRPC. Only `database`, `backend`, `create`, `file`
-//! and `error` use redb; `group` uses the name of its storage trait. A change reads records and
-//! makes records. It must not wait for anything, because the changes of other callers wait for it.
+//! This module does not know the kernel, pools or gRPC. Only `database`, `backend`, `create`,
+//! `file` and `error` use redb; `group` uses the name of its storage trait. A change reads records
+//! and makes records. It must not wait for anything, because the changes of other callers wait for
+//! it.
 
 mod backend;
 mod changes;

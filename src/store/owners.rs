@@ -1,5 +1,5 @@
-//! The thin ids and device numbers that a record owns. Each belongs to one record at most. `changes`
-//! keeps an index of them, and `check` computes the index again from here.
+//! The thin ids and device numbers that a record owns. Each belongs to one record at most.
+//! `changes` keeps an index of them, and `check` computes the index again from here.
 
 use crate::units::ThinId;
 

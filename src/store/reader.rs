@@ -49,8 +49,8 @@ impl<'a> Reader<'a> {
 
     /// Up to `count` snapshots after the key `after`, in the order of their keys.
     ///
-    /// To go through all snapshots, read one page at a time, each in its own read of the store. That
-    /// keeps neither a transaction open nor all records in memory.
+    /// To go through all snapshots, read one page at a time, each in its own read of the store.
+    /// That keeps neither a transaction open nor all records in memory.
     pub fn page(
         &self,
         after: Option<&str>,
@@ -112,7 +112,8 @@ impl<'a> Reader<'a> {
         self.record(Table::Reclaim, &tables::number(number))
     }
 
-    /// Up to `count` reclaim entries after the device number `after`, in the order of their numbers.
+    /// Up to `count` reclaim entries after the device number `after`, in the order of their
+    /// numbers.
     pub fn reclaims(
         &self,
         after: Option<u64>,

@@ -1,8 +1,8 @@
 //! The records as the rest of the crate sees them.
 //!
-//! They are stored as JSON. A field that was added later has its default value in an older record. A
-//! change that an older program would misread needs a new schema version (`database`). The state of
-//! the kernel (active, suspended, open) is never recorded.
+//! They are stored as JSON. A field that was added later has its default value in an older record.
+//! A change that an older program would misread needs a new schema version (`database`). The state
+//! of the kernel (active, suspended, open) is never recorded.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -4,9 +4,9 @@
 //! cut, that is a commit that was never acknowledged. After a later bit error, it is a commit that
 //! callers rely on. Inside the database the two cases look alike. So each commit has a number, and
 //! once the commit is durable, its number is written here, without a sync: it survives the death of
-//! the daemon at once, and a power cut as soon as the kernel has written it back (after 30 s at most
-//! by default). The tally is never ahead of the durable database. So a database that is behind its
-//! tally has lost acknowledged commits, or is an older copy.
+//! the daemon at once, and a power cut as soon as the kernel has written it back (after 30 s at
+//! most by default). The tally is never ahead of the durable database. So a database that is behind
+//! its tally has lost acknowledged commits, or is an older copy.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -69,8 +69,8 @@ pub trait Tally: Send + Sync + 'static {
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 }
 
-/// The distance of the two places, which are written in turn, so that an incomplete write leaves the
-/// other place intact. They are in different sectors on any disk.
+/// The distance of the two places, which are written in turn, so that an incomplete write leaves
+/// the other place intact. They are in different sectors on any disk.
 const PLACE: u64 = 4096;
 const TITLE: &[u8; 16] = b"acknowledged: \n\0";
 const LENGTH: usize = 16 + 24 + 8;

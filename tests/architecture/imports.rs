@@ -306,8 +306,8 @@ impl<'a> Visit<'a> for Reader {
     }
 }
 
-/// `#[cfg(test)]`, whatever stands beside it. What the feature `model` brings is not left out: it is
-/// built without tests as well.
+/// `#[cfg(test)]`, whatever stands beside it. What the feature `model` brings is not left out: it
+/// is built without tests as well.
 fn is_for_tests(attributes: &[Attribute]) -> bool {
     has_cfg(attributes, "test")
 }

@@ -1,6 +1,6 @@
 //! Holds the code to its plan: which module may use which, that no files import each other in a
-//! circle, where each library and each `unsafe` may live, and how a file begins. ARCHITECTURE.md has
-//! the plan; its table of modules is read from there.
+//! circle, where each library and each `unsafe` may live, and how a file begins. ARCHITECTURE.md
+//! has the plan; its table of modules is read from there.
 
 mod imports;
 
@@ -209,21 +209,22 @@ fn what_a_file_names_is_found() {
     assert_eq!(circles(&imports).concat(), ["a/plain.rs", "a/verbs.rs", "b.rs"].map(Path::new));
 }
 
+/// rustfmt lays out the code. It leaves alone what it cannot break: long strings, and what is
+/// inside a macro. So code has some more columns here, and a line with a string has no limit.
 #[test]
-fn lines_are_at_most_100_columns_wide() {
+fn comments_are_at_most_100_columns_wide_and_code_120() {
     for folder in ["src", "tests", "contrib"] {
         let mut found = Vec::new();
         walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut found);
         for path in found {
             for (n, line) in fs::read_to_string(&path).unwrap().lines().enumerate() {
-                let wide = line.chars().count() > 100 && !line.contains("://");
-                assert!(
-                    !wide,
-                    "{}:{} is {} columns wide",
-                    path.display(),
-                    n + 1,
-                    line.chars().count()
-                );
+                let comment = line.trim_start().starts_with("//");
+                let free = match comment {
+                    true => line.contains("//! |") || line.contains("://"),
+                    false => line.contains('"') || line.ends_with('\\'),
+                };
+                let (width, most) = (line.chars().count(), if comment { 100 } else { 120 });
+                assert!(free || width <= most, "{}:{} is {width} wide", path.display(), n + 1);
             }
         }
     }
@@ -263,7 +264,7 @@ fn unsafe_code_is_in_one_file_of_dm_and_one_of_block() {
         })
         .map(|s| s.path)
         .collect();
-    let allowed = [PathBuf::from("block/ioctl.rs"), PathBuf::from("dm/ioctl.rs")];
+    let allowed = [PathBuf::from("block/ioctl.rs"), PathBuf::from("dm/kernel/ioctl.rs")];
     assert!(with.iter().all(|path| allowed.contains(path)), "{with:?}");
 }
 

@@ -21,8 +21,8 @@ const FLAGS: usize = 18;
 /// `EXT4_BG_INODE_ZEROED`: the inode table is zeroed.
 const INODE_TABLE_ZEROED: u16 = 4;
 
-/// The byte ranges to which mke2fs writes zeros if it cannot assume zeroed storage: the inode tables
-/// and the journal. The whole file system, if their places are unknown.
+/// The byte ranges to which mke2fs writes zeros if it cannot assume zeroed storage: the inode
+/// tables and the journal. The whole file system, if their places are unknown.
 ///
 /// # Errors
 /// [`FsError::Superblock`], [`FsError::Block`].
@@ -303,7 +303,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_layout_makes_it_panic(noise in proptest::collection::vec((0..1024_u64, any::<u8>()), 0..32)) {
+        fn no_layout_makes_it_panic(
+            noise in proptest::collection::vec((0..1024_u64, any::<u8>()), 0..32),
+        ) {
             let disk = grown(3);
             for (offset, value) in noise {
                 disk.write_at(&[value], 1024 + offset).unwrap();

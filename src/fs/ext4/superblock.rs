@@ -193,7 +193,8 @@ fn parse_fields(fields: Fields<'_>) -> Option<Superblock> {
     })
 }
 
-/// The outer `None` means that the superblock is too short, the inner one that no error is recorded.
+/// The outer `None` means that the superblock is too short, the inner one that no error is
+/// recorded.
 fn parse_errors(fields: Fields<'_>, state: u16) -> Option<Option<NotedErrors>> {
     let noted = NotedErrors {
         count: fields.le32(404)?,
@@ -422,7 +423,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_superblock_makes_it_panic(noise in proptest::collection::vec((0..1024_usize, any::<u8>()), 0..64)) {
+        fn no_superblock_makes_it_panic(
+            noise in proptest::collection::vec((0..1024_usize, any::<u8>()), 0..64),
+        ) {
             let mut bytes = superblock();
             for (offset, value) in noise {
                 bytes[offset] = value;

@@ -213,7 +213,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_superblock_makes_it_panic(noise in proptest::collection::vec((0..512_usize, any::<u8>()), 0..64)) {
+        fn no_superblock_makes_it_panic(
+            noise in proptest::collection::vec((0..512_usize, any::<u8>()), 0..64),
+        ) {
             let mut bytes = superblock();
             for (offset, value) in noise {
                 bytes[offset] = value;

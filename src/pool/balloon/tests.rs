@@ -217,7 +217,9 @@ proptest! {
     }
 
     #[test]
-    fn runs_are_the_numbers_they_were_made_of(numbers in proptest::collection::btree_set(0..200u64, 0..100)) {
+    fn runs_are_the_numbers_they_were_made_of(
+        numbers in proptest::collection::btree_set(0..200u64, 0..100),
+    ) {
         let made = runs(numbers.iter().rev().copied());
         prop_assert!(made.windows(2).all(|pair| pair[0].end < pair[1].start));
         let again: BTreeSet<u64> = made.into_iter().flatten().collect();

@@ -173,7 +173,11 @@ fn a_cycle_ends() {
 
 proptest! {
     #[test]
-    fn no_damage_makes_it_panic(at in 0..9 * BLOCK, byte: u8, more in proptest::collection::vec((0..9 * BLOCK, any::<u8>()), 0..8)) {
+    fn no_damage_makes_it_panic(
+        at in 0..9 * BLOCK,
+        byte: u8,
+        more in proptest::collection::vec((0..9 * BLOCK, any::<u8>()), 0..8),
+    ) {
         let mut image = mappings();
         image[at] = byte;
         for (at, byte) in more {

@@ -93,8 +93,8 @@ impl Ends {
     }
 }
 
-/// The image of a used store, its tally, its acknowledged records, and the images and tallies before
-/// its last commits.
+/// The image of a used store, its tally, its acknowledged records, and the images and tallies
+/// before its last commits.
 struct Lived {
     closed: Vec<u8>,
     killed: Vec<u8>,

@@ -1,5 +1,5 @@
-//! Any sequence of operations has the same effect on the store as on a simple model, and the indexes
-//! always agree with the records.
+//! Any sequence of operations has the same effect on the store as on a simple model, and the
+//! indexes always agree with the records.
 
 use std::collections::BTreeMap;
 

@@ -191,7 +191,8 @@ fn blocks(
     Ok(())
 }
 
-/// I5 as users see it: one with an open device goes on, and one whose snapshot is gone does no harm.
+/// I5 as users see it: one with an open device goes on, and one whose snapshot is gone does no
+/// harm.
 fn users_go_on(world: &World, model: &Model) -> Verdict {
     for orphan in &world.users.orphans {
         // It may be sealed, and need not work any more.

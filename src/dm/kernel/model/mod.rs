@@ -1,6 +1,6 @@
 //! A modelled kernel: device-mapper with thin pools, thins and linear devices, in memory.
 //!
-//! It passes the same contract tests as a real kernel (tests/dm_contract) and reads tables and
+//! It passes the same contract tests as a real kernel (tests/dm/contract) and reads tables and
 //! messages with the same parsers. What survives a power cut is kept apart from what does not:
 //! [`FakeKernel::power_cut`] returns the machine as it would come up again. A
 //! [`FaultPlan`](super::FaultPlan) counts what the model makes durable, and can make any of it
