@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytesize::ByteSize;
-use devmapper_snapshotter::block::RealDisks;
 use devmapper_snapshotter::config::Config;
 use devmapper_snapshotter::dm::Dm;
 use devmapper_snapshotter::pool::{DeviceNames, MetadataError, Pool, PoolError, Role};
@@ -54,7 +53,7 @@ pub fn repair(config: &Config) -> Result<(), AnyError> {
     let before = Stopped::read(config, dm.clone(), None)?;
     findings(&before.store, before.pool.as_ref())?;
     drop(before);
-    let snapshotter = open(config, dm)?;
+    let (pool, snapshotter) = open(config, dm)?;
     let swept = snapshotter.cleanup()?;
     snapshotter.stop_reclaiming();
     println!(
@@ -63,7 +62,7 @@ pub fn repair(config: &Config) -> Result<(), AnyError> {
     );
     // What the kernel holds up goes on behind this, with the database open: it is not read from its
     // file.
-    verdict(findings(snapshotter.store(), Some(snapshotter.pool()))?)
+    verdict(findings(snapshotter.store(), Some(&pool))?)
 }
 
 fn verdict(left: usize) -> Result<(), AnyError> {
@@ -90,13 +89,13 @@ fn findings(store: &Store, pool: Option<&Pool>) -> Result<usize, AnyError> {
     let thins = thins(pool)?.map(|thins| thins.into_keys().collect());
     let found = snapshotter::check(store, pool, thins.as_ref())?;
     found.iter().for_each(|finding| println!("{finding}"));
-    let claim = pool.check_claim(&RealDisks)?;
+    let claim = pool.check_claim()?;
     claim.iter().for_each(|what| println!("{what}"));
     let found = found.len() + usize::from(claim.is_some());
-    for line in pool.company(&RealDisks)?.lines(pool.device_name()) {
+    for line in pool.other_users()?.lines(pool.device_name()) {
         println!("note: {line}");
     }
-    match pool.unmapped(&RealDisks) {
+    match pool.unmapped() {
         Ok(0) => {}
         Ok(unmapped) => println!(
             "note: {unmapped} of the pool's blocks are in use and no thin maps them: dm-thin leaves such blocks behind when the \
@@ -117,7 +116,7 @@ fn findings(store: &Store, pool: Option<&Pool>) -> Result<usize, AnyError> {
 /// The thins in the pool with the blocks they map; `None` while it is written to faster than that
 /// can be read.
 fn thins(pool: &Pool) -> Result<Option<BTreeMap<ThinId, u64>>, AnyError> {
-    match pool.thins(&RealDisks) {
+    match pool.thins() {
         Err(PoolError::Metadata { source: MetadataError::Changing, .. }) => Ok(None),
         thins => Ok(Some(thins?)),
     }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use devmapper_snapshotter::block::RealDisks;
+use devmapper_snapshotter::block::{Loops, RealDisks};
 use devmapper_snapshotter::config::{Backing, Config, Overrides};
 use devmapper_snapshotter::dm::{Dm, RealKernel};
 use devmapper_snapshotter::fs::{FsSpec, Mkfs};
@@ -104,8 +104,9 @@ fn run(flags: Flags) -> Result<(), AnyError> {
     // The one that leaves a file behind comes last.
     let metrics = config.metrics_address.map(metrics::listen).transpose()?;
     let sockets = Sockets { calls: server::listen(&config.address)?, metrics };
-    let result = open(&config, dm)
-        .and_then(|snapshotter| run_until_stopped(sockets, snapshotter, &config.address));
+    let result = open(&config, dm).and_then(|(pool, snapshotter)| {
+        run_until_stopped(sockets, pool, snapshotter, &config.address)
+    });
     // Nobody waits for it: a socket that is left behind is replaced by the next start.
     let _ = std::fs::remove_file(&config.address);
     result
@@ -119,12 +120,13 @@ struct Sockets {
 
 fn run_until_stopped(
     sockets: Sockets,
+    pool: Arc<Pool>,
     snapshotter: Snapshotter,
     address: &Path,
 ) -> Result<(), AnyError> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let served = runtime.block_on(serve(sockets, Arc::new(snapshotter), address));
+    let served = runtime.block_on(serve(sockets, pool, Arc::new(snapshotter), address));
     // Blocking calls that outlast the drain are cut off with the process: each is safe to cut
     // anywhere.
     runtime.shutdown_background();
@@ -204,26 +206,20 @@ fn device_mapper() -> Result<Dm, AnyError> {
 }
 
 /// What opening a pool takes besides device-mapper and the database.
-fn parts(config: &Config) -> (Arc<Backer>, PoolSettings) {
-    let external = match &config.backing {
-        Backing::External { pool_name } => Some(pool_name.clone()),
-        _ => None,
-    };
+fn parts(config: &Config) -> (Backer, PoolSettings) {
     let settings = PoolSettings {
         name: config.name.clone(),
-        external,
         block_size: config.block_size,
         min_free_percent: config.min_free_percent,
-        accepted_features: config.accept_pool_features.clone(),
     };
-    (Arc::new(Backer::new(config, Arc::new(RealDisks))), settings)
+    (Backer::new(config, Arc::new(RealDisks), Loops::default()), settings)
 }
 
 fn database(root: &Path) -> PathBuf {
     root.join("metadata.redb")
 }
 
-fn open(config: &Config, dm: Dm) -> Result<Snapshotter, AnyError> {
+fn open(config: &Config, dm: Dm) -> Result<(Arc<Pool>, Snapshotter), AnyError> {
     let store = Arc::new(Store::open(&database(&config.root))?);
     let (backer, settings) = parts(config);
     let pool = Arc::new(Pool::open(&settings, dm, Arc::clone(&store), backer)?);
@@ -240,18 +236,21 @@ fn open(config: &Config, dm: Dm) -> Result<Snapshotter, AnyError> {
             && !matches!(config.backing, Backing::Embedded { .. }),
     };
     let formatter = Arc::new(Mkfs::new().mounting_untrusted(config.mount_untrusted));
-    Ok(Snapshotter::start(settings, pool, store, Arc::new(RealDisks), formatter)?)
+    let disks = Arc::new(RealDisks);
+    let snapshotter = Snapshotter::start(settings, Arc::clone(&pool), store, disks, formatter)?;
+    Ok((pool, snapshotter))
 }
 
 async fn serve(
     sockets: Sockets,
+    pool: Arc<Pool>,
     snapshotter: Arc<Snapshotter>,
     address: &Path,
 ) -> Result<(), AnyError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let monitor = monitor::watch(&snapshotter)?;
-    monitor::give_back(&snapshotter)?;
+    let monitor = monitor::watch(&pool)?;
+    monitor::give_back(&pool)?;
     let metrics = Arc::new(Metrics::new(Arc::clone(&snapshotter)));
     let scraped =
         sockets.metrics.map(|listener| tokio::spawn(serve_metrics(listener, Arc::clone(&metrics))));
@@ -273,7 +272,7 @@ async fn serve(
             snapshotter.stop_reclaiming();
         }
     };
-    tracing::info!(address = %address.display(), pool = %snapshotter.pool().device_name(), "serving");
+    tracing::info!(address = %address.display(), pool = %pool.device_name(), "serving");
     sd_notify::notify(&[sd_notify::NotifyState::Ready])?;
     let served = server::serve(sockets.calls, service, stop).await;
     drop(monitor);

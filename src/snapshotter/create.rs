@@ -49,7 +49,7 @@ impl Snapshotter {
     ) -> Result<Vec<Mount>, Error> {
         let shared = &*self.shared;
         let found = parent.map(|parent| shared.on_parent(parent)).transpose()?;
-        shared.pool.check_room().during(key, "cannot be prepared")?;
+        shared.pool.check_free_space().during(key, "cannot be prepared")?;
         let origin = found.map_or_else(|| shared.on_template(), Ok)?;
         let basis = Basis { size: origin.size, fs: &origin.fs, parent: origin.parent.as_ref() };
         let size = shared.size_of_new(key, &basis, asked)?;

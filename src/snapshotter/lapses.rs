@@ -42,8 +42,8 @@ impl Shared {
     /// once nobody writes any more and what was written is flushed.
     pub fn must_be_whole(&self, key: &str, record: &SnapshotRecord) -> Result<(), Error> {
         const STEP: &str = "cannot be committed";
-        let room = self.pool.look().during(key, STEP)?;
-        self.pool.must_be_well(&room.status).during(key, STEP)?;
+        let seen = self.pool.look().during(key, STEP)?;
+        self.pool.must_be_well(&seen).during(key, STEP)?;
         let host_before = self.host_lapses.marks().get(&record.number).copied().unwrap_or(0);
         // One that an earlier version made does not say when, and was there before everything that
         // is known.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Error, Snapshotter};
-use crate::pool::{PoolMode, Space};
+use crate::block::Space;
 use crate::store::Kind;
 
 /// Records read from the database at a time.
@@ -55,20 +55,14 @@ pub struct PoolView {
 impl Snapshotter {
     /// Looks at the pool, cheaply.
     pub fn pool_view(&self) -> Result<PoolView, Error> {
-        let room = self.pool().look().map_err(Error::start)?;
-        let status = room.status.working();
+        let seen = self.pool().look().map_err(Error::start)?;
         Ok(PoolView {
-            state: match status.map(|status| status.mode) {
-                Some(PoolMode::ReadWrite) => "read-write",
-                Some(PoolMode::ReadOnly) => "read-only",
-                Some(PoolMode::OutOfDataSpace) => "out-of-data-space",
-                None => "failed",
-            },
-            needs_check: status.is_some_and(|status| status.needs_check),
+            state: seen.state.as_str(),
+            needs_check: seen.needs_check,
             lapses: self.pool().lapses(),
-            data: room.data,
-            metadata: room.metadata,
-            host: room.host,
+            data: seen.data,
+            metadata: seen.metadata,
+            host: seen.host,
         })
     }
 

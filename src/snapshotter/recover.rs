@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use super::error::{During, Subject};
 use super::{Error, Shared};
 use crate::block::Access;
-use crate::pool::{DeviceInfo, PoolError, Role};
+use crate::pool::{DeviceState, PoolError, Role};
 use crate::store::{Kind, Owner, ReclaimKind, ReclaimRecord, SnapshotRecord};
 
 /// What is to become of a device that was found.
@@ -28,7 +28,7 @@ enum Fate {
 pub fn recover(shared: &Shared) -> Result<BTreeSet<Role>, Error> {
     // Before anything is changed: whether database and pool belong together is not known of a
     // shared pool until then.
-    shared.pool.join(&shared.disks).map_err(Error::start)?;
+    shared.pool.join().map_err(Error::start)?;
     // First: the last run may have ended between a device and its node, and a node that is left
     // over leads to whatever device has its number now.
     shared.pool.sweep_nodes().map_err(Error::start)?;
@@ -63,7 +63,7 @@ pub fn recover(shared: &Shared) -> Result<BTreeSet<Role>, Error> {
 }
 
 /// Resumes a suspended device and clears away one that never got a table; `None` when it is gone.
-fn usable(shared: &Shared, role: Role) -> Result<Option<DeviceInfo>, Error> {
+fn usable(shared: &Shared, role: Role) -> Result<Option<DeviceState>, Error> {
     let Some(info) = shared.pool.info(role).map_err(Error::start)? else { return Ok(None) };
     shared.pool.must_be_ours(&info).map_err(Error::start)?;
     let name = shared.pool.names().name(role);
@@ -80,7 +80,7 @@ fn usable(shared: &Shared, role: Role) -> Result<Option<DeviceInfo>, Error> {
 }
 
 /// What is wanted stays, though somebody asked for its removal while it was open.
-fn keep(shared: &Shared, role: Role, info: &DeviceInfo) -> Result<(), Error> {
+fn keep(shared: &Shared, role: Role, info: &DeviceState) -> Result<(), Error> {
     if !info.deferred_remove {
         return Ok(());
     }
@@ -152,7 +152,7 @@ fn set_read_only(shared: &Shared, role: Role, read_only: bool) -> Result<(), Err
 fn remove(
     shared: &Shared,
     role: Role,
-    info: &DeviceInfo,
+    info: &DeviceState,
     idle: &mut BTreeSet<Role>,
 ) -> Result<(), Error> {
     match shared.pool.deactivate(role) {
