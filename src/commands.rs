@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use devmapper_snapshotter::block::RealDisks;
 use devmapper_snapshotter::config::Config;
 use devmapper_snapshotter::pool::{DeviceNames, MetadataError, Pool, PoolError, Role};
 use devmapper_snapshotter::snapshotter;
@@ -63,13 +62,13 @@ fn findings(store: &Store, pool: Option<&Pool>) -> Result<usize, AnyError> {
     let thins = thins(pool)?.map(|thins| thins.into_keys().collect());
     let found = snapshotter::check(store, pool, thins.as_ref())?;
     found.iter().for_each(|finding| println!("{finding}"));
-    let claim = pool.check_claim(&RealDisks)?;
+    let claim = pool.check_claim()?;
     claim.iter().for_each(|what| println!("{what}"));
     let found = found.len() + usize::from(claim.is_some());
-    for line in pool.company(&RealDisks)?.lines(pool.device_name()) {
+    for line in pool.other_users()?.lines(pool.device_name()) {
         println!("note: {line}");
     }
-    match pool.unmapped(&RealDisks) {
+    match pool.unmapped() {
         Ok(0) => {}
         Ok(unmapped) => println!(
             "note: {unmapped} of the pool's blocks are in use and no thin maps them: \
@@ -95,7 +94,7 @@ fn findings(store: &Store, pool: Option<&Pool>) -> Result<usize, AnyError> {
 /// The thins in the pool, each with the number of blocks that it maps. `None` if the pool is
 /// written to faster than its metadata can be read.
 fn thins(pool: &Pool) -> Result<Option<BTreeMap<ThinId, u64>>, AnyError> {
-    match pool.thins(&RealDisks) {
+    match pool.thins() {
         Err(PoolError::Metadata { source: MetadataError::Changing, .. }) => Ok(None),
         thins => Ok(Some(thins?)),
     }

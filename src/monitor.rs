@@ -1,8 +1,8 @@
-//! Watches how full the pool is, so that a Prepare need not ask the kernel, and whether it refuses
-//! writes.
+//! Watches the pool: how full it is, so that a Prepare need not ask the kernel, and whether it
+//! refuses writes. Makes the pool grow, and gives space back.
 //!
-//! On a thread of its own: a pool, or the file system under it, that does not answer takes no
-//! thread from anybody else.
+//! Each watch has a thread of its own. A pool, or a file system below it, that does not answer then
+//! holds up no other thread.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -11,20 +11,19 @@ use std::time::Duration;
 
 use crate::pool::Pool;
 
-/// How often the pool is looked at. One status without a flush takes some 0.03 ms.
+/// How often the pool is looked at. A status without a flush takes about 0.03 ms.
 const EVERY: Duration = Duration::from_secs(2);
-/// After so many looks at a pool that somebody else assembles, who else uses it is looked at as
-/// well.
+/// The other users of a shared pool are looked at once in this many looks.
 const LOOKS_BETWEEN_NEIGHBOURS: u32 = 8;
 
-/// The watch; it ends when this is dropped, without being waited for.
+/// The watch. It ends when this is dropped, which does not wait for it.
 #[derive(Debug)]
 pub struct Monitor {
     _until_dropped: mpsc::Sender<()>,
 }
 
-/// Looks at the pool until the watch is dropped; logs when it runs short of room, when it no longer
-/// is, and when it has refused writes.
+/// Looks at the pool until the watch is dropped. Logs when the pool runs short of free space, when
+/// it has enough again, and when it has refused writes.
 pub fn watch(pool: &Arc<Pool>) -> std::io::Result<Monitor> {
     let (until_dropped, dropped) = mpsc::channel();
     let pool = Arc::downgrade(pool);
@@ -47,8 +46,8 @@ struct Seen {
     short: bool,
     lapses: u64,
     looks: u32,
-    /// Other daemons with devices on a shared pool, each with one of these. Those that are there at
-    /// the start are said by the start.
+    /// The other databases with devices on a shared pool, each with one of these devices. Those of
+    /// the first look were logged by the start.
     neighbours: Option<BTreeMap<String, String>>,
 }
 
@@ -56,18 +55,18 @@ impl Seen {
     fn look(&mut self, pool: &Pool) {
         self.look_for_neighbours(pool);
         let name = pool.device_name();
-        let room = pool.maintain().and_then(|()| pool.look()).and_then(|_| pool.check_room());
+        let free = pool.maintain().and_then(|()| pool.look()).and_then(|_| pool.check_free_space());
         let lapses = pool.lapses();
         if lapses > self.lapses {
             tracing::error!(
                 pool = %name,
-                "the pool has refused writes; snapshots that were there to be written to are not committed"
+                "the pool has refused writes; snapshots that were writable then are not committed"
             );
         }
         self.lapses = lapses;
-        match room {
+        match free {
             Ok(()) if self.short => {
-                tracing::info!(pool = %name, "the pool has room again");
+                tracing::info!(pool = %name, "the pool has enough free space again");
                 self.short = false;
             }
             Err(error) if !self.short => {
@@ -84,7 +83,7 @@ impl Seen {
         if !is_due || !pool.is_shared() {
             return;
         }
-        // Where it cannot be told now, it is looked at again.
+        // If the devices cannot be listed now, a later look finds them.
         let Ok(found) = pool.neighbours() else { return };
         let Some(known) = &mut self.neighbours else {
             self.neighbours = Some(found);
@@ -102,8 +101,8 @@ impl Seen {
     }
 }
 
-/// Gives space that the pool does not need back to the file system below it, on a thread of its
-/// own, until the pool's last user is gone.
+/// Gives space that the pool does not need back to the file system below it, until the pool's last
+/// user is gone.
 pub fn give_back(pool: &Arc<Pool>) -> std::io::Result<()> {
     let pool: Weak<Pool> = Arc::downgrade(pool);
     let give = move || {
@@ -116,7 +115,11 @@ pub fn give_back(pool: &Arc<Pool>) -> std::io::Result<()> {
                 Ok(_) => failed = false,
                 Err(error) if failed => tracing::debug!(%error, "space is not given back"),
                 Err(error) => {
-                    tracing::warn!(%error, "space that the pool does not need is not given back to the file system below it; tried again");
+                    tracing::warn!(
+                        %error,
+                        "space that the pool does not need is not given back to the file system \
+                         below it; tried again"
+                    );
                     failed = true;
                 }
             }
@@ -125,9 +128,9 @@ pub fn give_back(pool: &Arc<Pool>) -> std::io::Result<()> {
     std::thread::Builder::new().name("give-back".into()).spawn(give).map(drop)
 }
 
-/// Looks at the pool right after each of its events, on a thread of its own, until the pool's last
-/// user is gone: who waits for a block of a pool that can grow waits no longer than that takes.
-/// From before the start's own writes on: a template may need more than the pool has.
+/// Looks at the pool right after each of its events, until the pool's last user is gone. A write
+/// that waits for a block of a pool that can grow waits no longer than that takes. It must run
+/// before the start writes anything: a template may need more than the pool has.
 pub fn watch_events(pool: &Arc<Pool>) -> std::io::Result<()> {
     let events = pool.events();
     let pool: Weak<Pool> = Arc::downgrade(pool);

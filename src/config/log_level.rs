@@ -14,7 +14,7 @@ const OWN: &str = "devmapper_snapshotter";
 const LIBRARIES: [&str; 4] = ["h2", "hyper", "tonic", "tower"];
 
 /// Modules of this crate that log. A test compares the list with the sources.
-const MODULES: [&str; 35] = [
+const MODULES: [&str; 37] = [
     "block::loops",
     "block::sparse",
     "dm::verbs::client",
@@ -28,15 +28,17 @@ const MODULES: [&str; 35] = [
     "metrics::http",
     "metrics::scrape",
     "monitor",
-    "pool",
-    "pool::active",
-    "pool::claim",
-    "pool::feature_watch",
-    "pool::ground",
-    "pool::growth",
-    "pool::identity",
-    "pool::ids",
+    "pool::devices::copy",
+    "pool::identity::owned",
     "pool::lapses",
+    "pool::open",
+    "pool::sharing::external",
+    "pool::sharing::features",
+    "pool::sharing::join",
+    "pool::sharing::unrecorded",
+    "pool::space::give_back",
+    "pool::space::growth",
+    "pool::thins::ids",
     "server",
     "snapshotter::commit",
     "snapshotter::creation",

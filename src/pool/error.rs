@@ -2,44 +2,72 @@
 
 use std::path::{Path, PathBuf};
 
-use super::MetadataError;
+use super::advice::{
+    bytes, known_by, lost_database, missing_area, of_origin, owner, shortage, taken_apart, way_out,
+    MetadataGrowth,
+};
+use super::thins::MetadataError;
 use crate::block::BlockError;
 use crate::dm;
 use crate::names::{DevicePrefix, DmName};
 use crate::store::StoreError;
-use crate::units::{bytes_text, Sectors, ThinId};
+use crate::units::{Sectors, ThinId};
 
-/// A failed step on the pool. Device, thin id and the kernel's own error are in each message.
+/// A step on the pool that failed. Each message names the device or the pool, the thin, and the
+/// error of the kernel.
 #[derive(Debug, thiserror::Error)]
 pub enum PoolError {
-    #[error("thin {id} cannot be made in pool {pool}{}: {source}", of(origin))]
+    #[error("thin {id} cannot be made in pool {pool}{}: {source}", of_origin(origin))]
     Create { pool: DmName, id: ThinId, origin: Option<ThinId>, source: dm::Error },
+    #[error("thin {id} cannot be made as a copy of device {device}: {source}")]
+    Copy { device: DmName, id: ThinId, source: dm::Error },
     #[error("thin {id} cannot be deleted from pool {pool}: {source}")]
     Delete { pool: DmName, id: ThinId, source: dm::Error },
     #[error("device {device} cannot be activated on thin {id}: {source}")]
     Activate { device: DmName, id: ThinId, source: dm::Error },
-    #[error("device {device} exists and is not of this daemon's pool, or is half made ({source}); look at it with 'dmsetup info {device}', and remove it ('dmsetup remove {device}') or rename it")]
-    NameTaken { device: DmName, source: dm::Error },
+    #[error(
+        "device {device} exists and is not of this daemon's pool, or is half made ({source}); look \
+         at it with 'dmsetup info {device}', and remove it ('dmsetup remove {device}') or rename it"
+    )]
+    DeviceNotOurs { device: DmName, source: dm::Error },
     #[error("device {device} cannot be removed: {source}")]
     Deactivate { device: DmName, source: dm::Error },
     #[error(
-        "device {device} is to go with its last user, and that cannot be taken back: {source}"
+        "device {device} is to be removed when it is closed, and that cannot be cancelled: {source}"
     )]
     Keep { device: DmName, source: dm::Error },
     #[error("device {device} cannot be looked at: {source}")]
     Look { device: DmName, source: dm::Error },
-    #[error("device {device} cannot be frozen: {source}")]
-    Freeze { device: DmName, source: dm::Error },
-    #[error("device {device} cannot be thawed and stays suspended: {source}")]
-    Thaw { device: DmName, source: dm::Error },
-    #[error("pool {pool} is short of room: {}; remove images or containers, or give it more room", shortage(what, *free, *total, *percent))]
+    #[error("the devices of this host cannot be listed: {source}")]
+    List { source: dm::Error },
+    #[error("the nodes of the devices named {prefix}-… cannot be repaired: {source}")]
+    Nodes { prefix: String, source: dm::Error },
+    #[error("device {device} cannot be resumed and stays suspended: {source}")]
+    Resume { device: DmName, source: dm::Error },
+    #[error(
+        "pool {pool} is short of free space: {}; remove images or containers, or make it larger",
+        shortage(what, *free, *total, *percent)
+    )]
     Full { pool: DmName, what: &'static str, free: u64, total: u64, percent: u8 },
-    #[error("pool {pool} has failed: the kernel reads and writes nothing of it any more; stop what uses it, take its devices away ('dmsetup remove', or a reboot), run thin_check on its metadata, and start the daemon again")]
+    #[error(
+        "pool {pool} has failed: it can be neither read nor written any more; stop what uses it, \
+         remove its devices ('dmsetup remove', or a reboot), run thin_check on its metadata, and \
+         start the daemon again"
+    )]
     Failed { pool: DmName },
-    #[error("pool {pool} must be checked: the kernel could not write its metadata (a disk that failed or was full) and takes no changes since. Once the disk is well, {}run 'thin_check --clear-needs-check-flag {}' and start the daemon again", taken_away(*active), metadata.display())]
+    #[error(
+        "pool {pool} must be checked: the kernel could not write its metadata (a disk that failed \
+         or was full) and takes no changes since. Once the disk is well, {}run \
+         'thin_check --clear-needs-check-flag {}' and start the daemon again",
+        taken_apart(*active), metadata.display()
+    )]
     NeedsCheck { pool: DmName, metadata: PathBuf, active: bool },
-    /// The disk is well and nothing is damaged: the metadata area has no block left.
-    #[error("the metadata of pool {pool} is full, all {} of it, and the kernel takes no changes, removals among them, until it is larger. {}", bytes_text(*total), way_out(growth, check.as_deref(), *active))]
+    /// The disk is well and nothing is damaged: the metadata area has no free block.
+    #[error(
+        "the metadata of pool {pool} is full, all {} of it, and the kernel takes no changes, \
+         removals among them, until it is larger. {}",
+        bytes(*total), way_out(growth, check.as_deref(), *active)
+    )]
     MetadataFull {
         pool: DmName,
         total: u64,
@@ -48,9 +76,16 @@ pub enum PoolError {
         check: Option<PathBuf>,
         active: bool,
     },
-    /// Somebody else on this host has devices of our name.
-    #[error("name \"{name}\" is taken: device {device} ({}) belongs to {}. Nothing was changed. Choose another 'name' in the configuration. If nobody goes by this one any more, look at the device ('dmsetup info {device}') and remove it ('dmsetup remove {device}'){}", known_by(uuid), owner(*of_this_program, store, ours.as_deref()), if ours.is_none() && *of_this_program { "; if it is of this daemon's own pool, put its database back" } else { "" })]
-    Company {
+    /// A device on this host has one of our names and is not of our pool.
+    #[error(
+        "name \"{name}\" is taken: device {device} ({}) belongs to {}. Nothing was changed. Choose \
+         another 'name' in the configuration. If no daemon uses this one any more, look at the \
+         device ('dmsetup info {device}') and remove it ('dmsetup remove {device}'){}",
+        known_by(uuid),
+        owner(*of_this_program, store, ours.as_deref()),
+        lost_database(*of_this_program, ours.as_deref())
+    )]
+    NameTaken {
         device: DmName,
         uuid: String,
         of_this_program: bool,
@@ -58,41 +93,85 @@ pub enum PoolError {
         store: PathBuf,
         ours: Option<String>,
     },
-    #[error("no thin id is left for this daemon in this pool: start with an empty state directory and a new pool")]
+    #[error(
+        "no thin id is left for this daemon in this pool: start with an empty state directory and \
+         a new pool"
+    )]
     NoIds,
+    /// The kernel cannot have a thin pool. The message of the library says why.
     #[error("{0}")]
     Kernel(#[source] dm::Error),
-    #[error("pool {pool} cannot be given more room: {source}")]
-    Grow { pool: DmName, source: dm::Error },
-    #[error("pool {pool} cannot be assembled: {source}")]
-    Assemble { pool: DmName, source: dm::Error },
+    #[error("the table of device {device} cannot be replaced: {source}")]
+    Reload { device: DmName, source: dm::Error },
+    #[error("device {device} cannot be made: {source}")]
+    Assemble { device: DmName, source: dm::Error },
+    #[error("the metadata snapshot that pool {pool} holds cannot be released: {source}")]
+    ReleaseSnap { pool: DmName, source: dm::Error },
+    #[error("the epoch of pool {pool}, its transaction id, cannot be moved on: {source}")]
+    MoveEpoch { pool: DmName, source: dm::Error },
     #[error("pool {pool} is not the one that the database {store} belongs to: {what}")]
     Foreign { pool: DmName, store: PathBuf, what: String },
-    #[error("the devices of the database {} are named {has:?}, the configuration's name is {wanted:?}; set 'name' back, or choose another 'root' for a pool of that name", store.display())]
+    #[error(
+        "the devices of the database {} are named {has:?}, the configuration's name is {wanted:?}; \
+         set 'name' back, or choose another 'root' for a pool of that name",
+        store.display()
+    )]
     Name { store: PathBuf, has: String, wanted: String },
-    #[error("block_size is fixed for a pool's life: pool {pool} has {} KiB, the configuration says {} KiB; set it back, or start with an empty state directory and empty devices", has.0 / 2, wanted.0 / 2)]
+    #[error(
+        "block_size is fixed for a pool's life: pool {pool} has {} KiB, the configuration says {} \
+         KiB; set it back, or start with an empty state directory and empty devices",
+        has.0 / 2, wanted.0 / 2
+    )]
     BlockSize { pool: DmName, has: Sectors, wanted: Sectors },
-    #[error("pool {pool}, which pool_name says somebody else assembles, {what}")]
+    #[error("pool {pool}, which another program assembles (pool_name), {what}")]
     External { pool: DmName, what: String },
     #[error("{area} area {path}: {source}")]
     Area { area: &'static str, path: PathBuf, source: BlockError },
-    #[error("{path} is not empty and the database knows no pool on it: {found}. It is left untouched; if it is this daemon's pool, put the database back; if its content may go, empty it ('blkdiscard -z', which writes zeros all over it, or remove the file)")]
+    #[error("the claim of pool {pool} cannot be written into its thin {marker}: {source}")]
+    Marker { pool: DmName, marker: ThinId, source: BlockError },
+    #[error(
+        "{path} is not empty and the database knows no pool on it: {found}. It is left untouched; \
+         if it is this daemon's pool, put the database back; if its content may go, empty it \
+         ('blkdiscard -z', which writes zeros all over it, or remove the file)"
+    )]
     NotBlank { path: PathBuf, found: String },
-    #[error("{path} is not the disk that the {area} area of pool {pool} lies on: {found}. Nothing was written to it. Disks change their names: name the right one by /dev/disk/by-id, or put it back")]
+    #[error(
+        "{path} is not the disk that the {area} area of pool {pool} lies on: {found}. Nothing was \
+         written to it. Disks change their names: name the right one by /dev/disk/by-id, or put it \
+         back"
+    )]
     WrongDisk { path: PathBuf, area: &'static str, pool: DmName, found: String },
-    #[error("{path}, which holds the {area} area of the pool, is not there{}", if *live { ", or is another file than the one that the assembled pool has open (/proc and losetup -a show that one). Put it back under this name: copy it while the pool is assembled, or stop what uses the pool first" } else { ". Put it back, or start with an empty state directory and pull anew" })]
+    #[error(
+        "{path}, which holds the {area} area of the pool, is not there{}",
+        missing_area(*live)
+    )]
     AreaMissing { area: &'static str, path: PathBuf, live: bool },
-    #[error("device {device} stands on {found}; by configuration and database it should stand on {wanted}. It is left as it is: set the configuration right, or stop what uses the pool, remove its devices ('dmsetup remove', or a reboot) and start again")]
+    #[error(
+        "device {device} stands on {found}; by configuration and database it should stand on \
+         {wanted}. It is left as it is: set the configuration right, or stop what uses the pool, \
+         remove its devices ('dmsetup remove', or a reboot) and start again"
+    )]
     StandsElsewhere { device: DmName, found: String, wanted: String },
-    #[error("there is a device {device} already, and it is not of this daemon's pool (its dm uuid is {uuid:?}): another daemon or program has made it. Choose another 'name' for this daemon, or remove that device")]
-    NotOurs { device: DmName, uuid: String },
-    #[error("data_device {data} and metadata_device {metadata} are the same device; name two, or leave metadata_device out to have both areas on the one")]
+    #[error(
+        "there is a device {device} already, and it is not of this daemon's pool (its dm uuid is \
+         {uuid:?}): another daemon or program has made it. Choose another 'name' for this daemon, \
+         or remove that device"
+    )]
+    AreaNotOurs { device: DmName, uuid: String },
+    #[error(
+        "data_device {data} and metadata_device {metadata} are the same device; name two, or leave \
+         metadata_device out to have both areas on the one"
+    )]
     SameDisk { data: PathBuf, metadata: PathBuf },
-    #[error("the data area of pool {pool} on {path} has become smaller: {} found, {} in use by the pool", found.to_text(), needed.to_text())]
+    #[error(
+        "the data area of pool {pool} on {path} has become smaller: {} found, {} in use by the pool",
+        found.to_text(), needed.to_text()
+    )]
     Shrunk { path: PathBuf, pool: DmName, found: Sectors, needed: Sectors },
-    #[error("pool {pool} has no areas of its own: somebody else assembles it")]
-    NoAreas { pool: String },
-    #[error("{path} is too small for a pool: {} found, {} needed at least", found.to_text(), needed.to_text())]
+    #[error(
+        "{path} is too small for a pool: {} found, {} needed at least",
+        found.to_text(), needed.to_text()
+    )]
     TooSmall { path: PathBuf, found: Sectors, needed: Sectors },
     #[error("the metadata of pool {pool} cannot be read: {source}")]
     Metadata { pool: DmName, source: MetadataError },
@@ -100,86 +179,7 @@ pub enum PoolError {
     Store(#[from] StoreError),
 }
 
-fn shortage(what: &str, free: u64, total: u64, percent: u8) -> String {
-    let [free_size, total] = [free, total].map(bytes_text);
-    if free == 0 {
-        return format!("nothing of {total} of {what} is free");
-    }
-    format!("{free_size} of {total} of {what} free, less than the {percent} % that min_free_percent keeps")
-}
-
-fn taken_away(active: bool) -> &'static str {
-    if active {
-        "stop what uses the pool, remove its devices and then itself ('dmsetup remove', or a reboot), "
-    } else {
-        ""
-    }
-}
-
-/// How a metadata area is made larger.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MetadataGrowth {
-    File(PathBuf),
-    Device(PathBuf),
-    /// It lies on one disk with the data, which follows right behind it.
-    Never {
-        disk: PathBuf,
-    },
-    /// Somebody else assembles the pool.
-    ItsOwner,
-}
-
-fn way_out(growth: &MetadataGrowth, check: Option<&Path>, active: bool) -> String {
-    let larger = match growth {
-        MetadataGrowth::File(file) => format!("make {} larger by a quarter or more ('truncate -s')", file.display()),
-        MetadataGrowth::Device(device) => {
-            format!("make {} larger by a quarter or more ('lvextend' for a volume)", device.display())
-        }
-        MetadataGrowth::Never { disk } => {
-            return format!(
-                "It lies on {} with the data right behind it, so it cannot get larger there. What is mounted can still be read: \
-                 save what is nowhere else, then start with an empty state directory, an empty disk and a larger 'metadata_size'",
-                disk.display()
-            )
-        }
-        MetadataGrowth::ItsOwner => {
-            return "Its owner makes it larger ('lvextend --poolmetadatasize' with LVM); then start the daemon again".into()
-        }
-    };
-    let check = check
-        .map(|path| format!(", run 'thin_check --clear-needs-check-flag {}'", path.display()))
-        .unwrap_or_default();
-    format!("{}{larger}{check}, and start the daemon again", sentence(taken_away(active)))
-}
-
-/// With a capital letter.
-fn sentence(text: &str) -> String {
-    match text.chars().next() {
-        Some(first) => format!("{}{}", first.to_uppercase(), &text[first.len_utf8()..]),
-        None => "Now ".into(),
-    }
-}
-
-fn known_by(uuid: &str) -> String {
-    if uuid.is_empty() {
-        "no dm uuid".into()
-    } else {
-        format!("dm uuid {uuid}")
-    }
-}
-
-fn owner(of_this_program: bool, store: &Path, ours: Option<&str>) -> String {
-    let other = if of_this_program { "another daemon of this program" } else { "somebody else" };
-    match ours {
-        Some(uuid) => format!(
-            "{other}; those of the database {} have uuids of DMSNAPSHOTTER-{uuid}-",
-            store.display()
-        ),
-        None => format!("{other}; the database {} knows no pool yet", store.display()),
-    }
-}
-
-/// What went wrong first, where undoing it went wrong as well.
+/// The first error, where undoing what it left failed too.
 fn cause(error: &dm::Error) -> &dm::Error {
     match error {
         dm::Error::Rollback { cause: first, .. } => cause(first),
@@ -187,12 +187,13 @@ fn cause(error: &dm::Error) -> &dm::Error {
     }
 }
 
-fn of(origin: &Option<ThinId>) -> String {
-    origin.map(|id| format!(" as a snapshot of thin {id}")).unwrap_or_default()
-}
-
 impl PoolError {
-    /// Whether it is thin_check's turn, which reads the metadata area.
+    /// An error on the disk or the file `path` that an area lies on.
+    pub(super) fn area(area: &'static str, path: &Path, source: BlockError) -> PoolError {
+        PoolError::Area { area, path: path.into(), source }
+    }
+
+    /// Whether thin_check has to be run, which reads the metadata area.
     pub(super) fn wants_check(&self) -> bool {
         matches!(
             self,
@@ -200,7 +201,7 @@ impl PoolError {
         )
     }
 
-    /// Somebody has the device open or mounted: worth trying again later.
+    /// Whether the device is open or mounted, so that a later try can succeed.
     pub fn is_busy(&self) -> bool {
         match self {
             PoolError::Deactivate { source, .. } | PoolError::Delete { source, .. } => {
@@ -210,11 +211,13 @@ impl PoolError {
         }
     }
 
-    /// There is no room, or the kernel answered that there is none.
+    /// Whether the pool, or the file system of the database, has no free space.
     pub fn is_full(&self) -> bool {
         match self {
             PoolError::Full { .. } | PoolError::MetadataFull { .. } => true,
-            PoolError::Create { source, .. } | PoolError::Activate { source, .. } => {
+            PoolError::Create { source, .. }
+            | PoolError::Copy { source, .. }
+            | PoolError::Activate { source, .. } => {
                 matches!(cause(source), dm::Error::PoolFull { .. })
             }
             PoolError::Store(source) => source.is_no_space(),
@@ -222,15 +225,17 @@ impl PoolError {
         }
     }
 
-    /// A file system or a device has no room.
+    /// Whether the file system or the device of an area has no free space.
     pub fn is_no_space(&self) -> bool {
         matches!(self, PoolError::Area { source, .. } if source.is_no_space())
     }
 
-    /// The thin that was to be snapshotted or activated is gone.
+    /// Whether the thin that was to be snapshotted or activated does not exist.
     pub fn is_no_such_thin(&self) -> bool {
         match self {
-            PoolError::Create { source, .. } | PoolError::Activate { source, .. } => {
+            PoolError::Create { source, .. }
+            | PoolError::Copy { source, .. }
+            | PoolError::Activate { source, .. } => {
                 matches!(cause(source), dm::Error::NoSuchThin { .. })
             }
             _ => false,
@@ -246,14 +251,180 @@ mod tests {
         DmName::new("p-pool").unwrap()
     }
 
+    fn device() -> DmName {
+        DmName::new("p-snap-7").unwrap()
+    }
+
+    /// Each kind of error with what its message must contain: its subject, and what is wrong.
     #[test]
-    fn a_pool_without_any_room_is_not_told_of_a_percentage() {
+    fn each_message_names_its_subject() {
+        let id = ThinId::new(7).unwrap();
+        let kernel = || dm::Error::PoolFailed { pool: "p-pool".into() };
+        let block = || BlockError::Open {
+            path: "/dev/disk".into(),
+            source: std::io::Error::from_raw_os_error(5),
+        };
+        let (pool, device) = (pool(), device());
+        let store = || PathBuf::from("/s/metadata.redb");
+        let (path, found, needed) = (PathBuf::from("/dev/disk"), Sectors(2048), Sectors(4096));
+        let text = String::from;
+        let cases = [
+            (
+                PoolError::Create { pool: pool.clone(), id, origin: Some(id), source: kernel() },
+                "thin 7 cannot be made in pool p-pool as a snapshot of thin 7: ",
+            ),
+            (
+                PoolError::Copy { device: device.clone(), id, source: kernel() },
+                "thin 7 cannot be made as a copy of device p-snap-7: ",
+            ),
+            (
+                PoolError::Delete { pool: pool.clone(), id, source: kernel() },
+                "thin 7 cannot be deleted from pool p-pool: ",
+            ),
+            (
+                PoolError::Activate { device: device.clone(), id, source: kernel() },
+                "device p-snap-7 cannot be activated on thin 7: ",
+            ),
+            (
+                PoolError::DeviceNotOurs { device: device.clone(), source: kernel() },
+                "device p-snap-7 exists and is not of this daemon's pool",
+            ),
+            (
+                PoolError::Deactivate { device: device.clone(), source: kernel() },
+                "device p-snap-7 cannot be removed: ",
+            ),
+            (
+                PoolError::Keep { device: device.clone(), source: kernel() },
+                "device p-snap-7 is to be removed when it is closed",
+            ),
+            (
+                PoolError::Look { device: device.clone(), source: kernel() },
+                "device p-snap-7 cannot be looked at: ",
+            ),
+            (PoolError::List { source: kernel() }, "the devices of this host cannot be listed: "),
+            (
+                PoolError::Nodes { prefix: "p".into(), source: kernel() },
+                "the nodes of the devices named p-… cannot be repaired: ",
+            ),
+            (
+                PoolError::Resume { device: device.clone(), source: kernel() },
+                "device p-snap-7 cannot be resumed and stays suspended: ",
+            ),
+            (PoolError::Failed { pool: pool.clone() }, "pool p-pool has failed: "),
+            (
+                PoolError::NameTaken {
+                    device: device.clone(),
+                    uuid: String::new(),
+                    of_this_program: false,
+                    name: DevicePrefix::new("p").unwrap(),
+                    store: store(),
+                    ours: None,
+                },
+                "name \"p\" is taken: device p-snap-7 (no dm uuid) belongs to another program",
+            ),
+            (PoolError::NoIds, "no thin id is left for this daemon"),
+            (PoolError::Kernel(kernel()), "pool p-pool takes no messages"),
+            (
+                PoolError::Reload { device: pool.clone(), source: kernel() },
+                "the table of device p-pool cannot be replaced: ",
+            ),
+            (
+                PoolError::Assemble { device: pool.clone(), source: kernel() },
+                "device p-pool cannot be made: ",
+            ),
+            (
+                PoolError::ReleaseSnap { pool: pool.clone(), source: kernel() },
+                "the metadata snapshot that pool p-pool holds cannot be released: ",
+            ),
+            (
+                PoolError::MoveEpoch { pool: pool.clone(), source: kernel() },
+                "the epoch of pool p-pool, its transaction id, cannot be moved on: ",
+            ),
+            (
+                PoolError::Foreign { pool: pool.clone(), store: store(), what: text("it lies") },
+                "pool p-pool is not the one that the database /s/metadata.redb belongs to: it lies",
+            ),
+            (
+                PoolError::Name { store: store(), has: text("p"), wanted: text("q") },
+                "the devices of the database /s/metadata.redb are named \"p\"",
+            ),
+            (
+                PoolError::BlockSize {
+                    pool: pool.clone(),
+                    has: Sectors(128),
+                    wanted: Sectors(256),
+                },
+                "pool p-pool has 64 KiB, the configuration says 128 KiB",
+            ),
+            (
+                PoolError::External { pool: pool.clone(), what: text("is suspended") },
+                "pool p-pool, which another program assembles (pool_name), is suspended",
+            ),
+            (PoolError::area("data", &path, block()), "data area /dev/disk: "),
+            (
+                PoolError::Marker { pool: pool.clone(), marker: id, source: block() },
+                "the claim of pool p-pool cannot be written into its thin 7: ",
+            ),
+            (
+                PoolError::NotBlank { path: path.clone(), found: text("an ext4") },
+                "/dev/disk is not empty and the database knows no pool on it: an ext4",
+            ),
+            (
+                PoolError::WrongDisk {
+                    path: path.clone(),
+                    area: "data",
+                    pool: pool.clone(),
+                    found: text("it is blank"),
+                },
+                "/dev/disk is not the disk that the data area of pool p-pool lies on: it is blank",
+            ),
+            (
+                PoolError::AreaMissing { area: "metadata", path: path.clone(), live: false },
+                "/dev/disk, which holds the metadata area of the pool, is not there",
+            ),
+            (
+                PoolError::StandsElsewhere {
+                    device: device.clone(),
+                    found: text("a"),
+                    wanted: text("b"),
+                },
+                "device p-snap-7 stands on a; by configuration and database it should stand on b",
+            ),
+            (
+                PoolError::AreaNotOurs { device: device.clone(), uuid: text("LVM-x") },
+                "there is a device p-snap-7 already, and it is not of this daemon's pool",
+            ),
+            (
+                PoolError::SameDisk { data: path.clone(), metadata: path.clone() },
+                "data_device /dev/disk and metadata_device /dev/disk are the same device",
+            ),
+            (
+                PoolError::Shrunk { path: path.clone(), pool: pool.clone(), found, needed },
+                "the data area of pool p-pool on /dev/disk has become smaller: 1.0 MiB found",
+            ),
+            (
+                PoolError::TooSmall { path: path.clone(), found, needed },
+                "/dev/disk is too small for a pool: 1.0 MiB found, 2.0 MiB needed",
+            ),
+            (
+                PoolError::Metadata { pool, source: MetadataError::Changing },
+                "the metadata of pool p-pool cannot be read: ",
+            ),
+        ];
+        for (error, part) in cases {
+            let message = error.to_string();
+            assert!(message.contains(part), "{part:?} is not in {message:?}");
+        }
+    }
+
+    #[test]
+    fn a_pool_without_free_space_is_not_told_of_a_percentage() {
         let full = |free, percent| {
             PoolError::Full { pool: pool(), what: "data", free, total: 1 << 30, percent }
                 .to_string()
         };
         assert!(
-            full(0, 0).contains("short of room: nothing of 1.0 GiB of data is free"),
+            full(0, 0).contains("short of free space: nothing of 1.0 GiB of data is free"),
             "{}",
             full(0, 0)
         );

@@ -1,34 +1,35 @@
-//! Whether the kernel takes changes to a pool, and what to say if it does not.
+//! Pools that take no changes, and what to do about them.
 
-use super::room::METADATA_BLOCK;
-use super::{Backer, DeviceNames, PoolError};
+use super::advice::MetadataPlace;
+use super::error::PoolError;
 use crate::dm::{PoolMode, WorkingPool};
 use crate::names::DmName;
 
-/// The kernel could not write metadata, and refuses every change from then on.
-pub(super) fn must_be_checked(status: &WorkingPool) -> bool {
+/// dm-thin counts its metadata in blocks of 4 KiB.
+pub const METADATA_BLOCK: u64 = 4096;
+
+/// Whether the kernel could not write metadata, and so refuses every change.
+pub fn must_be_checked(status: &WorkingPool) -> bool {
     status.needs_check || status.mode == PoolMode::ReadOnly
 }
 
-/// What to say of a pool that [`must_be_checked`]. Where its metadata is merely full, the way out
-/// is more of it.
-pub(super) fn sick(
+/// The error for a pool that [`must_be_checked`]. `active` says that it is assembled. A pool whose
+/// metadata is merely full needs more of it.
+pub fn sick(
     status: &WorkingPool,
     pool: DmName,
-    backer: &Backer,
-    names: &DeviceNames,
+    metadata: &MetadataPlace,
     active: bool,
 ) -> PoolError {
-    let metadata = backer.metadata_path(names);
+    let MetadataPlace { path, growth } = metadata.clone();
     if status.metadata.free() > 0 {
-        return PoolError::NeedsCheck { pool, metadata, active };
+        return PoolError::NeedsCheck { pool, metadata: path, active };
     }
-    let (total, growth) = (status.metadata.total * METADATA_BLOCK, backer.metadata_growth());
     PoolError::MetadataFull {
         pool,
-        total,
+        total: status.metadata.total * METADATA_BLOCK,
         growth,
-        check: status.needs_check.then_some(metadata),
+        check: status.needs_check.then_some(path),
         active,
     }
 }

@@ -1,24 +1,23 @@
-//! When the pool refused writes.
+//! Lapses: the times at which the pool refused writes.
 //!
-//! Whoever writes through a page cache does not hear of a refused write, so a layer may be kept
-//! only if the pool refused none while it was written. Each look at the pool compares three things
-//! of the kernel's:
+//! A program that writes through the page cache is not told of a refused write. So a layer may be
+//! kept only if the pool refused no write while it was written. Each look at the pool compares
+//! three things that the kernel tells:
 //!
 //! - the pool's status: whether it refuses writes now;
-//! - the number of its events: a change of its mode is one, and so is a low water mark, of data or
-//!   of metadata. No new event, no lapse. It counts from the assembly of the pool, whoever runs
-//!   meanwhile;
-//! - the kernel's log, which has a line for each of these events and tells them apart
-//!   ([`PoolNotice`]). The line is there before the writes that the change refuses have failed.
+//! - the number of its events. A change of its mode is an event, and so is a low water mark of data
+//!   or metadata. Without a new event there was no lapse. The kernel counts from the assembly of
+//!   the pool, also while no daemon runs;
+//! - the kernel's log. It has a line for each of these events, which tells them apart
+//!   ([`PoolNotice`]). The line is written before a write fails because of the event.
 //!
-//! What the last look knew is on record, so what happens while nobody looks is found by the next
-//! look as if it had been there. Only where the log cannot be read, or has been overwritten in
-//! between, is anything in doubt; then two events that nothing explains count as a lapse: it takes
-//! one to begin and one to end it. A pool that queues refuses nothing before its time-out, which is
-//! a third.
+//! What the last look knew is on record. So the next look finds what happened meanwhile, even if no
+//! daemon ran. Only if the log cannot be read, or was overwritten, there is doubt. Then two events
+//! without a line count as a lapse: one begins it and one ends it. On a pool that queues it takes
+//! three, because such a pool refuses no write before its time-out, which is an event too.
 //!
 //! Invariant: a lapse that ended after a snapshot was made is never missed. What is not known to be
-//! harmless counts as one.
+//! harmless counts as a lapse.
 
 use crate::dm::{
     Dm, NoSpacePolicy, Noticed, PoolLog, PoolMode, PoolNotice, StatusOptions, ThinPoolStatus,
@@ -27,26 +26,27 @@ use crate::names::DmName;
 use crate::store::{LapsesRecord, Moment};
 use crate::units::DeviceNumber;
 
-/// How often a look is taken again because the pool had an event meanwhile.
+/// How often a look is repeated because the pool had an event meanwhile.
 const MOST_LOOKS: usize = 20;
 
 /// Whether a write that needs a new block fails.
 fn refuses(status: &ThinPoolStatus) -> bool {
     status.working().is_none_or(|status| match status.mode {
         PoolMode::ReadWrite => false,
-        // The kernel shows `error_if_no_space` of a pool whose time-out for queueing has passed,
-        // too (do_no_space_timeout).
+        // The kernel shows `error_if_no_space` also for a pool whose time-out for queueing has
+        // passed (do_no_space_timeout).
         PoolMode::OutOfDataSpace => status.no_space == NoSpacePolicy::Error,
         PoolMode::ReadOnly => true,
     })
 }
 
-/// What of a pool's state decides whether it may have refused writes between two looks that show
-/// nothing.
+/// The part of a pool's state that decides whether it may have refused writes between two looks
+/// that both find it well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Manner {
     queues: bool,
-    /// Blocks for metadata: one that ran out of them and got more was read-only meanwhile.
+    /// The number of metadata blocks. A pool that used all of them and got more was read-only
+    /// meanwhile.
     metadata: u64,
 }
 
@@ -60,31 +60,32 @@ impl Manner {
     }
 }
 
-/// What one look found.
+/// The findings of one look.
 #[derive(Debug)]
 struct Look {
     events: u32,
     refuses: bool,
     noticed: Noticed,
-    /// The fewest events that can hide a lapse.
+    /// The fewest events that can contain a lapse.
     fewest: usize,
-    /// This assembly has not been looked at before, so the log may hold lines of an earlier one.
+    /// Whether this is the first look at this assembly, so that the log may have lines of an
+    /// earlier one.
     first: bool,
 }
 
 impl Look {
-    /// How many events were no line in the log.
+    /// How many events have no line in the log.
     fn unexplained(&self, before: &LapsesRecord) -> usize {
         (self.events.saturating_sub(before.seen.event) as usize)
             .saturating_sub(self.noticed.notices.len())
     }
 
-    /// What is known after it, from what was known before.
+    /// What is known after this look, from what was known before.
     fn after(&self, before: &LapsesRecord) -> LapsesRecord {
         let new = self.events.saturating_sub(before.seen.event) as usize;
         let mut notices = self.noticed.notices.as_slice();
         if self.first {
-            // Each line is one event, so those of this assembly are the last.
+            // Each line is one event, so the lines of this assembly are the last ones.
             notices = &notices[notices.len().saturating_sub(new)..];
         }
         let numbered = notices.len() == new;
@@ -100,8 +101,8 @@ impl Look {
             }
         }
         if refusing && !self.refuses {
-            // The mode changes before the event, so where there is no new event this one is still
-            // to come.
+            // The mode changes before the event is counted. So without a new event, that event is
+            // still to come.
             until = Some(if new == 0 { self.events + 1 } else { self.events });
         }
         if !self.noticed.complete && !self.refuses && self.unexplained(before) >= self.fewest {
@@ -121,21 +122,21 @@ impl Look {
 
 /// Looks at a pool, and knows when it refused writes.
 #[derive(Debug)]
-pub(super) struct Lapses {
+pub struct Lapses {
     pool: DeviceNumber,
     log: Option<Box<dyn PoolLog>>,
     known: LapsesRecord,
-    /// How the pool was at the last look of this run.
+    /// From the last look of this run.
     manner: Option<Manner>,
     first: bool,
-    /// Events that are not somebody else's.
+    /// Events since the last look that the daemon itself caused.
     own_events: usize,
-    /// How many lapses there have been in this run.
+    /// The lapses of this run.
     count: u64,
 }
 
 impl Lapses {
-    /// Goes on from what was on record, if that is about the pool as it is assembled now.
+    /// Continues from what was on record, if that is about this assembly of the pool.
     pub fn new(dm: &Dm, pool: DeviceNumber, events: u32, recorded: LapsesRecord) -> Lapses {
         let device = dm.kernel().incarnation(pool);
         let first = recorded.device != device || events < recorded.seen.event;
@@ -143,15 +144,14 @@ impl Lapses {
         let log = dm.kernel().pool_log();
         if log.is_none() {
             tracing::warn!(
-                "the kernel's log (/dev/kmsg) cannot be read, so two low water marks of the pool close together look like a lapse; \
-                 give the daemon /dev/kmsg and CAP_SYSLOG"
+                "the kernel's log (/dev/kmsg) cannot be read, so two low water marks of the pool \
+                 close together look like a lapse; give the daemon /dev/kmsg and CAP_SYSLOG"
             );
         }
         Lapses { pool, log, known, manner: None, first, own_events: 0, count: 0 }
     }
 
-    /// Whether what was made at `moment` may lack some of what was written to it, by all looks so
-    /// far.
+    /// Whether a snapshot that was made at `moment` may lack writes, by all looks so far.
     pub fn refused_since(&self, moment: Moment) -> bool {
         self.known.refusing || moment < self.known.refused_until
     }
@@ -164,12 +164,14 @@ impl Lapses {
         self.count
     }
 
-    /// At most so many events until the next look are of the caller's own doing, and hide nothing.
+    /// Tells that the caller causes up to this many events before the next look. They are no sign
+    /// of a lapse.
     pub fn expect(&mut self, events: usize) {
         self.own_events += events;
     }
 
-    /// Looks at the pool: its status, and what has to be put on record if that has changed.
+    /// Looks at the pool. Returns its status, and what has to be put on record, if that has
+    /// changed.
     pub fn look(
         &mut self,
         dm: &Dm,
@@ -191,7 +193,7 @@ impl Lapses {
                     ..noticed
                 };
             }
-            // What was read belongs to what was seen, unless there was an event meanwhile.
+            // Without an event meanwhile, the log and the status are of the same moment.
             let again = dm.pool_status_and_events(name, StatusOptions::NO_FLUSH)?;
             let settled = again.1 == events;
             (status, events) = again;
@@ -208,7 +210,11 @@ impl Lapses {
         let after = look.after(&self.known);
         let unexplained = look.unexplained(&self.known);
         if unexplained > 0 && !look.noticed.complete {
-            tracing::info!(pool = %name, unexplained, "the kernel's log does not say what some events of the pool were");
+            tracing::info!(
+                pool = %name,
+                unexplained,
+                "the kernel's log does not say what some events of the pool were"
+            );
         }
         self.first = false;
         let begins = after.refusing && !self.known.refusing;
@@ -221,9 +227,9 @@ impl Lapses {
     }
 }
 
-/// The pool has been taken apart and assembled since the last look. What happened to it between the
-/// two is not known, and not held against anybody: what was written then and not synced is lost
-/// with the machine, and what was synced was answered.
+/// What is known of a pool that has been taken apart and assembled since the last look. What
+/// happened between the two is not known, and counts as no lapse: writes that were not synced are
+/// lost with the machine, and a sync would have reported the refused ones.
 fn another_assembly(recorded: LapsesRecord, device: String) -> LapsesRecord {
     let seen = Moment { assembly: recorded.seen.assembly + 1, event: 0 };
     let refused_until = if recorded.refusing { seen } else { recorded.refused_until };
@@ -235,16 +241,16 @@ mod tests {
     use super::PoolNotice::{LowWater, RefusesWrites, ServesWrites};
     use super::*;
 
-    const NOBODY: [u32; 0] = [];
+    const NONE: [u32; 0] = [];
 
-    /// A pool's life as looks see it.
+    /// A pool, as a series of looks sees it.
     struct Story {
         known: LapsesRecord,
         first: bool,
     }
 
     /// What one look finds: the number of events, whether writes are refused, and the lines of the
-    /// log; `None` for a log that cannot be read, or was overwritten.
+    /// log. `None` is a log that cannot be read, or was overwritten.
     type Found<'a> = (u32, bool, Option<&'a [PoolNotice]>);
 
     impl Story {
@@ -271,8 +277,7 @@ mod tests {
             self
         }
 
-        /// The numbers of events up to 12 at which a snapshot of this assembly may have been made
-        /// and is refused now.
+        /// The event numbers up to 12 for which a snapshot that was made then is refused now.
         fn refused(&self) -> Vec<u32> {
             let assembly = self.known.seen.assembly;
             (0..=12).filter(|&event| self.refuses(Moment { assembly, event })).collect()
@@ -283,7 +288,7 @@ mod tests {
         }
     }
 
-    /// Who is refused after these looks.
+    /// The event numbers for which a snapshot is refused after these looks.
     #[track_caller]
     fn refused(looks: &[Found<'_>]) -> Vec<u32> {
         let mut story = Story::new();
@@ -324,17 +329,17 @@ mod tests {
 
     #[test]
     fn events_that_are_no_lapse_refuse_nobody_however_many() {
-        assert_eq!(refused(&[(12, false, Some(&[LowWater; 12]))]), NOBODY);
-        // A full pool that queues, and is given more room.
+        assert_eq!(refused(&[(12, false, Some(&[LowWater; 12]))]), NONE);
+        // A full pool that queues, and is made larger.
         assert_eq!(
             refused(&[(12, false, Some(&[LowWater, ServesWrites, ServesWrites].repeat(4)))]),
-            NOBODY
+            NONE
         );
     }
 
     #[test]
     fn without_the_log_two_unexplained_events_are_in_doubt_and_one_is_not() {
-        assert_eq!(refused(&[(1, false, None), (2, false, None), (3, false, None)]), NOBODY);
+        assert_eq!(refused(&[(1, false, None), (2, false, None), (3, false, None)]), NONE);
         assert_eq!(refused(&[(1, false, None), (3, false, None)]), [0, 1, 2]);
         assert_eq!(refused(&[(1, true, None), (2, false, None)]), [0, 1]);
         // Part of the log was overwritten; what is left explains enough, or is a lapse.
@@ -345,14 +350,14 @@ mod tests {
             Look { events, refuses: false, noticed, fewest: 2, first: false }
         };
         story.known = look(2, &part).after(&story.known);
-        assert_eq!(story.refused(), NOBODY);
+        assert_eq!(story.refused(), NONE);
         story.known = look(5, &part).after(&story.known);
         assert_eq!(story.refused(), [0, 1, 2, 3, 4]);
     }
 
     #[test]
     fn a_pool_that_queues_hides_a_lapse_in_three_events_at_the_least() {
-        assert_eq!(Story::new().look_with((2, false, None), 3).refused(), NOBODY);
+        assert_eq!(Story::new().look_with((2, false, None), 3).refused(), NONE);
         assert_eq!(Story::new().look_with((3, false, None), 3).refused(), [0, 1, 2]);
     }
 
@@ -367,19 +372,19 @@ mod tests {
         let mut story = Story::new();
         story.look((2, true, Some(&[LowWater, RefusesWrites]))).reboot();
         assert!(story.refuses(Moment { assembly: 1, event: 2 }), "it was full until the end");
-        assert_eq!(story.refused(), NOBODY);
+        assert_eq!(story.refused(), NONE);
         story.look((0, false, Some(&[]))).reboot().look((1, false, Some(&[LowWater])));
         assert!(story.refuses(Moment { assembly: 1, event: 2 }));
         assert!(!story.refuses(Moment { assembly: 2, event: 0 }));
         assert!(story.refuses(Moment::default()), "one that does not say when it was made");
-        assert_eq!(story.refused(), NOBODY);
+        assert_eq!(story.refused(), NONE);
     }
 
     #[test]
     fn lines_of_an_earlier_pool_with_this_number_are_not_this_ones() {
         let mut story = Story::new();
         story.reboot().look((1, false, Some(&[RefusesWrites, ServesWrites, LowWater])));
-        assert_eq!(story.refused(), NOBODY);
+        assert_eq!(story.refused(), NONE);
         // There is no telling where they end, so the last ones count.
         let mut story = Story::new();
         story.reboot().look((2, false, Some(&[LowWater, RefusesWrites, ServesWrites])));

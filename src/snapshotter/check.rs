@@ -9,7 +9,7 @@ use super::error::{During, Subject};
 use super::finding::Finding;
 use super::record::role;
 use super::Error;
-use crate::pool::{DeviceInfo, Pool, PoolMode, Role, BALLOON_LENGTH};
+use crate::pool::{DeviceState, Pool, PoolState, Role, BALLOON_LENGTH};
 use crate::store::{IdRange, Kind, Owner, ReclaimKind, SnapshotRecord, Store};
 use crate::units::{Sectors, ThinId};
 
@@ -69,14 +69,15 @@ fn check_thins(
 
 fn check_pool(pool: &Pool) -> Result<Option<Finding>, Error> {
     let seen = pool.look().during(Subject::Check, "failed")?;
-    let what = match seen.status.working() {
-        None => "has failed: it can be neither read nor written any more",
-        Some(status) if status.mode == PoolMode::ReadOnly && status.metadata.free() == 0 => {
+    let metadata_is_full = seen.metadata.is_some_and(|metadata| metadata.free == 0);
+    let what = match seen.state {
+        PoolState::Failed => "has failed: it can be neither read nor written any more",
+        PoolState::ReadOnly if metadata_is_full => {
             "takes no changes: its metadata is full; the next start says what to do"
         }
-        Some(status) if status.needs_check => "wants thin_check; the next start says how to run it",
-        Some(status) if status.mode == PoolMode::ReadOnly => "is read-only: it takes no changes",
-        Some(_) => return Ok(None),
+        _ if seen.needs_check => "wants thin_check; the next start says how to run it",
+        PoolState::ReadOnly => "is read-only: it takes no changes",
+        PoolState::ReadWrite | PoolState::OutOfDataSpace => return Ok(None),
     };
     Ok(Some(Finding::PoolSick { what }))
 }
@@ -118,7 +119,7 @@ fn wanted(store: &Store) -> Result<BTreeMap<Role, Wanted>, Error> {
 fn check_device(
     pool: &Pool,
     role: Role,
-    info: &DeviceInfo,
+    info: &DeviceState,
     wanted: Option<&Wanted>,
     found: &mut Vec<Finding>,
 ) -> Result<(), Error> {

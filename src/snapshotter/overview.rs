@@ -2,7 +2,7 @@
 
 use super::error::{During, Subject};
 use super::{Error, Snapshotter, Stuck};
-use crate::pool::{PoolMode, Space};
+use crate::block::Space;
 use crate::store::Kind;
 
 /// Records read from the database at a time.
@@ -40,15 +40,9 @@ impl Snapshotter {
     /// The state of the pool, from one status ioctl.
     pub fn pool_view(&self) -> Result<PoolView, Error> {
         let seen = self.shared.pool.look().during(Subject::Look, "failed")?;
-        let status = seen.status.working();
         Ok(PoolView {
-            state: match status.map(|status| status.mode) {
-                Some(PoolMode::ReadWrite) => "read-write",
-                Some(PoolMode::ReadOnly) => "read-only",
-                Some(PoolMode::OutOfDataSpace) => "out-of-data-space",
-                None => "failed",
-            },
-            needs_check: status.is_some_and(|status| status.needs_check),
+            state: seen.state.as_str(),
+            needs_check: seen.needs_check,
             lapses: self.shared.pool.lapses(),
             data: seen.data,
             metadata: seen.metadata,

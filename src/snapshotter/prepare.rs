@@ -37,7 +37,7 @@ impl Snapshotter {
     ) -> Result<Vec<Mount>, Error> {
         let shared = &*self.shared;
         let found = parent.map(|parent| shared.on_parent(parent)).transpose()?;
-        shared.pool.check_room().during(key, STEP)?;
+        shared.pool.check_free_space().during(key, STEP)?;
         let origin = found.map_or_else(|| shared.on_template(), Ok)?;
         let basis = Basis { size: origin.size, fs: &origin.fs, parent: origin.parent.as_ref() };
         let size = shared.size_of_new(key, &basis, asked)?;

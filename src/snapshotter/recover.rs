@@ -12,7 +12,7 @@ use super::error::{During, Subject};
 use super::shared::Shared;
 use super::Error;
 use crate::block::Access;
-use crate::pool::{DeviceInfo, PoolError, Role};
+use crate::pool::{DeviceState, PoolError, Role};
 use crate::store::{Kind, Owner, ReclaimKind, ReclaimRecord, SnapshotRecord};
 
 /// What happens to a device that was found.
@@ -29,7 +29,7 @@ enum Fate {
 pub fn recover(shared: &Shared) -> Result<BTreeSet<Role>, Error> {
     // Before anything is changed: only this tells whether the database and a shared pool belong
     // together.
-    shared.pool.join(&shared.disks).during(Subject::Start, "failed")?;
+    shared.pool.join().during(Subject::Start, "failed")?;
     // Next: the last run may have removed a device and not its node. Such a node leads to any
     // device that has got the number since.
     shared.pool.sweep_nodes().during(Subject::Start, "failed")?;
@@ -64,7 +64,7 @@ pub fn recover(shared: &Shared) -> Result<BTreeSet<Role>, Error> {
 }
 
 /// Resumes a suspended device, and removes one that never got a table; then the answer is `None`.
-fn usable(shared: &Shared, role: Role) -> Result<Option<DeviceInfo>, Error> {
+fn usable(shared: &Shared, role: Role) -> Result<Option<DeviceState>, Error> {
     let Some(info) = shared.pool.info(role).during(Subject::Start, "failed")? else {
         return Ok(None);
     };
@@ -83,7 +83,7 @@ fn usable(shared: &Shared, role: Role) -> Result<Option<DeviceInfo>, Error> {
 }
 
 /// Takes back the deferred removal of a device that is needed.
-fn keep(shared: &Shared, role: Role, info: &DeviceInfo) -> Result<(), Error> {
+fn keep(shared: &Shared, role: Role, info: &DeviceState) -> Result<(), Error> {
     if !info.deferred_remove {
         return Ok(());
     }
@@ -164,7 +164,7 @@ fn set_read_only(shared: &Shared, role: Role, read_only: bool) -> Result<(), Err
 fn remove(
     shared: &Shared,
     role: Role,
-    info: &DeviceInfo,
+    info: &DeviceState,
     idle: &mut BTreeSet<Role>,
 ) -> Result<(), Error> {
     match shared.pool.deactivate(role) {

@@ -21,7 +21,7 @@ impl Shared {
     pub fn must_be_whole(&self, key: &str, record: &SnapshotRecord) -> Result<(), Error> {
         const STEP: &str = "cannot be committed";
         let seen = self.pool.look().during(key, STEP)?;
-        self.pool.must_be_well(&seen.status).during(key, STEP)?;
+        self.pool.must_be_well(&seen).during(key, STEP)?;
         // The record of a snapshot that an earlier version made has no time. It counts as older
         // than all that is known of the pool.
         let refused = self.pool.has_refused_since(record.made_at.unwrap_or_default());

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::state::database;
 use super::WiringError;
-use crate::block::RealDisks;
+use crate::block::{Loops, RealDisks};
 use crate::config::{Backing, Config};
-use crate::dm::{Dm, RealKernel};
+use crate::dm::Dm;
 use crate::fs::{FsSpec, Mkfs};
 use crate::monitor;
 use crate::pool::{Backer, Pool, PoolSettings};
@@ -15,7 +15,7 @@ use crate::store::Store;
 
 /// The device-mapper of the running kernel.
 pub fn device_mapper() -> Result<Dm, WiringError> {
-    Ok(Dm::new(Arc::new(RealKernel::open()?), Default::default()))
+    Ok(Dm::open()?)
 }
 
 /// What a running daemon works on.
@@ -56,17 +56,11 @@ impl Opened {
 }
 
 /// What opens a pool, besides device-mapper and the database.
-pub(super) fn parts(config: &Config) -> (Arc<Backer>, PoolSettings) {
-    let external = match &config.backing {
-        Backing::External { pool_name } => Some(pool_name.clone()),
-        _ => None,
-    };
+pub(super) fn parts(config: &Config) -> (Backer, PoolSettings) {
     let settings = PoolSettings {
         name: config.name.clone(),
-        external,
         block_size: config.block_size,
         min_free_percent: config.min_free_percent,
-        accepted_features: config.accept_pool_features.clone(),
     };
-    (Arc::new(Backer::new(config, Arc::new(RealDisks))), settings)
+    (Backer::new(config, Arc::new(RealDisks), Loops::default()), settings)
 }

@@ -68,12 +68,10 @@ fn bench(reclaiming: Reclaiming) -> Bench {
     let dm = Dm::new(kernel.clone(), DmSettings::without_nodes());
     let settings = PoolSettings {
         name: DevicePrefix::new(POOL).unwrap(),
-        external: None,
         block_size: BLOCK,
         min_free_percent: 0,
-        accepted_features: Vec::new(),
     };
-    let pool = Pool::open(&settings, dm, store.clone(), Arc::new(machine.backer())).unwrap();
+    let pool = Pool::open(&settings, dm, store.clone(), machine.backer()).unwrap();
     let base_image_size = Sectors(BLOCK.0 * BLOCKS);
     let settings = Settings {
         fs: FsSpec::plain(FsType::Ext4),

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use devmapper_snapshotter::block::{Access, BlockError, Disk, Disks};
+use devmapper_snapshotter::block::{Access, BlockError, Disk, Disks, Loops};
 use devmapper_snapshotter::config::{Backing, Config};
 use devmapper_snapshotter::dm::fake::{FakeHandle, FakeKernel, IoError};
 use devmapper_snapshotter::dm::{
@@ -109,6 +109,7 @@ impl Machine {
         Backer::new(
             &Config { backing, block_size: BLOCK, ..Config::default() },
             Arc::new(self.clone()),
+            Loops::default(),
         )
     }
 

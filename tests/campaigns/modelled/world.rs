@@ -131,12 +131,10 @@ impl World {
         let dm = Dm::new(machine.clone(), DmSettings::without_nodes());
         let settings = PoolSettings {
             name: DevicePrefix::new(POOL).unwrap(),
-            external: None,
             block_size: BLOCK,
             min_free_percent: 5,
-            accepted_features: Vec::new(),
         };
-        let pool = Pool::open(&settings, dm, store.clone(), Arc::new(machine.backer()))
+        let pool = Pool::open(&settings, dm, store.clone(), machine.backer())
             .map_err(|e| format!("the pool: {e}"))?;
         let settings = Settings {
             fs: FsSpec::plain(FsType::Ext4),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use devmapper_snapshotter::block::RealDisks;
+use devmapper_snapshotter::block::{Loops, RealDisks};
 use devmapper_snapshotter::config::{Backing, Config};
 use devmapper_snapshotter::dm::{CountingKernel, Dm, RealKernel, Verb};
 use devmapper_snapshotter::fs::{Formatter, FsError, FsSpec, FsState, FsType, Mkfs, Writer};
@@ -80,12 +80,10 @@ impl Place {
         let (config, disks) = (&self.config, Arc::new(RealDisks));
         let settings = PoolSettings {
             name: config.name.clone(),
-            external: None,
             block_size: config.block_size,
             min_free_percent: 5,
-            accepted_features: Vec::new(),
         };
-        let backer = Arc::new(Backer::new(config, disks.clone()));
+        let backer = Backer::new(config, disks.clone(), Loops::default());
         let pool = Pool::open(&settings, self.dm(), self.store.clone(), backer).unwrap();
         let fs = FsSpec::plain(FsType::Ext4);
         let (base_image_size, max_image_size) = (config.base_image_size, config.base_image_size);
@@ -235,7 +233,7 @@ fn an_mkfs_that_never_ends_is_ended_at_its_time_limit_and_the_next_start_is_none
     let formatter = counting(Mkfs::new());
     let b = Bench { snapshotter: place.start(formatter.clone()).unwrap(), formatter, place };
     b.snapshotter.prepare("a", "", Default::default()).unwrap();
-    let thins = b.snapshotter.pool().thins(&RealDisks).unwrap();
+    let thins = b.snapshotter.pool().thins().unwrap();
     assert_eq!(thins.len(), 2, "the template and the snapshot: {thins:?}");
     assert_eq!(b.snapshotter.check(Some(&thins.into_keys().collect())).unwrap(), []);
 }
