@@ -178,7 +178,7 @@ fn a_pool_that_has_failed_is_found() {
     assert!(found(&world).iter().any(|finding| matches!(finding, Finding::PoolSick { .. })));
 }
 
-/// Writes to a thin behind everybody's back.
+/// Writes to a thin without the daemon's knowledge.
 fn spoil(world: &World, thin: ThinId, write: impl FnOnce(&FakeHandle)) {
     let pool = world.dm().info(&World::pool_name()).unwrap().unwrap().device;
     let name = DmName::new("behind").unwrap();

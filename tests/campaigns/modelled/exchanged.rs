@@ -21,7 +21,7 @@ fn with_parent() -> (Base, World) {
     (base, ran.world)
 }
 
-/// Removes `p` and makes another one, with other content; what the old one left is taken away at
+/// Removes `p` and makes another `p` with other content. The thin of the old one is reclaimed at
 /// once.
 fn exchange(world: &World) -> Result<(), Error> {
     let snapshotter = world.snapshotter();

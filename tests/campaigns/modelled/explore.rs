@@ -150,7 +150,7 @@ impl Ran {
     }
 }
 
-/// What the disks may have kept when the power went.
+/// The writes that the disks may have kept at a power cut.
 pub struct Remains(pub Vec<(Unflushed, Survivors)>);
 
 impl Remains {
@@ -236,7 +236,7 @@ fn ended(base: &Base, mut ran: Ran, end: End, step: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// What is left when everything has ended, and what may be true of it.
+/// What is left after an end, and the models that may be true of it.
 struct Left {
     image: Image,
     loss: Loss,
@@ -254,7 +254,8 @@ impl Left {
     }
 }
 
-/// What an end leaves of a world; of the things that a power cut may leave one, by `choice`.
+/// The image that an end leaves of a world. After a power cut, `choice` selects one of the possible
+/// images.
 fn remains(mut world: World, end: End, choice: usize, seed: u64) -> (Loss, Image) {
     if end == End::Killed {
         return (Loss::Nothing, world.killed());

@@ -23,8 +23,8 @@ const ERRNOS: [Errno; 7] = [
     Errno::EEXIST,
 ];
 
-/// What no kernel says of something that is there: taking its word for it, a device or a thin is
-/// left behind until the next start, or for good.
+/// Errors that no kernel gives for a thing that exists. The daemon would believe them and leave a
+/// device or a thin behind.
 fn is_a_lie(what: &str, errno: Errno) -> bool {
     let gone = errno == Errno::ENXIO && (what.starts_with("remove") || what.starts_with("info"));
     let deleted = errno == Errno::ENODATA && (what.contains("(delete") || what.starts_with("load"));
@@ -72,7 +72,8 @@ fn spoil(base: &Base, program: &[Op], step: u64, errno: Errno) -> Result<bool, S
 }
 
 impl Spoilt {
-    /// Calls, and notes what is known then. After a failure either of two models may be true.
+    /// Makes a call and notes what is known after it. After a failure either of two models may be
+    /// true.
     fn call(&mut self, op: &Op) -> Result<(), String> {
         let mut after = self.model.clone();
         let expected = after.apply(op);
@@ -98,8 +99,8 @@ impl Spoilt {
         if let Failure::Snapshotter(error) = &failure {
             says_so(error, &what).map_err(|why| format!("{what} in {op:?}: {why}: {error}"))?;
         }
-        // What is on disk after a write of the database that failed is not known; otherwise nothing
-        // has happened.
+        // After a failed write of the database its content on the disk is unknown. After any other
+        // failure nothing has changed.
         let unknown = what.starts_with("database");
         let possible =
             if unknown { self.model.after_unanswered(op) } else { vec![self.model.clone()] };

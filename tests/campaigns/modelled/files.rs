@@ -12,10 +12,10 @@ use devmapper_snapshotter::units::Sectors;
 use super::machine::{Machine, Steps, BLOCK};
 
 const MAGIC: u64 = 0x6d6f_6465_6c66_7321;
-/// The first block that is free for tags; those before it are the file system's own.
+/// The first block for tags. The blocks before it belong to the file system.
 pub const FIRST: u64 = 3;
 
-/// What mkfs writes into the blocks behind the superblock.
+/// The values that mkfs writes into the blocks after the superblock.
 pub fn mark(block: u64) -> u64 {
     0xf500 + block
 }

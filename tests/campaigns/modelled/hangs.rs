@@ -21,7 +21,8 @@ use super::machine::{Machine, BLOCK, BLOCKS};
 use super::storage::Storage;
 use super::world::POOL;
 
-/// A modelled kernel that counts what it is asked, and can be told not to answer.
+/// A modelled kernel that counts requests. It can be told to leave the removal of some devices
+/// unanswered.
 #[derive(Debug, Default)]
 struct Holding {
     kernel: FakeKernel,
@@ -171,7 +172,7 @@ fn a_pool_that_takes_no_changes_is_asked_once_and_not_by_every_removal() {
     b.kernel.kernel.set_plan(plan);
     let (asked, swept) = b.cleanup();
     assert_eq!((swept.reclaimed, swept.failed), (0, 300));
-    // The first deletion is the one that the kernel could not commit.
+    // The kernel could not commit the first deletion.
     assert_eq!(asked.get(&Verb::Message), Some(&1), "{asked:?}");
     let (asked, swept) = b.cleanup();
     assert_eq!((swept.reclaimed, swept.failed), (0, 300));

@@ -82,7 +82,7 @@ fn records(world: &World) -> BTreeMap<String, SnapshotRecord> {
         .collect()
 }
 
-/// I1, I2: what is on record is what one of the models says.
+/// I1, I2: the records agree with one of the models.
 pub fn state<'a>(world: &World, possible: &'a [Model]) -> Result<&'a Model, String> {
     let found = records(world);
     let like = |model: &&Model| {

@@ -22,7 +22,7 @@ pub const BLOCK: Sectors = Sectors(128);
 pub const BLOCKS: u64 = 24;
 const METADATA: DeviceNumber = DeviceNumber { major: 7, minor: 0 };
 const DATA: DeviceNumber = DeviceNumber { major: 7, minor: 1 };
-/// What a disk's label has to itself.
+/// The start of a disk that only its label uses.
 const LABEL: Sectors = Sectors(2048);
 const METADATA_SIZE: Sectors = Sectors(LABEL.0 + 8 * 1024);
 const DATA_SIZE: Sectors = Sectors(LABEL.0 + BLOCK.0 * 1024);
@@ -51,7 +51,7 @@ pub struct Machine {
     interlude: Interlude,
 }
 
-/// What is to be done right before a request to the kernel, which is known by a part of its text.
+/// An action right before the next request to the kernel whose text contains a given part.
 #[derive(Clone, Default)]
 struct Interlude(Arc<Mutex<Option<(String, Act)>>>);
 
@@ -138,7 +138,7 @@ impl Machine {
             Verdict::Fail(errno) => Err(spoilt(Spoilt::Errno(errno))),
             Verdict::Halt => Err(spoilt(Spoilt::Halted)),
             Verdict::GoThenHalt => {
-                // Nobody is left to hear of it.
+                // The caller has ended.
                 let _ = act();
                 Err(spoilt(Spoilt::Halted))
             }
@@ -219,7 +219,7 @@ pub fn device_name(node: &Path) -> DmName {
     DmName::new(node.file_name().unwrap().to_str().unwrap()).unwrap()
 }
 
-/// What a disk is opened by.
+/// How a disk is opened.
 fn node(number: DeviceNumber) -> PathBuf {
     format!("/dev/block/{number}").into()
 }

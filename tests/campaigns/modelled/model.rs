@@ -43,7 +43,7 @@ pub enum Op {
         key: String,
         mount: bool,
     },
-    /// The container of this snapshot ends, and those of snapshots that are no more.
+    /// The containers of this snapshot, and of snapshots that no longer exist, end.
     Detach {
         key: String,
     },
@@ -68,7 +68,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// What kind of refusal an error is, if it is one.
+    /// The kind of refusal that an error is. `None` for an error that is no refusal.
     pub fn of(error: &Error) -> Option<Refusal> {
         Some(match error {
             Error::NotFound { .. } => Refusal::NotFound,
@@ -82,7 +82,7 @@ impl Refusal {
     }
 }
 
-/// What a block may hold: what was last made durable, and what was written since.
+/// The possible contents of a block: the last durable write, and the writes since.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
     durable: u64,
@@ -150,7 +150,7 @@ impl Model {
         self.snapshots.get_mut(key).ok_or(Refusal::NotFound)
     }
 
-    /// What a call does when it succeeds, or why it is refused.
+    /// The state after the call succeeds, or why it is refused.
     pub fn apply(&mut self, op: &Op) -> Result<(), Refusal> {
         match op {
             Op::Prepare { key, parent, size } => {
@@ -222,7 +222,7 @@ impl Model {
         Ok(())
     }
 
-    /// What there may be after a call that was never answered: nothing of it, or all.
+    /// The possible states after a call without an answer: it did nothing, or all of it.
     pub fn after_unanswered(&self, op: &Op) -> Vec<Model> {
         let mut whole = self.clone();
         let op = match op {
@@ -232,7 +232,7 @@ impl Model {
             op => op.clone(),
         };
         match whole.apply(&op) {
-            // What was written may be there or not, which one model tells.
+            // The write happened or it did not. One model covers both.
             Ok(()) if matches!(op, Op::Write { .. }) => {
                 whole
                     .snapshots

@@ -9,7 +9,7 @@ use super::files::FIRST;
 use super::machine::BLOCKS;
 use super::model::{Model, Op};
 
-/// A call before it is known what there is to call it on.
+/// A call without its keys. They are chosen when the program is made.
 #[derive(Debug, Clone, Copy)]
 pub struct Seed {
     what: u8,
@@ -27,8 +27,8 @@ pub fn seeds(most: usize) -> impl Strategy<Value = Vec<Seed>> {
     proptest::collection::vec(seed, 3..=most)
 }
 
-/// The program that seeds stand for: each call is chosen from what makes sense after those before
-/// it, except that one in sixteen is about a key that may not be there.
+/// Makes a program from seeds. Each call is one that makes sense after the calls before it, but for
+/// one in sixteen, whose key may not exist.
 pub fn program(seeds: &[Seed], prefix: &str) -> Vec<Op> {
     let mut model = Model { base: BLOCKS, ..Model::default() };
     let mut tag = 1000;

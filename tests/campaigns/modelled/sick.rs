@@ -68,7 +68,7 @@ fn call(
     Ok(())
 }
 
-/// The next start says what to do; once that is done, everything is as it was answered.
+/// The next start says what to do. After that is done, every acknowledged call has its effect.
 fn repaired(base: &Base, mut world: World, model: &Model) -> Result<(), String> {
     world.stop();
     // A start that assembled the pool has taken it apart again.

@@ -15,7 +15,7 @@ use super::world::{Failure, Users, World};
 
 const CALLERS: usize = 3;
 
-/// What one caller knows when all is over.
+/// What one caller knows at the end.
 struct Told {
     model: Model,
     pending: Option<Op>,

@@ -31,7 +31,7 @@ enum Pending {
 
 #[derive(Debug, Default)]
 struct Platter {
-    /// What a sync has made durable.
+    /// Bytes that a sync has made durable.
     durable: Vec<u8>,
     /// What reads show.
     cached: Vec<u8>,
@@ -63,7 +63,7 @@ impl Storage {
         self.platter.lock().unwrap().cached.clone()
     }
 
-    /// What is on the disk when the power is back.
+    /// The content of the disk after a power cut.
     pub fn after_power_cut(&self, survivors: Survivors) -> Vec<u8> {
         let platter = self.platter.lock().unwrap();
         match survivors {
@@ -160,7 +160,7 @@ impl StorageBackend for Storage {
         if step.is_ok() {
             platter.cached[from..from + data.len()].copy_from_slice(data);
         }
-        // The write that the power fails in may be on the disk in part; those after it are not.
+        // The write during the power cut may be on the disk in part. Later writes are not.
         if step.is_ok() || (!ended_before && self.plan.halted()) {
             platter.pending.push(Pending::Write(from, data.to_vec()));
         }

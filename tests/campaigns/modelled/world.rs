@@ -30,7 +30,7 @@ pub struct Setup {
     pub reclaiming: Reclaiming,
 }
 
-/// What a daemon is started on.
+/// The machine, the database and the containers that a daemon starts with.
 #[derive(Debug)]
 pub struct Image {
     machine: Machine,
@@ -45,7 +45,7 @@ pub struct Image {
 pub struct Users {
     /// By key.
     pub attached: BTreeMap<String, Attached>,
-    /// Those whose snapshot has been committed or removed.
+    /// Containers whose snapshot has been committed or removed.
     pub orphans: Vec<Attached>,
 }
 
@@ -315,7 +315,7 @@ impl World {
 }
 
 impl Users {
-    /// The snapshot of a container is not its any more; the container does not know.
+    /// The container's snapshot is gone, and the container goes on.
     pub fn orphan(&mut self, key: &str) {
         self.orphans.extend(self.attached.remove(key));
     }

@@ -12,12 +12,12 @@ use kit::Client;
 /// Keys of the checker's own views.
 const CHECK: &str = "check-";
 
-/// What went wrong below the daemon, and so how many blocks dm-thin itself may have leaked: see
+/// What failed below the daemon. It decides how many blocks dm-thin itself may have leaked: see
 /// [`Found::kernel_leak`].
 #[derive(Debug, Clone, Copy)]
 pub enum Below {
     Sound,
-    /// No more than can be on their way at such a moment, a few times over.
+    /// A few times the number of blocks that can be in flight at such a moment.
     PowerWent,
     /// As many as were to be filled while writes failed.
     WritesFailed,
@@ -52,7 +52,7 @@ pub struct Found {
     pub acknowledged: u64,
     pub kept_files: u64,
     pub unanswered: u64,
-    /// Of the unanswered calls, those that had happened.
+    /// Unanswered calls that had taken effect.
     pub happened: u64,
     pub layers: u64,
     pub files: u64,
@@ -121,7 +121,7 @@ impl Checker<'_> {
         self.client.cleanup().map_err(|e| format!("Cleanup: {e}"))
     }
 
-    /// What is listed is what was acknowledged, with the unanswered calls whole or not at all.
+    /// The list has every acknowledged call, and each unanswered call whole or not at all.
     fn records(
         &mut self,
         state: &mut State,
@@ -151,7 +151,7 @@ impl Checker<'_> {
             self.found.pending_keys.extend(keys(&op));
         }
         self.compare(state, &listed);
-        // What is there is what the next check starts from.
+        // The next check starts from the state that was found.
         state.snapshots.retain(|key, _| listed.contains_key(key));
         Ok(())
     }
@@ -234,7 +234,7 @@ impl Checker<'_> {
                     let view = format!("{CHECK}{key}");
                     self.client.remove(&view).map_err(|e| format!("removing {view}: {e}"))?;
                 }
-                // One that holds nothing that was synced stays as it was when the power went.
+                // A file system without synced content may be in any state.
                 Kind::Active if !snapshot.files.is_empty() => self.active(key, snapshot),
                 _ => {}
             }
@@ -287,7 +287,7 @@ fn remove_each(
     below: Below,
     found: &mut Found,
 ) -> Result<(), String> {
-    // What the kernel has leaked is seen before anything is removed, and that must not add to it.
+    // The kernel's leaks are counted before anything is removed. Removing must not add to them.
     let unmapped = unmapped()?;
     match unmapped.checked_sub(state.unmapped) {
         Some(leaked) if leaked <= below.leak_most() => found.kernel_leak = leaked,

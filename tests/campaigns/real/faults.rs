@@ -15,7 +15,7 @@ use super::machine::{self, Mounted};
 use super::run::Run;
 use kit::{try_dmsetup, try_run};
 
-/// No call may take longer, whatever is broken.
+/// The longest time that a call may take, with any fault.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// Sectors before an area on its disk.
 const LABEL: u64 = 2048;
@@ -112,7 +112,7 @@ impl Bench {
     }
 }
 
-/// Puts another table under the pool without anybody being told.
+/// Replaces the table below the pool without telling the daemon.
 fn replace(device: &str, table: &str) -> Result<(), String> {
     try_dmsetup(&["suspend", "--noflush", "--nolockfs", device])?;
     try_dmsetup(&["load", device, "--table", table])?;

@@ -249,8 +249,8 @@ impl Worker {
         self.call(op, |c| c.commit(&name, key)).map(drop)
     }
 
-    /// An active snapshot of earlier; perhaps one that was mounted when the power went, and is not
-    /// looked at before.
+    /// An active snapshot of an earlier run. It may have been mounted at the power cut, and is not
+    /// checked before it is used.
     fn commit_old(&mut self) -> Step {
         let Some(key) = self.some_own(|kind| kind == Kind::Active) else { return Ok(()) };
         if self.random.one_in(3) {
@@ -326,8 +326,8 @@ impl Worker {
         }
     }
 
-    /// On such a disk a client knows of nothing but what fsync says, and of that alone it tells the
-    /// checker.
+    /// On a disk that fails, a client knows only what fsync returned. It tells the checker only
+    /// that.
     fn disk_fails(&self) -> bool {
         (self.common.tolerated)(Code::DataLoss)
     }

@@ -152,7 +152,7 @@ pub fn remove_all_but_areas() -> Result<(), String> {
     names.iter().try_for_each(|name| try_dmsetup(&["remove", "--retry", name]).map(drop))
 }
 
-/// Takes away all devices of the daemon's, the pool last; not those that begin with `except`.
+/// Removes all devices of the daemon, the pool last, but for those whose names begin with `except`.
 pub fn remove_devices(except: &str) -> Result<(), String> {
     let end = Instant::now() + Duration::from_secs(20);
     loop {

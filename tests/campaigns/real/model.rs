@@ -120,8 +120,8 @@ impl State {
             Op::View { key, parent } => self.insert(key, Kind::View, parent),
             Op::Commit { name, key, files, exact } => {
                 if let Some(active) = self.snapshots.remove(key) {
-                    // Of one that was not looked at since the power went, only what was synced is
-                    // known.
+                    // Without a check since the power cut, only the synced content of the snapshot
+                    // is known.
                     let files = if *exact { files.clone() } else { active.files };
                     let committed = Snapshot {
                         kind: Kind::Committed,

@@ -349,7 +349,7 @@ impl Bench {
     }
 }
 
-/// What the clients had been told by then, and what they may have asked for.
+/// The acknowledged calls up to then, and the calls that may have been sent.
 fn lines_until(
     journals: &BTreeMap<String, Vec<Line>>,
     entries: &[Entry],

@@ -255,7 +255,7 @@ pub fn each_event_of_a_pool_is_one_line_in_the_log(world: &mut dyn World) {
         write(4).unwrap();
         assert_eq!(said(), [LowWater], "{blocks} blocks");
     }
-    // Room by a deletion ends it as well.
+    // Space from a deletion ends it as well.
     assert_eq!(write(1), Err(Errno::ENOSPC as i32));
     assert_eq!(said(), [RefusesWrites]);
     drop(device);

@@ -24,7 +24,7 @@ fn program(name: &str, script: &str) -> (tempfile::TempDir, Vec<PathBuf>) {
     (directory, directories)
 }
 
-/// Nobody holds the device: it can be claimed.
+/// The device can be claimed, so no process holds it.
 fn assert_free(device: &Path) {
     RealDisks.open(device, Access::WriteExclusive).unwrap();
 }

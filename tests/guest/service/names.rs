@@ -305,7 +305,7 @@ fn commands_that_read_change_nothing_whatever_they_find() {
     says(&said[1], &["thin 200 is on no record", "1 disagreement"]);
     says(&said[3], &["thin 200 is on no record"]);
 
-    // Somebody holds a snapshot of the metadata, and lists the pool by it.
+    // Another program holds a snapshot of the metadata, and lists the pool by it.
     dmsetup(&["message", "readers-pool", "0", "reserve_metadata_snap"]);
     says(&unchanged(&d, "beside another reader", None)[1], &["1 disagreement"]);
     dmsetup(&["message", "readers-pool", "0", "release_metadata_snap"]);
