@@ -12,7 +12,7 @@ use devmapper_snapshotter::dm::{
 };
 use devmapper_snapshotter::fs::{FsSpec, FsType};
 use devmapper_snapshotter::names::DevicePrefix;
-use devmapper_snapshotter::pool::{Pool, PoolSettings};
+use devmapper_snapshotter::pool::{Pool, PoolSettings, Role};
 use devmapper_snapshotter::snapshotter::{Reclaiming, Settings, Snapshotter};
 use devmapper_snapshotter::store::Store;
 use devmapper_snapshotter::units::{DeviceNumber, Sectors};
@@ -29,6 +29,8 @@ struct Holding {
     counts: Mutex<BTreeMap<Verb, usize>>,
     /// The names of devices whose removal is not answered.
     held: Mutex<Vec<String>>,
+    /// Requests of this verb fail with EIO.
+    failing: Mutex<Option<Verb>>,
     released: Condvar,
 }
 
@@ -39,6 +41,9 @@ impl Kernel for Holding {
             let name = request.device_name().unwrap().to_string();
             let held = self.held.lock().unwrap();
             drop(self.released.wait_while(held, |held| held.contains(&name)).unwrap());
+        }
+        if *self.failing.lock().unwrap() == Some(request.verb()) {
+            return Err(Error::from_errno(request, Errno::EIO));
         }
         self.kernel.submit(request)
     }
@@ -194,4 +199,32 @@ fn a_cleanup_asks_the_kernel_as_often_for_each_of_many_removals_as_for_a_few() {
         assert_eq!(b.cleanup().0, BTreeMap::new());
     }
     assert!((costs[0] - costs[1]).abs() < 0.1, "requests for each removal: {costs:?}");
+}
+
+#[test]
+fn a_device_that_cannot_be_resumed_is_tried_three_times_and_its_copy_is_deleted() {
+    let b = bench(Reclaiming::OnCall);
+    b.prepare(1);
+    let pool = b.snapshotter.pool();
+    let thins = || b.kernel.kernel.thin_ids(pool.device_name()).unwrap();
+    let role = pool.devices().unwrap().into_iter().find(|role| matches!(role, Role::Snapshot(_)));
+    let role = role.unwrap();
+    let (thin, _) = pool.shown(role).unwrap().unwrap();
+    let before = thins();
+    b.kernel.counts.lock().unwrap().clear();
+    *b.kernel.failing.lock().unwrap() = Some(Verb::Resume);
+    let refused = pool.copy_frozen(role, thin).unwrap_err().to_string();
+    assert!(refused.contains("cannot be resumed and stays suspended"), "{refused}");
+    assert_eq!(b.kernel.counts.lock().unwrap().get(&Verb::Resume), Some(&3));
+    assert_eq!(thins(), before);
+    assert!(pool.info(role).unwrap().unwrap().suspended);
+    // The next copy resumes it, also when no copy can be made.
+    *b.kernel.failing.lock().unwrap() = Some(Verb::Message);
+    let refused = pool.copy_frozen(role, thin).unwrap_err().to_string();
+    assert!(refused.contains("cannot be made as a copy of device"), "{refused}");
+    assert!(!pool.info(role).unwrap().unwrap().suspended);
+    *b.kernel.failing.lock().unwrap() = None;
+    let copy = pool.copy_frozen(role, thin).unwrap();
+    assert!(thins().contains(&copy.get()));
+    assert!(!pool.info(role).unwrap().unwrap().suspended);
 }
