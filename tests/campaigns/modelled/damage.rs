@@ -23,8 +23,8 @@ struct Ends {
 
 type Damage = (String, Box<dyn Fn(&mut Vec<u8>)>);
 
-/// Damages all over the used part of an image, others for each `seed`. `before` is an earlier
-/// image.
+/// Damages the used part of an image at many places, at other places for each `seed`. `before` is
+/// an earlier image.
 fn damages(bytes: &[u8], before: &[u8], seed: usize) -> Vec<Damage> {
     let used = (bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0) + 1).max(4096);
     let mut damages: Vec<Damage> = Vec::new();
@@ -47,7 +47,7 @@ fn damages(bytes: &[u8], before: &[u8], seed: usize) -> Vec<Damage> {
     damages
 }
 
-/// Damages what `image` gives, again and again, and starts a daemon on it.
+/// Damages an image of `image` many times, and starts a daemon on each.
 fn explore(
     base: &Base,
     ran: &Ran,
@@ -76,7 +76,7 @@ fn explore(
                 );
                 ends.behind += u32::from(behind);
                 ends.refused += 1;
-                // A pool that was not assembled shows none.
+                // A pool that was not assembled has no thins to list.
                 let left = world.thins();
                 assert!(
                     left.is_empty() || left == thins,

@@ -47,7 +47,7 @@ fn a_prepare_whose_parent_is_exchanged_after_its_look_up_stands_on_the_new_one()
     let mounts = std::thread::scope(|scope| {
         let prepared = scope.spawn(|| world.snapshotter().prepare("b", "p", Labels::new()));
         at.recv().unwrap();
-        // Not reclaimed, so that the old thin is still there to be snapshotted.
+        // It is not reclaimed, so a snapshot of the old thin could still be made.
         world.snapshotter().remove("p").unwrap();
         world.snapshotter().prepare("a", "", Labels::new()).unwrap();
         world.snapshotter().commit("p", "a", Labels::new()).unwrap();
@@ -90,7 +90,7 @@ fn a_prepare_whose_parent_goes_after_its_look_up_is_told_so_and_leaves_nothing()
     assert_eq!(world.thins().len(), 1, "more than the template is left");
 }
 
-/// Ends the other thread however this one ends.
+/// Ends the other thread when this one ends, also by a panic.
 struct StopOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
@@ -120,7 +120,7 @@ fn a_view_shows_the_thin_of_the_parent_that_is_on_record_however_often_that_is_e
             match world.snapshotter().view("v", "p", Labels::new()) {
                 Ok(_) => {
                     views += 1;
-                    // The parent cannot go while the view is there.
+                    // The parent cannot be removed while the view exists.
                     assert_eq!(thin_of(&world, "v"), thin_of(&world, "p"));
                     world.snapshotter().remove("v").unwrap();
                 }

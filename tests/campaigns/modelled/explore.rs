@@ -54,7 +54,7 @@ pub struct Base {
     world: World,
     setup: Setup,
     pub empty: Empty,
-    /// How many steps its next start takes, by what is counted.
+    /// The number of steps of its next start, for each kind of step.
     starts: BTreeMap<Steps, u64>,
 }
 
@@ -107,9 +107,9 @@ impl Base {
 /// A program that was run up to some step.
 pub struct Ran {
     pub world: World,
-    /// What has been answered.
+    /// The calls with an answer.
     pub model: Model,
-    /// What has not.
+    /// The call without an answer.
     pub pending: Option<Op>,
 }
 
@@ -154,7 +154,7 @@ impl Ran {
 pub struct Remains(pub Vec<(Unflushed, Survivors)>);
 
 impl Remains {
-    /// The extremes, and where the database was being written two choices by `seed`.
+    /// Nothing and everything; and two choices by `seed` if the database was being written.
     pub fn of(world: &World, seed: u64) -> Remains {
         use {Survivors::*, Unflushed::*};
         Remains(if world.storage.has_unsynced() {
@@ -170,8 +170,8 @@ impl Remains {
     }
 }
 
-/// All that comes after an end: the next start, the judge, the call that was not answered, and the
-/// removal of everything.
+/// Everything after an end: the next start, the judge, the unanswered call again, and the removal
+/// of everything.
 pub fn recovered(
     base: &Base,
     image: Image,
@@ -214,8 +214,8 @@ pub fn explore(base: &Base, program: &[Op], end: End) -> Result<u64, String> {
     unreachable!("programs end")
 }
 
-/// Goes on from a program that was ended: once for a killed daemon, once for each thing a power cut
-/// may leave.
+/// Continues after a program was ended: once after a killed daemon, and once for each image that a
+/// power cut may leave.
 fn ended(base: &Base, mut ran: Ran, end: End, step: u64) -> Result<(), String> {
     let possible = ran.possible();
     let pending = ran.pending.as_ref();
@@ -266,8 +266,8 @@ fn remains(mut world: World, end: End, choice: usize, seed: u64) -> (Loss, Image
     (Loss::Unflushed, world.power_cut(unflushed, survivors))
 }
 
-/// The start deletes each id of the last lease, and few of them are there: one in some stands for
-/// the rest.
+/// The start deletes each id of the last lease. Few of them exist, so only some of these steps are
+/// tried.
 fn stride(plan: &FaultPlan) -> usize {
     if plan.tripped().is_some_and(|what| what.contains("(delete")) {
         29
@@ -276,8 +276,8 @@ fn stride(plan: &FaultPlan) -> usize {
     }
 }
 
-/// Starts what `end` leaves, again and again, and ends that start at each of its steps. `end` is
-/// told the step; says whether it came to an end.
+/// Starts a daemon on what `end` leaves, and ends that start at each of its steps in turn. `end`
+/// gets the step, and returns whether it took place.
 fn starts_ended(
     base: &Base,
     second: End,
@@ -338,8 +338,8 @@ pub fn explore_recovery(
     unreachable!("programs end")
 }
 
-/// Ends the start of a daemon that has nothing to keep but its template at each step, and the start
-/// that follows at each of its steps as well, by turns in either way.
+/// Ends the start of a daemon that has only its template, at each step, and the next start at each
+/// of its steps as well. Kills and power cuts take turns.
 pub fn explore_starts(base: &Base, first: End) -> Result<(), String> {
     let mut step = 0;
     loop {

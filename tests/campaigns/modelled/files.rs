@@ -61,7 +61,7 @@ impl Superblock {
 }
 
 impl Machine {
-    /// The formatter as a whole may fail too.
+    /// The formatter can fail as a whole, too.
     fn formatter_step(&self, what: &str, device: &Path) -> Result<(), FsError> {
         if self.steps != Steps::Everything {
             return Ok(());

@@ -18,7 +18,7 @@ use super::world::{World, POOL};
 pub enum Loss {
     /// Nothing: the machine has gone on.
     Nothing,
-    /// What users wrote and did not flush.
+    /// Writes that their users did not flush.
     Unflushed,
 }
 
@@ -31,7 +31,7 @@ fn that(holds: bool, otherwise: impl FnOnce() -> String) -> Verdict {
     }
 }
 
-/// Blocks and thins in use by a daemon that has nothing to keep but its template.
+/// Blocks and thins in use by a daemon that has only its template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Empty {
     pub thins: usize,
@@ -45,8 +45,8 @@ impl Empty {
     }
 }
 
-/// Looks at a world whose daemon has just been started after an end. `possible` are the models that
-/// may be true; the one that is comes back.
+/// Checks a world whose daemon has just been started after an end. `possible` are the models that
+/// may be true. Returns the one that is.
 pub fn after_start(world: &mut World, possible: &[Model], loss: Loss) -> Result<Model, String> {
     findings(world, "right after the start", |finding| {
         matches!(finding, Finding::Unwanted { .. })
@@ -62,7 +62,7 @@ pub fn after_start(world: &mut World, possible: &[Model], loss: Loss) -> Result<
     Ok(model)
 }
 
-/// No disagreement between database, pool and kernel, but what `may_be`.
+/// Database, pool and kernel agree, but for the findings in `may_be`.
 pub fn findings(world: &World, when: &str, may_be: impl Fn(&Finding) -> bool) -> Verdict {
     let findings = world
         .snapshotter()
@@ -113,15 +113,15 @@ fn same(snapshot: &Snapshot, record: &SnapshotRecord) -> bool {
         && record.size == Sectors(snapshot.size * BLOCK.0)
 }
 
-/// Users whose snapshot turns out to be committed or removed.
+/// Users whose snapshot was committed or removed.
 pub fn forget_users(world: &mut World, model: &Model) {
     let gone: Vec<String> =
         world.users.attached.keys().filter(|key| !model.attached.contains(*key)).cloned().collect();
     gone.iter().for_each(|key| world.users.orphan(key));
 }
 
-/// I4: every snapshot holds what it may hold, and its file system is whole; a committed one's is
-/// clean. From then on it holds what was found.
+/// I4: every snapshot has content that it may have, and a sound file system. That of a committed
+/// one is clean. From now on the content is known.
 pub fn contents(world: &World, model: &mut Model, loss: Loss) -> Verdict {
     let dm = world.dm();
     let pool =
@@ -191,11 +191,11 @@ fn blocks(
     Ok(())
 }
 
-/// I5 as users see it: one with an open device goes on, and one whose snapshot is gone does no
-/// harm.
+/// I5 from a user's view: a user with an open device goes on. A user whose snapshot is gone changes
+/// nothing.
 fn users_go_on(world: &World, model: &Model) -> Verdict {
     for orphan in &world.users.orphans {
-        // It may be sealed, and need not work any more.
+        // It may be read-only, or not work any more.
         let _ = orphan.handle.write_block(FIRST + 1, BLOCK, 0xdead);
     }
     for (key, attached) in &world.users.attached {
@@ -214,7 +214,7 @@ fn users_go_on(world: &World, model: &Model) -> Verdict {
     Ok(())
 }
 
-/// I2: what was not answered can be asked for again, with success.
+/// I2: an unanswered call can be made again and succeeds.
 pub fn ask_again(world: &mut World, model: &mut Model, op: &Op) -> Verdict {
     if let Op::Prepare { key, .. } | Op::View { key, .. } = op {
         if model.snapshots.contains_key(key) && !model.snapshots.values().any(|s| s.parent == *key)
@@ -225,7 +225,7 @@ pub fn ask_again(world: &mut World, model: &mut Model, op: &Op) -> Verdict {
     try_op(world, model, op)
 }
 
-/// Runs a call whose outcome the model knows.
+/// Makes a call whose outcome the model knows.
 pub fn try_op(world: &mut World, model: &mut Model, op: &Op) -> Verdict {
     let expected = model.apply(op);
     match (world.run(op), expected) {
@@ -242,7 +242,7 @@ pub fn try_op(world: &mut World, model: &mut Model, op: &Op) -> Verdict {
     }
 }
 
-/// I6: when everything is removed, the pool is as empty as it was.
+/// I6: after everything is removed, the pool is as empty as before.
 pub fn everything_goes(world: &mut World, mut left: Model, empty: Empty) -> Verdict {
     contents(world, &mut left, Loss::Nothing)?;
     world.users = Default::default();

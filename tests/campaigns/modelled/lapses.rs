@@ -78,7 +78,7 @@ fn kind(world: &World, key: &str) -> Option<Kind> {
     world.snapshotter().stat(key).ok().map(|info| info.kind)
 }
 
-/// How far a story came.
+/// How far a story has come.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Told {
     /// Writes to the layer have been refused.
@@ -106,7 +106,7 @@ fn story(world: &mut World, told: &mut Told) -> Result<(), String> {
     commits(world, "after")
 }
 
-/// What must be true after an end and the next start.
+/// The conditions after an end and the next start.
 fn judged(image: Image, base: &Base, refused: bool) -> Result<(), String> {
     let mut world = World::on(image, base.setup(), &FaultPlan::counting(), Steps::Durable);
     for _ in 0..2 {
@@ -127,7 +127,7 @@ fn judged(image: Image, base: &Base, refused: bool) -> Result<(), String> {
     }
 }
 
-/// Kills the daemon of the story after its steps, each or some of them.
+/// Kills the daemon of the story after its steps, after each or after some of them.
 fn explore(base: &Base, log: bool, every: usize) -> Result<(), String> {
     for step in (base.first_step(End::Killed)..).step_by(every) {
         let plan = FaultPlan::at(step, Fault::CrashAfter);
@@ -193,7 +193,7 @@ fn a_pool_that_grows_ten_times_between_two_looks_refuses_nothing() {
         let area = DmName::new("p-data").unwrap();
         let mut area_table = dm.table(&area).unwrap();
         let Target::ThinPool(pool_table) = &mut table[0] else { panic!("no pool") };
-        // The mark is above all there is, so each growth is followed by an event.
+        // The low water mark is above the free space, so an event follows each growth.
         pool_table.low_water_blocks = 1 << 20;
         let events = || dm.info(&pool).unwrap().unwrap().event_nr;
         let before = events();

@@ -27,16 +27,16 @@ const LABEL: Sectors = Sectors(2048);
 const METADATA_SIZE: Sectors = Sectors(LABEL.0 + 8 * 1024);
 const DATA_SIZE: Sectors = Sectors(LABEL.0 + BLOCK.0 * 1024);
 
-/// What a plan counts.
+/// Which steps a plan counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Steps {
-    /// What outlives a power cut: commits of the pool, flushes of disks, writes and syncs of the
-    /// database.
+    /// Steps that a power cut can separate: commits of the pool, flushes of disks, writes and syncs
+    /// of the database.
     Durable,
-    /// What changes anything: requests to the kernel, calls on disks, writes and syncs of the
-    /// database.
+    /// All steps that change something: requests to the kernel, calls on disks, writes and syncs of
+    /// the database.
     Changes,
-    /// The same, and what only looks.
+    /// All steps, also those that only look.
     Everything,
 }
 
@@ -64,7 +64,7 @@ impl std::fmt::Debug for Interlude {
     }
 }
 
-/// A step that is not to be taken, or not to be heard of.
+/// A step that fails, or whose success is reported as a failure.
 enum Spoilt {
     Errno(devmapper_snapshotter::dm::Errno),
     Halted,
@@ -95,7 +95,7 @@ impl Machine {
         Machine::of(kernel, FaultPlan::counting(), Steps::Durable)
     }
 
-    /// A machine with this kernel, whose steps `plan` counts from now on.
+    /// A machine with this kernel. `plan` counts its steps from now on.
     pub fn of(kernel: FakeKernel, plan: Arc<FaultPlan>, steps: Steps) -> Machine {
         if steps == Steps::Durable {
             kernel.set_plan(Arc::clone(&plan));
@@ -113,7 +113,7 @@ impl Machine {
         )
     }
 
-    /// The same machine for a daemon that comes after a killed one.
+    /// The same machine for the next daemon after a kill.
     pub fn again(&self, plan: Arc<FaultPlan>, steps: Steps) -> Machine {
         if steps == Steps::Durable {
             self.kernel.set_plan(Arc::clone(&plan));
@@ -122,7 +122,7 @@ impl Machine {
         Machine { kernel: self.kernel.clone(), plan, steps, claims, interlude }
     }
 
-    /// Takes a step of this kind, if this kind is counted, around `act`.
+    /// Runs `act` as a step of this kind, if the plan counts this kind.
     fn stepping<T, E>(
         &self,
         counted: bool,
@@ -145,8 +145,8 @@ impl Machine {
         }
     }
 
-    /// Does something on the caller's thread right before the next request to the kernel whose text
-    /// has `what` in it.
+    /// Runs an action on the caller's thread right before the next request to the kernel whose text
+    /// contains `what`.
     pub fn before(&self, what: &str, action: impl FnOnce() + Send + 'static) {
         *self.interlude.0.lock().unwrap() = Some((what.into(), Box::new(action)));
     }
@@ -165,8 +165,8 @@ impl Machine {
         claimed.then(|| Claim { claims: Arc::clone(&self.claims), number })
     }
 
-    /// Opens a device as a container's mount or virtual machine does: beyond the reach of the
-    /// daemon's plan, but not after the end of everything.
+    /// Opens a device as a container's mount or a virtual machine does. The daemon's plan does not
+    /// count it, but it fails after the end of everything.
     pub fn attach(&self, node: &Path, mount: bool) -> Result<Attached, String> {
         if self.plan.halted() {
             return Err("halted".into());
@@ -191,7 +191,7 @@ pub struct Attached {
 }
 
 impl Attached {
-    /// Whether it is no view.
+    /// Whether it is not a view.
     pub fn is_writable(&self) -> bool {
         self.writable
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use devmapper_snapshotter::snapshotter::Error;
 use devmapper_snapshotter::store::Kind;
 
-/// Something that is done to the snapshotter, or to a snapshot by its user.
+/// A call on the snapshotter, or an action of a snapshot's user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
     Prepare {
@@ -87,12 +87,12 @@ impl Refusal {
 pub struct Block {
     durable: u64,
     newer: Vec<u64>,
-    /// Whether the last write was ever made is not known.
+    /// It is not known whether the last write took place.
     unsure: bool,
 }
 
 impl Block {
-    /// Whether it may hold this when nothing is lost.
+    /// Whether it may have this content when nothing is lost.
     pub fn holds(&self, tag: u64) -> bool {
         self.last() == tag || (self.unsure && self.may_hold(tag))
     }
@@ -101,12 +101,12 @@ impl Block {
         self.newer.last().copied().unwrap_or(self.durable)
     }
 
-    /// It was looked at, and holds this.
+    /// The content that was found. From now on it is known.
     pub fn found(&mut self, tag: u64) {
         *self = Block { durable: self.durable, newer: vec![tag], unsure: false };
     }
 
-    /// Whether it may hold this after a power cut.
+    /// Whether it may have this content after a power cut.
     pub fn may_hold(&self, tag: u64) -> bool {
         self.durable == tag || self.newer.contains(&tag)
     }

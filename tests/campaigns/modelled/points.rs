@@ -13,8 +13,8 @@ use super::model::Op;
 use super::programs::{classics, program, seeds};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 
-/// How many generated programs to explore: so many, always the same, or as many new ones as the
-/// environment asks for.
+/// The number of generated programs to explore. Without CRASH_SEEDS they are always the same; with
+/// it they are new ones.
 pub fn for_generated(few: u32, most: usize, explore: impl Fn(&[Op]) -> Result<(), String>) {
     let asked =
         std::env::var("CRASH_SEEDS").ok().map(|n| n.parse().expect("CRASH_SEEDS is a number"));

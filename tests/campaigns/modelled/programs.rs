@@ -98,7 +98,7 @@ fn call(seed: Seed, model: &Model, prefix: &str, tag: u64) -> Op {
     }
 }
 
-/// Short hand for programs written by hand.
+/// Short names for programs written by hand.
 pub mod by_hand {
     use super::Op;
 
@@ -132,8 +132,8 @@ pub mod by_hand {
 }
 use by_hand::*;
 
-/// Programs that have broken other snapshotters (USERS), and the shortest one of each call. Each
-/// with its story.
+/// Programs that have broken other snapshotters (USERS), and the shortest program of each call,
+/// each with its story.
 pub fn classics() -> Vec<(&'static str, Vec<Op>)> {
     vec![
         ("a pull of three layers, and a container on them", pull()),

@@ -18,8 +18,8 @@ fn ran(program: &[Op]) -> (Base, World, Model) {
     (base, ran.world, ran.model)
 }
 
-/// Runs all calls of `program`, in the last of which the `nth` step that is called `what` fails;
-/// gives the world and whether that call succeeded.
+/// Runs the calls of `program`. In the last call, the `nth` step with the name `what` fails.
+/// Returns the world, and whether that call succeeded.
 fn with_failure(base: &Base, program: &[Op], what: &str, nth: usize) -> (World, bool) {
     let (last, calls) = program.split_last().unwrap();
     let mut seen = 0;
@@ -61,8 +61,7 @@ fn models(program: &[Op]) -> Vec<Model> {
     model.after_unanswered(last)
 }
 
-/// Starts what is on `image`, until the step that is called `what`, before or after which the
-/// daemon is killed.
+/// Starts a daemon on `image` and kills it before or after the step with the name `what`.
 fn start_killed(base: &Base, image: impl Fn() -> Image, what: &str, fault: Fault) -> Image {
     for step in 0.. {
         let plan = FaultPlan::at(step, fault);
@@ -184,7 +183,7 @@ fn a_thin_that_could_not_be_taken_back_stays_on_lease_until_the_next_start() {
     let pool = world.snapshotter().pool();
     let thin = pool.create(None).unwrap();
     let id = thin.get();
-    // Something stands on it, so that it cannot be deleted.
+    // A device stands on it, so that it cannot be deleted.
     pool.activate(Role::Reclaim(id), id, super::machine::BLOCK, false).unwrap();
     pool.take_back(thin).unwrap_err();
     for _ in 0..600 {

@@ -22,7 +22,7 @@ struct Told {
     users: Users,
 }
 
-/// Runs one caller's program until it is over, or everything is.
+/// Runs the program of one caller until its end, or until everything ends.
 fn caller(world: &World, mut model: Model, program: &[Op]) -> Result<Told, String> {
     let mut users = Users::default();
     for op in program {
@@ -44,7 +44,7 @@ fn caller(world: &World, mut model: Model, program: &[Op]) -> Result<Told, Strin
     Ok(Told { model, pending: None, users })
 }
 
-/// All that may be true when each caller's last call was done or not.
+/// All models that may be true. The last call of each caller took effect or did not.
 fn possible(told: &[Told]) -> Vec<Model> {
     let mut all = vec![judge::nothing()];
     for told in told {
@@ -64,7 +64,7 @@ fn joined(one: &Model, other: &Model) -> Model {
     joined
 }
 
-/// One caller's program: base layers stand on the shared one, every other time.
+/// The program of one caller. Every other program makes its base layers on the shared one.
 fn own_program(runner: &mut TestRunner, caller: usize) -> Vec<Op> {
     let seeds = seeds(10).new_tree(runner).expect("seeds").current();
     let mut odd = false;
@@ -78,7 +78,8 @@ fn own_program(runner: &mut TestRunner, caller: usize) -> Vec<Op> {
     program(&seeds, &format!("{caller}-")).into_iter().map(shared).collect()
 }
 
-/// What is there before the callers start, whose ends are explored elsewhere.
+/// The snapshots that exist before the callers start. Ends while they are made are explored
+/// elsewhere.
 fn common() -> [Op; 3] {
     [prepare("layer", ""), write("layer", 3, 33, true), commit("shared", "layer")]
 }
@@ -87,7 +88,7 @@ fn first_step_of_callers(base: &Base, end: End) -> u64 {
     let plan = FaultPlan::counting();
     let mut world = base.started(&plan, end.steps());
     common().iter().for_each(|op| world.run(op).expect("nothing ends here"));
-    // The reclaimer may take some more of them before the callers start.
+    // The reclaimer may still remove some of them before the callers start.
     plan.taken() + 8
 }
 

@@ -14,7 +14,7 @@ use redb::StorageBackend;
 /// The bytes that a disk writes whole or not at all.
 const SECTOR: usize = 512;
 
-/// What becomes of database writes that were not synced when the power goes.
+/// Which unsynced writes of the database survive a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Survivors {
     Nothing,
@@ -33,7 +33,7 @@ enum Pending {
 struct Platter {
     /// Bytes that a sync has made durable.
     durable: Vec<u8>,
-    /// What reads show.
+    /// The content that reads return.
     cached: Vec<u8>,
     pending: Vec<Pending>,
 }
@@ -52,13 +52,13 @@ impl fmt::Debug for Storage {
 }
 
 impl Storage {
-    /// A disk with these bytes on it, whose steps `plan` counts.
+    /// A disk with this content. `plan` counts its steps.
     pub fn holding(bytes: Vec<u8>, plan: &Arc<FaultPlan>) -> Storage {
         let platter = Platter { durable: bytes.clone(), cached: bytes, pending: Vec::new() };
         Storage { platter: Arc::new(Mutex::new(platter)), plan: Arc::clone(plan) }
     }
 
-    /// What a process that comes after a killed one reads.
+    /// The content that the next process reads after a kill.
     pub fn cached(&self) -> Vec<u8> {
         self.platter.lock().unwrap().cached.clone()
     }
@@ -73,12 +73,12 @@ impl Storage {
         }
     }
 
-    /// Whether anything was written since the last sync, so that survivors differ.
+    /// Whether anything was written since the last sync, so that the choice of survivors matters.
     pub fn has_unsynced(&self) -> bool {
         !self.platter.lock().unwrap().pending.is_empty()
     }
 
-    /// Takes a step; `Ok(true)` means that all ends right after it.
+    /// Takes a step. `Ok(true)` means that everything ends right after it.
     fn step(&self, what: &str) -> io::Result<bool> {
         match self.plan.step(what) {
             Verdict::Go => Ok(false),
@@ -100,7 +100,7 @@ fn torn(platter: &Platter, seed: u64) -> Vec<u8> {
     };
     for pending in &platter.pending {
         match pending {
-            // A length is the file system's business, which keeps its journal in order.
+            // The file system journals the length of a file.
             Pending::Length(length) => bytes.resize(*length, 0),
             Pending::Write(offset, data) => {
                 for (index, sector) in data.chunks(SECTOR).enumerate() {
@@ -181,7 +181,7 @@ impl Beside {
         Beside { at_start: bytes.clone(), now: Arc::new(Mutex::new(bytes)) }
     }
 
-    /// What a process that comes after a killed one reads.
+    /// The content that the next process reads after a kill.
     pub fn cached(&self) -> Vec<u8> {
         self.now.lock().unwrap().clone()
     }

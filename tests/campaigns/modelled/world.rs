@@ -173,7 +173,7 @@ impl World {
         self.daemon = None;
     }
 
-    /// The kernel's verbs, beyond the plan's reach.
+    /// The kernel's verbs. The plan does not count them.
     pub fn dm(&self) -> Dm {
         Dm::new(Arc::new(self.machine.kernel.clone()), DmSettings::without_nodes())
     }
@@ -186,20 +186,20 @@ impl World {
         self.machine.kernel.thin_ids(&World::pool_name()).unwrap_or_default().into_iter().collect()
     }
 
-    /// What a killed daemon leaves to the next one.
+    /// The image for the next daemon after a kill.
     pub fn killed(mut self) -> Image {
         self.stop();
         let (bytes, tally) = (self.storage.cached(), self.tally.cached());
         Image { machine: self.machine, bytes, tally, users: self.users }
     }
 
-    /// Ends everything that runs; [`World::power_cut`] says what is left.
+    /// Ends everything that runs. [`World::power_cut`] gives what is left.
     pub fn switch_off(&mut self) {
         self.stop();
         self.users = Users::default();
     }
 
-    /// What a power cut leaves. Can be asked more than once.
+    /// The image after a power cut. It can be taken several times.
     pub fn power_cut(&self, unflushed: Unflushed, survivors: Survivors) -> Image {
         let kernel: FakeKernel = self.machine.kernel.power_cut(unflushed);
         let machine = Machine::of(kernel, FaultPlan::counting(), Steps::Durable);
@@ -208,7 +208,7 @@ impl World {
         Image { machine, bytes, tally, users: Users::default() }
     }
 
-    /// Does what a step of a program says.
+    /// Does one step of a program.
     pub fn run(&mut self, op: &Op) -> Result<(), Failure> {
         if *op == Op::Restart {
             self.stop();
@@ -220,7 +220,7 @@ impl World {
         done
     }
 
-    /// The same for callers side by side, each with users of its own; none can restart the daemon.
+    /// The same for callers side by side. Each has its own users, and none can restart the daemon.
     pub fn call(&self, users: &mut Users, op: &Op) -> Result<(), Failure> {
         let snapshotter = self.snapshotter();
         match op {
