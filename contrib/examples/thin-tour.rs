@@ -23,7 +23,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// The size that the thins claim to have: more than the pool has.
 const THIN_SIZE: Sectors = Sectors(1024 * MIB / 512);
 
-// Not used where this file is part of a test.
+// A test includes this file and calls `tour` itself.
 #[allow(dead_code)]
 fn main() -> Done<()> {
     let dir = std::env::temp_dir().join(format!("thin-tour-{}", std::process::id()));
@@ -72,7 +72,7 @@ impl Tour {
         let (dm, writable) = (&self.dm, ActivateOptions::default());
         let mut watch = dm.watch(&self.prefix)?;
 
-        // A pool of blocks of 64 KiB that says "full" instead of letting writers wait.
+        // A pool with blocks of 64 KiB. When it is full, writes fail at once and do not wait.
         let pool =
             self.activate("pool", Target::ThinPool(pool_table(metadata, data)?), writable)?;
         println!("the watch saw {} change", watch.next(Duration::from_secs(1))?.len());
@@ -86,7 +86,8 @@ impl Tour {
         self.mounted("origin", false, |root| Ok(fs::write(root.join("greeting"), "hello")?))?;
         self.print_status(&pool.name, &[&thin.name])?;
 
-        // A snapshot while the origin is mounted: frozen for the moment, then written to again.
+        // A snapshot while the origin is mounted. The origin is frozen for a moment, and then takes
+        // writes again.
         self.mounted("origin", false, |root| {
             fs::write(root.join("before"), "1")?;
             dm.create_snap_of_device(&pool.name, snapshot, &thin.name, origin)?;
@@ -104,8 +105,8 @@ impl Tour {
             expect(has("before") && !has("after"), "a snapshot of the moment it was taken")
         })?;
 
-        // The read-only view as the external origin of an empty thin: it shows through until it is
-        // written over.
+        // The read-only view is the external origin of an empty thin. The view's blocks are read
+        // through the thin until they are overwritten.
         dm.create_thin(&pool.name, copy)?;
         let target = ThinTable {
             start: Sectors::ZERO,

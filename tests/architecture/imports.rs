@@ -1,6 +1,6 @@
 //! Which file of a crate names what another file defines, read from the syntax trees.
 //!
-//! A re-export is looked through: who names `dm::Dm` depends on the file that defines `Dm`, not on
+//! A re-export is looked through: a file that names `dm::Dm` depends on the file that defines `Dm`, not on
 //! `dm/mod.rs`. What is for tests alone is left out.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -73,7 +73,7 @@ impl Ends {
                     assert_eq!(
                         &page(&store),
                         acknowledged,
-                        "{context}: an acknowledged commit is missing, silently"
+                        "{context}: an acknowledged commit is missing and no error says so"
                     );
                     self.harmless += 1;
                 }

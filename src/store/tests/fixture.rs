@@ -58,7 +58,7 @@ pub fn time(seconds: u64) -> SystemTime {
 /// The thin that every view shows.
 pub const SHOWN: u32 = 1;
 
-/// A snapshot whose number and thin id are the same; a view shows [`SHOWN`].
+/// A snapshot whose number and thin id are the same. A view shows [`SHOWN`].
 pub fn snapshot(number: u32, kind: Kind, parent: Option<&str>) -> SnapshotRecord {
     SnapshotRecord {
         number: number.into(),
@@ -77,7 +77,7 @@ pub fn snapshot(number: u32, kind: Kind, parent: Option<&str>) -> SnapshotRecord
     }
 }
 
-/// Adds a snapshot on its parent as it is now.
+/// Adds a snapshot on the parent that is on record now.
 pub fn add(c: &mut Changes<'_>, key: &str, record: &SnapshotRecord) -> Result<(), StoreError> {
     let parent = match &record.parent {
         Some(parent) => {

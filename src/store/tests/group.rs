@@ -158,7 +158,7 @@ fn those_who_come_while_a_group_is_written_go_to_disk_together() {
         }) as Caller<'_>
     });
     with_next_group(&store, &gated, false, others.collect());
-    assert_eq!(store.commits() - before, 2, "the first one's and one for the eight");
+    assert_eq!(store.commits() - before, 2, "one commit for the first change, one for the eight");
     assert_eq!(store.read(|r| r.page(None, 100)).unwrap().len(), 8);
 }
 

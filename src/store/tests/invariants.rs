@@ -131,7 +131,7 @@ fn a_thin_has_one_owner_and_the_refusal_names_both() {
     let error = refused(&fixture.store, |c| add(c, "x", &active(77, None)));
     assert!(error.to_string().ends_with("belongs to a thin that is not this daemon's"), "{error}");
     assert!(commit(&fixture.store, |c| c.remove_foreign(thin(77))));
-    assert!(!commit(&fixture.store, |c| c.remove_foreign(thin(1))), "not a foreign one");
+    assert!(!commit(&fixture.store, |c| c.remove_foreign(thin(1))), "thin 1 is not foreign");
     commit(&fixture.store, |c| add(c, "x", &active(77, None)));
 }
 
@@ -198,7 +198,10 @@ fn nothing_is_made_on_a_parent_that_was_exchanged_since_it_was_looked_up() {
             c.insert_snapshot("new", &record, Some(&looked_up))
         });
         assert!(
-            matches!(&error, StoreError::ParentChanged { key, parent } if key == "new" && parent == "image"),
+            matches!(
+                &error,
+                StoreError::ParentChanged { key, parent } if key == "new" && parent == "image"
+            ),
             "{error}"
         );
         let error = refused(&fixture.store, |c| c.insert_snapshot("new", &record, None));
@@ -246,7 +249,7 @@ fn a_change_that_is_refused_late_leaves_nothing_behind() {
     });
     assert!(matches!(error, StoreError::AlreadyExists { .. }));
     assert_eq!(everything(&fixture.store), before);
-    assert_eq!(fixture.store.commits(), commits, "there was nothing to write");
+    assert_eq!(fixture.store.commits(), commits, "a refused change makes no commit");
     assert_eq!(everything(&fixture.reopen().store), before);
 }
 

@@ -27,7 +27,8 @@ fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
         4 => (key.clone(), id.clone(), kind.clone(), prop::option::of(key.clone()))
             .prop_map(|(key, id, kind, parent)| Operation::Insert(key, id, kind, parent)),
-        2 => (key.clone(), id.clone(), kind).prop_map(|(key, id, kind)| Operation::Replace(key, id, kind)),
+        2 => (key.clone(), id.clone(), kind)
+            .prop_map(|(key, id, kind)| Operation::Replace(key, id, kind)),
         2 => key.clone().prop_map(Operation::Remove),
         2 => key.clone().prop_map(Operation::Retire),
         1 => (1..10u8).prop_map(Operation::Tick),

@@ -202,7 +202,7 @@ impl StorageBackend for Filling {
 }
 
 #[test]
-fn a_full_disk_is_named_as_such_and_once_there_is_room_the_store_goes_on() {
+fn a_full_disk_is_named_as_such_and_the_store_goes_on_once_there_is_space() {
     let disk = Disk::blank(&Power::steady());
     let full = Arc::new(AtomicBool::new(false));
     let filling = Filling { disk: disk.clone(), full: Arc::clone(&full) };

@@ -48,7 +48,7 @@ fn id(number: u32) -> ThinId {
     ThinId::new(number).unwrap()
 }
 
-/// Makes a device on a thin, with one of our names and uuids.
+/// Makes a device on a thin, with a name and a uuid as the daemon gives.
 fn show(world: &World, role: Role, thin: ThinId, size: Sectors) -> DmName {
     let names = world.snapshotter().pool().names();
     let pool = world.dm().info(&World::pool_name()).unwrap().unwrap().device;
@@ -248,6 +248,6 @@ fn blocks_that_leak_are_found_by_the_judge() {
     let (base, mut world, model) = sound();
     let template = world.store().read(|r| r.templates()).unwrap().remove(0).1;
     spoil(&world, template.thin, |handle| handle.write_block(20, BLOCK, 1).unwrap());
-    let error = judge::everything_goes(&mut world, model, base.empty).unwrap_err();
+    let error = judge::remove_everything(&mut world, model, base.empty).unwrap_err();
     assert!(error.starts_with("I6"), "{error}");
 }

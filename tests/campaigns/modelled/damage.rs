@@ -12,12 +12,12 @@ use super::programs::classics;
 use super::storage::Survivors;
 use super::world::{Image, World};
 
-/// What was damaged, and how the start ended.
+/// How many starts ended in each way.
 #[derive(Default)]
 struct Ends {
     started: u32,
     refused: u32,
-    /// Refused since an acknowledged commit is missing.
+    /// Refused because an acknowledged commit is missing.
     behind: u32,
 }
 
@@ -80,7 +80,7 @@ fn explore(
                 let left = world.thins();
                 assert!(
                     left.is_empty() || left == thins,
-                    "{what}: thins are gone though the start is refused: {error}"
+                    "{what}: the start is refused, but thins were deleted: {error}"
                 );
             }
         }

@@ -13,7 +13,7 @@ use super::machine::Steps;
 use super::programs::by_hand::*;
 use super::world::World;
 
-/// A committed snapshot `p` that nothing stands on.
+/// A committed snapshot `p` without children.
 fn with_parent() -> (Base, World) {
     let base = Base::new(true);
     let program = [prepare("a", ""), write("a", 4, 1, true), commit("p", "a")];
@@ -56,14 +56,14 @@ fn a_prepare_whose_parent_is_exchanged_after_its_look_up_stands_on_the_new_one()
     });
     assert_ne!(thin_of(&world, "p"), old);
     assert_eq!(mounts.unwrap().len(), 1);
-    // The first one was written to, the second was not.
+    // The first parent had a write in this block, the second had none.
     let attached = world
         .machine
         .attach(world.snapshotter().mounts("b").unwrap()[0].source.as_ref(), false)
         .unwrap();
     let mut block = [0; 8];
     attached.handle.read_at(&mut block, 4 * super::machine::BLOCK.0 * 512).unwrap();
-    assert_eq!(block, [0; 8], "it shows the content of the parent that is gone");
+    assert_eq!(block, [0; 8], "the snapshot has the content of the removed parent");
     drop(attached);
     world.snapshotter().cleanup().unwrap();
     judge::findings(&world, "afterwards", |_| false).unwrap();
@@ -87,7 +87,7 @@ fn a_prepare_whose_parent_goes_after_its_look_up_is_told_so_and_leaves_nothing()
     assert!(error.to_string().contains("\"p\" does not exist"), "{error}");
     world.snapshotter().cleanup().unwrap();
     judge::findings(&world, "afterwards", |_| false).unwrap();
-    assert_eq!(world.thins().len(), 1, "more than the template is left");
+    assert_eq!(world.thins().len(), 1, "the template alone should be left");
 }
 
 /// Ends the other thread when this one ends, also by a panic.

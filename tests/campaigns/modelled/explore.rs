@@ -15,12 +15,12 @@ use super::model::{Model, Op, Refusal};
 use super::storage::Survivors;
 use super::world::{Failure, Image, Setup, World};
 
-/// How everything ends.
+/// How a run ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// The daemon is killed; the kernel goes on.
+    /// The daemon is killed. The kernel goes on.
     Killed,
-    /// The power goes.
+    /// The power fails.
     PowerCut,
 }
 
@@ -33,14 +33,14 @@ impl End {
     }
 }
 
-/// How many points have been explored, by kind, in this process.
+/// The number of points that this process has explored, by kind.
 static EXPLORED: Mutex<BTreeMap<&'static str, u64>> = Mutex::new(BTreeMap::new());
 
 pub fn explored(kind: &'static str) {
     *EXPLORED.lock().unwrap().entry(kind).or_default() += 1;
 }
 
-/// Says how many points there have been so far; how many of these kinds.
+/// Prints the number of points explored so far. Returns how many of them are of `kinds`.
 pub fn print_explored(what: &str, kinds: &[&'static str]) -> u64 {
     let explored = EXPLORED.lock().unwrap();
     let total: u64 = explored.values().sum();
@@ -49,7 +49,7 @@ pub fn print_explored(what: &str, kinds: &[&'static str]) -> u64 {
     kinds.iter().filter_map(|kind| explored.get(kind)).sum()
 }
 
-/// A daemon that has been started once and has nothing but its template.
+/// A daemon that has been started once and has only its template.
 pub struct Base {
     world: World,
     setup: Setup,
@@ -104,7 +104,7 @@ impl Base {
     }
 }
 
-/// A program that was run up to some step.
+/// A program after a run, complete or up to some step.
 pub struct Ran {
     pub world: World,
     /// The calls with an answer.
@@ -113,7 +113,7 @@ pub struct Ran {
     pub pending: Option<Op>,
 }
 
-/// Runs a program until it is over, or until `plan` ends everything.
+/// Runs a program to its end, or until `plan` stops the daemon or the machine.
 pub fn run(
     base: &Base,
     program: &[Op],
@@ -186,10 +186,10 @@ pub fn recovered(
     if let Some(op) = pending {
         judge::ask_again(&mut world, &mut model, op)?;
     }
-    judge::everything_goes(&mut world, model, base.empty)
+    judge::remove_everything(&mut world, model, base.empty)
 }
 
-/// Ends a program at each of its steps, once before it and once after it.
+/// Ends a program at each of its steps, before the step and after it.
 pub fn explore(base: &Base, program: &[Op], end: End) -> Result<u64, String> {
     let mut steps = 0;
     for step in base.first_step(end).. {
@@ -242,7 +242,7 @@ struct Left {
     loss: Loss,
     possible: Vec<Model>,
     pending: Option<Op>,
-    /// How it ended.
+    /// How the first run ended.
     how: String,
 }
 
@@ -277,7 +277,7 @@ fn stride(plan: &FaultPlan) -> usize {
 }
 
 /// Starts a daemon on what `end` leaves, and ends that start at each of its steps in turn. `end`
-/// gets the step, and returns whether it took place.
+/// gets the step. Returns `false` if `end` ended nothing.
 fn starts_ended(
     base: &Base,
     second: End,
@@ -314,8 +314,8 @@ fn starts_ended(
     }
 }
 
-/// Ends a program at every `every`-th step, and the start that follows at each of its steps, in all
-/// four ways.
+/// Ends a program at every `every`-th step, and the start after it at each of its steps. Kills and
+/// power cuts are combined in all ways.
 pub fn explore_recovery(
     base: &Base,
     program: &[Op],

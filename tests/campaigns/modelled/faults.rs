@@ -25,20 +25,20 @@ const ERRNOS: [Errno; 7] = [
 
 /// Errors that no kernel gives for a thing that exists. The daemon would believe them and leave a
 /// device or a thin behind.
-fn is_a_lie(what: &str, errno: Errno) -> bool {
+fn is_impossible(what: &str, errno: Errno) -> bool {
     let gone = errno == Errno::ENXIO && (what.starts_with("remove") || what.starts_with("info"));
     let deleted = errno == Errno::ENODATA && (what.contains("(delete") || what.starts_with("load"));
     gone || deleted || (errno == Errno::ENODATA && what.contains("(create_snap"))
 }
 
-/// A program in whose course one step fails.
+/// A program in which one step fails.
 struct Spoilt {
     world: World,
     model: Model,
     plan: Arc<FaultPlan>,
 }
 
-/// Runs a program with a failure at one step; `Ok(None)` when the program was over before it.
+/// Runs a program with a failure at one step. Returns `false` if the program has fewer steps.
 fn spoil(base: &Base, program: &[Op], step: u64, errno: Errno) -> Result<bool, String> {
     let plan = FaultPlan::at(step, Fault::ErrorBefore(errno));
     let world = base.started(&plan, Steps::Everything);
@@ -47,7 +47,7 @@ fn spoil(base: &Base, program: &[Op], step: u64, errno: Errno) -> Result<bool, S
         let before = spoilt.plan.tripped();
         let called = spoilt.call(op);
         let now = spoilt.plan.tripped().filter(|_| before.is_none());
-        if now.as_ref().is_some_and(|what| is_a_lie(what, errno)) {
+        if now.as_ref().is_some_and(|what| is_impossible(what, errno)) {
             return Ok(true);
         }
         called?;
@@ -65,7 +65,7 @@ fn spoil(base: &Base, program: &[Op], step: u64, errno: Errno) -> Result<bool, S
         world.stop();
         world.start().map_err(|error| format!("I7: {error}"))?;
         let model = judge::after_start(world, &[model], Loss::Nothing)?;
-        judge::everything_goes(world, model, base.empty)
+        judge::remove_everything(world, model, base.empty)
     };
     finish(&mut world).map_err(|error| format!("{errno} at step {step}, at the end: {error}"))?;
     Ok(true)
@@ -111,12 +111,12 @@ impl Spoilt {
             .map_err(|error| format!("{what} in {op:?} ({failure}): {error}"))?
             .clone();
         judge::forget_users(&mut self.world, &self.model);
-        // The failure may have hit the call, and the call must succeed now.
+        // The call may have been the one that failed. Repeated, it must succeed.
         judge::ask_again(&mut self.world, &mut self.model, op)
             .map_err(|error| format!("{what}: {error}"))
     }
 
-    /// Whether the database still takes calls; after a failed sync it waits for a restart.
+    /// Whether the database still takes calls. After a failed sync it takes none until a restart.
     fn answers(&self) -> bool {
         self.world.runs() && self.world.store().read(|r| r.pool()).is_ok()
     }
@@ -147,10 +147,10 @@ fn says_so(error: &Error, what: &str) -> Result<(), &'static str> {
     if Refusal::of(error).is_some() {
         return Err("a failure looks like a refusal");
     }
-    let room = error.to_string().to_lowercase().contains("no space left");
-    let asked_for_room = what.starts_with("database write") || what.contains("(create_");
-    if room && asked_for_room && !error.is_full() {
-        return Err("lack of room does not look like it");
+    let names_no_space = error.to_string().to_lowercase().contains("no space left");
+    let needs_space = what.starts_with("database write") || what.contains("(create_");
+    if names_no_space && needs_space && !error.is_full() {
+        return Err("an error for lack of space is not reported as one");
     }
     Ok(())
 }
@@ -161,7 +161,7 @@ fn any_step_that_fails_ends_in_an_error_and_the_call_can_be_repeated() {
     let base = Base::new(true);
     for (number, (story, program)) in classics().into_iter().enumerate() {
         for step in base.first_step_of(Steps::Everything).. {
-            // Each step with one errno; with all of them on request.
+            // Each step fails with one errno, or with all of them if the environment asks for it.
             let turn = (step as usize + number) % ERRNOS.len();
             let errnos = if all { &ERRNOS[..] } else { &ERRNOS[turn..=turn] };
             let mut over = true;

@@ -91,7 +91,7 @@ fn bench(reclaiming: Reclaiming) -> Bench {
 }
 
 impl Bench {
-    /// Prepares so many, and says what their devices are called.
+    /// Prepares `count` snapshots and returns the names of their devices.
     fn prepare(&self, count: usize) -> Vec<String> {
         let device = |n: usize| {
             let mounts =
@@ -111,7 +111,7 @@ impl Bench {
         names.filter(|name| name.contains("-snap-")).collect()
     }
 
-    /// What a cleanup asks the kernel.
+    /// Runs a cleanup. Returns how many requests of each kind the kernel got, and the result.
     fn cleanup(&self) -> (BTreeMap<Verb, usize>, devmapper_snapshotter::snapshotter::Swept) {
         self.kernel.counts.lock().unwrap().clear();
         let swept = self.snapshotter.cleanup().unwrap();
@@ -123,7 +123,7 @@ impl Bench {
 fn a_removal_that_the_kernel_does_not_answer_holds_up_no_other_and_no_cleanup_and_no_stop() {
     let b = bench(Reclaiming::Behind);
     let devices = b.prepare(100);
-    // More than there are workers.
+    // More removals hang than there are workers.
     let held: Vec<String> = devices.iter().step_by(10).cloned().collect();
     *b.kernel.held.lock().unwrap() = held.clone();
     let began = Instant::now();
@@ -134,7 +134,7 @@ fn a_removal_that_the_kernel_does_not_answer_holds_up_no_other_and_no_cleanup_an
     let mut expected = held.clone();
     expected.sort();
     assert_eq!(left, expected);
-    // What is removed later goes as well.
+    // A snapshot that is removed later is still reclaimed.
     b.snapshotter.prepare("later", "", Default::default()).unwrap();
     b.snapshotter.remove("later").unwrap();
     b.snapshotter.cleanup().unwrap();

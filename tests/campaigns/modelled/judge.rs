@@ -13,10 +13,10 @@ use super::machine::{BLOCK, BLOCKS};
 use super::model::{Model, Op, Snapshot};
 use super::world::{World, POOL};
 
-/// What may have been lost.
+/// What an end may have lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
-    /// Nothing: the machine has gone on.
+    /// The machine has gone on.
     Nothing,
     /// Writes that their users did not flush.
     Unflushed,
@@ -24,7 +24,7 @@ pub enum Loss {
 
 type Verdict = Result<(), String>;
 
-fn that(holds: bool, otherwise: impl FnOnce() -> String) -> Verdict {
+fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Verdict {
     match holds {
         true => Ok(()),
         false => Err(otherwise()),
@@ -52,7 +52,7 @@ pub fn after_start(world: &mut World, possible: &[Model], loss: Loss) -> Result<
         matches!(finding, Finding::Unwanted { .. })
     })?;
     let swept = world.snapshotter().cleanup().map_err(|e| format!("I7: cleanup: {e}"))?;
-    that(swept.failed == 0, || format!("I7: cleanup failed for {} entries", swept.failed))?;
+    ensure(swept.failed == 0, || format!("I7: cleanup failed for {} entries", swept.failed))?;
     let open = |finding: &Finding| matches!(finding, Finding::Unwanted { open: 1.., .. });
     findings(world, "after the clean-up", open)?;
     let mut model = state(world, possible)?.clone();
@@ -62,7 +62,7 @@ pub fn after_start(world: &mut World, possible: &[Model], loss: Loss) -> Result<
     Ok(model)
 }
 
-/// Database, pool and kernel agree, but for the findings in `may_be`.
+/// Database, pool and kernel agree, except for the findings that `may_be` allows.
 pub fn findings(world: &World, when: &str, may_be: impl Fn(&Finding) -> bool) -> Verdict {
     let findings = world
         .snapshotter()
@@ -70,7 +70,7 @@ pub fn findings(world: &World, when: &str, may_be: impl Fn(&Finding) -> bool) ->
         .map_err(|e| format!("the checker {when}: {e}"))?;
     let found: Vec<String> =
         findings.iter().filter(|f| !may_be(f)).map(ToString::to_string).collect();
-    that(found.is_empty(), || format!("I3, I5 {when}: {}", found.join("; ")))
+    ensure(found.is_empty(), || format!("I3, I5 {when}: {}", found.join("; ")))
 }
 
 fn records(world: &World) -> BTreeMap<String, SnapshotRecord> {
@@ -127,15 +127,17 @@ pub fn contents(world: &World, model: &mut Model, loss: Loss) -> Verdict {
     let pool =
         dm.info(&World::pool_name()).ok().flatten().ok_or("I5: the pool is not there")?.device;
     for (key, record) in records(world) {
-        let snapshot =
-            model.snapshots.get_mut(&key).ok_or_else(|| format!("I1: {key} is on record"))?;
+        let snapshot = model
+            .snapshots
+            .get_mut(&key)
+            .ok_or_else(|| format!("I1: {key} is on record, and the model has none"))?;
         content(world, pool, &record, snapshot, loss)
             .map_err(|what| format!("I4: {key}: {what}"))?;
     }
     Ok(())
 }
 
-/// Looks at a thin through a device of the judge's own.
+/// Reads a thin through a device of the judge.
 fn content(
     world: &World,
     pool: DeviceNumber,
@@ -163,12 +165,12 @@ fn blocks(
     let handle = world.machine.kernel.open(name).map_err(|e| e.to_string())?;
     let superblock =
         Superblock::read(&handle).map_err(|e| e.to_string())?.ok_or("no file system")?;
-    that(superblock.size == record.size, || {
-        format!("its file system has {}, it {}", superblock.size, record.size)
+    ensure(superblock.size == record.size, || {
+        format!("its file system has {}, the snapshot {}", superblock.size, record.size)
     })?;
     if snapshot.kind == Kind::Committed {
-        that(superblock.clean, || "its file system is not clean".into())?;
-        that(record.inodes == Some(superblock.inodes), || {
+        ensure(superblock.clean, || "its file system is not clean".into())?;
+        ensure(record.inodes == Some(superblock.inodes), || {
             format!("{:?} inodes recorded", record.inodes)
         })?;
     }
@@ -181,7 +183,7 @@ fn blocks(
             Some(block) if exact => block.holds(found),
             Some(block) => block.may_hold(found),
         };
-        that(fine, || {
+        ensure(fine, || {
             format!("block {block} holds {found}, expected {:?}", snapshot.content.get(&block))
         })?;
         if let Some(block) = snapshot.content.get_mut(&block) {
@@ -243,7 +245,7 @@ pub fn try_op(world: &mut World, model: &mut Model, op: &Op) -> Verdict {
 }
 
 /// I6: after everything is removed, the pool is as empty as before.
-pub fn everything_goes(world: &mut World, mut left: Model, empty: Empty) -> Verdict {
+pub fn remove_everything(world: &mut World, mut left: Model, empty: Empty) -> Verdict {
     contents(world, &mut left, Loss::Nothing)?;
     world.users = Default::default();
     while !left.snapshots.is_empty() {
@@ -252,12 +254,12 @@ pub fn everything_goes(world: &mut World, mut left: Model, empty: Empty) -> Verd
         try_op(world, &mut left, &Op::Remove { key })?;
     }
     let swept = world.snapshotter().cleanup().map_err(|e| format!("I6: cleanup: {e}"))?;
-    that(swept.busy + swept.failed == 0, || {
-        format!("I6: something cannot be reclaimed: {swept:?}")
+    ensure(swept.busy + swept.failed == 0, || {
+        format!("I6: not everything was reclaimed: {swept:?}")
     })?;
     findings(world, "when all is removed", |_| false)?;
     let now = Empty::of(world);
-    that(now == empty, || format!("I6: {now:?} are left, {empty:?} at the beginning"))?;
+    ensure(now == empty, || format!("I6: in use now: {now:?}, at the beginning: {empty:?}"))?;
     let devices: Vec<String> = world
         .dm()
         .list()
@@ -265,12 +267,12 @@ pub fn everything_goes(world: &mut World, mut left: Model, empty: Empty) -> Verd
         .iter()
         .map(|device| device.name.to_string())
         .collect();
-    that(devices == ["data", "metadata", "pool"].map(|role| format!("{POOL}-{role}")), || {
+    ensure(devices == ["data", "metadata", "pool"].map(|role| format!("{POOL}-{role}")), || {
         format!("I6: devices are left: {devices:?}")
     })
 }
 
-/// A model of a daemon that has nothing yet.
+/// The model of a daemon without snapshots.
 pub fn nothing() -> Model {
     Model { base: BLOCKS, ..Model::default() }
 }

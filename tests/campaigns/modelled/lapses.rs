@@ -16,15 +16,15 @@ use super::programs::by_hand::prepare;
 use super::storage::Survivors;
 use super::world::{Image, World};
 
-/// A thin on no record that takes the pool's free space.
+/// A thin outside the daemon's records that takes all free space of the pool.
 const HOG: u32 = 9_000_000;
 
 fn hog() -> (ThinId, DmName) {
     (ThinId::new(HOG).unwrap(), DmName::new("hog").unwrap())
 }
 
-/// Takes all free space of the pool. That refuses nothing.
-fn no_room(world: &World) {
+/// Takes all free space of the pool. No write is refused yet.
+fn fill_pool(world: &World) {
     let (dm, (id, name)) = (world.dm(), hog());
     let pool = dm.info(&World::pool_name()).unwrap().unwrap();
     dm.create_thin(&pool.name, id).unwrap();
@@ -38,8 +38,8 @@ fn no_room(world: &World) {
     }
 }
 
-/// Gives it back.
-fn room(world: &World) {
+/// Frees the space that [`fill_pool`] took.
+fn free_space(world: &World) {
     let (dm, (id, name)) = (world.dm(), hog());
     dm.remove(&name).unwrap();
     dm.delete_thin(&World::pool_name(), id).unwrap();
@@ -80,27 +80,27 @@ fn kind(world: &World, key: &str) -> Option<Kind> {
 
 /// How far a story has come.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Told {
+struct Progress {
     /// Writes to the layer have been refused.
     lapsed: bool,
-    /// The daemon has said so.
-    said: bool,
+    /// The daemon has refused to commit the layer.
+    reported: bool,
 }
 
 /// A layer is written to while the pool is full; then there is space again, and another layer is
 /// made and committed.
-fn story(world: &mut World, told: &mut Told) -> Result<(), String> {
+fn story(world: &mut World, progress: &mut Progress) -> Result<(), String> {
     world.run(&prepare("layer", "")).map_err(|e| e.to_string())?;
-    no_room(world);
+    fill_pool(world);
     if world.run(&write("layer", 9)).is_ok() {
         return Err("a full pool takes a write".into());
     }
-    told.lapsed = mode(world) == PoolMode::OutOfDataSpace;
-    room(world);
+    progress.lapsed = mode(world) == PoolMode::OutOfDataSpace;
+    free_space(world);
     world.run(&prepare("after", "")).map_err(|e| e.to_string())?;
     world.run(&write("after", 9)).map_err(|e| e.to_string())?;
     is_refused(world, "layer")?;
-    told.said = true;
+    progress.reported = true;
     world.run(&Op::Restart).map_err(|e| e.to_string())?;
     is_refused(world, "layer")?;
     commits(world, "after")
@@ -133,21 +133,21 @@ fn explore(base: &Base, log: bool, every: usize) -> Result<(), String> {
         let plan = FaultPlan::at(step, Fault::CrashAfter);
         let mut world = World::on(base.image(), base.setup(), &plan, Steps::Changes);
         world.machine.kernel.forbid_log(!log);
-        let mut told = Told::default();
-        let done = world.start().and_then(|()| story(&mut world, &mut told));
+        let mut progress = Progress::default();
+        let done = world.start().and_then(|()| story(&mut world, &mut progress));
         if !plan.halted() {
             return done;
         }
         explored("daemons killed around a lapse");
-        judged(world.killed(), base, told.lapsed).map_err(|what| {
-            format!("killed after step {step} ({}), {told:?}: {what}", plan.tripped().unwrap())
+        judged(world.killed(), base, progress.lapsed).map_err(|what| {
+            format!("killed after step {step} ({}), {progress:?}: {what}", plan.tripped().unwrap())
         })?;
     }
     unreachable!("stories end")
 }
 
 #[test]
-fn a_lapse_costs_who_was_there_and_nobody_else_wherever_the_daemon_is_killed() {
+fn a_lapse_refuses_snapshots_made_before_its_end_and_no_others_wherever_the_daemon_is_killed() {
     let base = Base::new(true);
     for (log, every) in [(true, 1), (false, 5)] {
         explore(&base, log, every).unwrap_or_else(|what| panic!("log {log}: {what}"));
@@ -159,11 +159,11 @@ fn a_lapse_costs_who_was_there_and_nobody_else_wherever_the_daemon_is_killed() {
 fn a_lapse_that_was_seen_is_remembered_after_a_power_cut() {
     let base = Base::new(true);
     let mut world = base.started(&FaultPlan::counting(), Steps::Durable);
-    let mut told = Told::default();
-    story(&mut world, &mut told).unwrap();
+    let mut progress = Progress::default();
+    story(&mut world, &mut progress).unwrap();
     world.switch_off();
     for survivors in [Survivors::Nothing, Survivors::Everything] {
-        judged(world.power_cut(Unflushed::Lost, survivors), &base, told.said).unwrap();
+        judged(world.power_cut(Unflushed::Lost, survivors), &base, progress.reported).unwrap();
     }
 }
 
@@ -220,7 +220,7 @@ fn a_lapse_while_no_daemon_runs_is_found_or_where_the_log_is_lost_taken_for_one(
         let mut world = started();
         world.stop();
         let node = world.machine.kernel.clone();
-        no_room(&world);
+        fill_pool(&world);
         let device = world
             .dm()
             .list()
@@ -229,7 +229,7 @@ fn a_lapse_while_no_daemon_runs_is_found_or_where_the_log_is_lost_taken_for_one(
             .find(|d| d.name.as_str().starts_with("p-snap-"))
             .unwrap();
         assert!(node.open(&device.name).unwrap().write_block(FIRST + 5, BLOCK, 1).is_err());
-        room(&world);
+        free_space(&world);
         if lost {
             node.lose_log();
         }

@@ -30,8 +30,8 @@ const DATA_SIZE: Sectors = Sectors(LABEL.0 + BLOCK.0 * 1024);
 /// Which steps a plan counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Steps {
-    /// Steps that a power cut can separate: commits of the pool, flushes of disks, writes and syncs
-    /// of the database.
+    /// Steps whose effect outlives a power cut: commits of the pool, flushes of disks, writes and
+    /// syncs of the database.
     Durable,
     /// All steps that change something: requests to the kernel, calls on disks, writes and syncs of
     /// the database.
@@ -40,7 +40,7 @@ pub enum Steps {
     Everything,
 }
 
-/// The machine; clones are the same one.
+/// The machine. Clones are handles to the same machine.
 #[derive(Debug, Clone)]
 pub struct Machine {
     pub kernel: FakeKernel,
@@ -103,7 +103,7 @@ impl Machine {
         Machine { kernel, plan, steps, claims: Arc::default(), interlude: Interlude::default() }
     }
 
-    /// Finds the pool's disks on this machine.
+    /// A backer that finds the pool's disks on this machine.
     pub fn backer(&self) -> Backer {
         let backing = Backing::Devices { data: node(DATA), metadata: Some(node(METADATA)) };
         Backer::new(
@@ -196,7 +196,7 @@ impl Attached {
         self.writable
     }
 
-    /// Whether it is mounted, and not just open.
+    /// False for a device that is open and not mounted.
     pub fn is_mounted(&self) -> bool {
         self.claim.is_some()
     }
@@ -214,7 +214,7 @@ impl Drop for Claim {
     }
 }
 
-/// The name of the device that a node stands for.
+/// The name of the device behind a node.
 pub fn device_name(node: &Path) -> DmName {
     DmName::new(node.file_name().unwrap().to_str().unwrap()).unwrap()
 }

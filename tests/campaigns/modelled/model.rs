@@ -38,7 +38,7 @@ pub enum Op {
     Cleanup,
     /// The daemon is stopped and started again.
     Restart,
-    /// A container starts: mounts the snapshot, or opens its device as a virtual machine does.
+    /// A container starts. It mounts the snapshot, or opens its device as a virtual machine does.
     Attach {
         key: String,
         mount: bool,
@@ -112,7 +112,7 @@ impl Block {
     }
 }
 
-/// The blocks with tags; all others hold zeros.
+/// The blocks with tags. All other blocks are zeros.
 pub type Content = BTreeMap<u64, Block>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -199,7 +199,7 @@ impl Model {
                 self.attached.insert(key.clone());
             }
             Op::Detach { key } => {
-                // Unmounting flushes; closing a raw device does not promise to.
+                // An unmount flushes. The close of a raw device may not.
                 self.attached.remove(key);
             }
             Op::Write { key, block, tag, flush } => {
@@ -259,7 +259,7 @@ impl Model {
     }
 }
 
-/// Everything written so far has become durable.
+/// Makes everything written so far durable.
 fn settle(content: &mut Content) {
     for block in content.values_mut() {
         block.durable = block.last();

@@ -167,7 +167,7 @@ pub fn classics() -> Vec<(&'static str, Vec<Op>)> {
             ],
         ),
         (
-            "a parent goes away right after its last child and view",
+            "a parent is removed right after its last child and view",
             vec![
                 prepare("a", ""),
                 write("a", 4, 3, true),
@@ -192,7 +192,7 @@ pub fn classics() -> Vec<(&'static str, Vec<Op>)> {
             ],
         ),
         (
-            "labels change, and everything is looked at",
+            "labels change, and Usage and Mounts are called",
             vec![
                 prepare("a", ""),
                 update("a", 1),

@@ -47,7 +47,7 @@ fn sound_after_restart(base: &Base, mut world: World, possible: &[Model]) {
     world.stop();
     world.start().unwrap();
     let model = judge::after_start(&mut world, possible, Loss::Nothing).unwrap();
-    judge::everything_goes(&mut world, model, base.empty).unwrap();
+    judge::remove_everything(&mut world, model, base.empty).unwrap();
 }
 
 fn record(world: &World, key: &str) -> SnapshotRecord {
@@ -129,7 +129,7 @@ fn a_commit_of_a_mounted_snapshot_whose_sync_failed_keeps_its_copy() {
 }
 
 #[test]
-fn a_commit_that_the_database_had_no_room_for_leaves_the_snapshot_writable() {
+fn a_commit_that_the_database_had_no_space_for_leaves_the_snapshot_writable() {
     let base = Base::new(true);
     let program = [prepare("a", ""), commit("c", "a")];
     let (mut world, done) = with_failure(&base, &program, "database write", 1);

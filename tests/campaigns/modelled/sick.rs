@@ -14,7 +14,7 @@ use super::programs::classics;
 use super::storage::Survivors;
 use super::world::{Failure, World};
 
-/// Lets each commit of the pool fail, from the start of the daemon to the end of a program.
+/// Fails each commit of the pool in turn, from the start of the daemon to the end of a program.
 fn explore_failing_commits(base: &Base, program: &[Op]) -> Result<(), String> {
     for nth in 0.. {
         let plan = FaultPlan::at_nth(nth, "pool commit", Fault::ErrorBefore(Errno::EIO));
@@ -56,7 +56,7 @@ fn call(
             if Refusal::of(&error) == Some(refusal) => {}
         (Err(Failure::Snapshotter(error)), _) if sick() => {
             if Refusal::of(&error).is_some() {
-                return Err(format!("a sick pool looks like a refusal: {error}"));
+                return Err(format!("the error of a sick pool looks like a refusal: {error}"));
             }
         }
         (Err(Failure::Other(_)), _) if sick() => *model = model.after_unanswered(op).remove(0),
@@ -71,7 +71,7 @@ fn call(
 /// The next start says what to do. After that is done, every acknowledged call has its effect.
 fn repaired(base: &Base, mut world: World, model: &Model) -> Result<(), String> {
     world.stop();
-    // A start that assembled the pool has taken it apart again.
+    // If the failed start assembled the pool, it has also removed it.
     if world.dm().info(&World::pool_name()).is_ok_and(|info| info.is_some()) {
         match world.start() {
             Err(said) if said.contains("thin_check") => {}

@@ -16,14 +16,14 @@ use super::world::{Failure, Users, World};
 const CALLERS: usize = 3;
 
 /// What one caller knows at the end.
-struct Told {
+struct Outcome {
     model: Model,
     pending: Option<Op>,
     users: Users,
 }
 
 /// Runs the program of one caller until its end, or until everything ends.
-fn caller(world: &World, mut model: Model, program: &[Op]) -> Result<Told, String> {
+fn caller(world: &World, mut model: Model, program: &[Op]) -> Result<Outcome, String> {
     let mut users = Users::default();
     for op in program {
         let mut after = model.clone();
@@ -31,7 +31,7 @@ fn caller(world: &World, mut model: Model, program: &[Op]) -> Result<Told, Strin
         match (world.call(&mut users, op), expected) {
             (Ok(()), Ok(())) => model = after,
             (Err(_), _) if world.machine.plan.halted() => {
-                return Ok(Told { model, pending: Some(op.clone()), users })
+                return Ok(Outcome { model, pending: Some(op.clone()), users })
             }
             (Err(Failure::Snapshotter(error)), Err(refusal))
                 if Refusal::of(&error) == Some(refusal) => {}
@@ -41,16 +41,16 @@ fn caller(world: &World, mut model: Model, program: &[Op]) -> Result<Told, Strin
             (Ok(()), Err(refusal)) => return Err(format!("{op:?} succeeds, expected {refusal:?}")),
         }
     }
-    Ok(Told { model, pending: None, users })
+    Ok(Outcome { model, pending: None, users })
 }
 
 /// All models that may be true. The last call of each caller took effect or did not.
-fn possible(told: &[Told]) -> Vec<Model> {
+fn possible(outcomes: &[Outcome]) -> Vec<Model> {
     let mut all = vec![judge::nothing()];
-    for told in told {
-        let each = match &told.pending {
-            Some(op) => told.model.after_unanswered(op),
-            None => vec![told.model.clone()],
+    for outcome in outcomes {
+        let each = match &outcome.pending {
+            Some(op) => outcome.model.after_unanswered(op),
+            None => vec![outcome.model.clone()],
         };
         all = all.iter().flat_map(|one| each.iter().map(|other| joined(one, other))).collect();
     }
@@ -64,7 +64,7 @@ fn joined(one: &Model, other: &Model) -> Model {
     joined
 }
 
-/// The program of one caller. Every other program makes its base layers on the shared one.
+/// The program of one caller. Every other base layer in it is made on the shared one.
 fn own_program(runner: &mut TestRunner, caller: usize) -> Vec<Op> {
     let seeds = seeds(10).new_tree(runner).expect("seeds").current();
     let mut odd = false;
@@ -88,7 +88,7 @@ fn first_step_of_callers(base: &Base, end: End) -> u64 {
     let plan = FaultPlan::counting();
     let mut world = base.started(&plan, end.steps());
     common().iter().for_each(|op| world.run(op).expect("nothing ends here"));
-    // The reclaimer may still remove some of them before the callers start.
+    // The reclaimer may take a few more steps before the callers start.
     plan.taken() + 8
 }
 
@@ -103,7 +103,7 @@ fn explore_one(base: &Base, runner: &mut TestRunner, end: End, step: u64) -> Res
     for op in common() {
         judge::try_op(&mut world, &mut model, &op)?;
     }
-    let told = std::thread::scope(|scope| {
+    let outcomes = std::thread::scope(|scope| {
         let (world, model) = (&world, &model);
         let callers: Vec<_> = programs
             .iter()
@@ -114,10 +114,10 @@ fn explore_one(base: &Base, runner: &mut TestRunner, end: End, step: u64) -> Res
             .map(|caller| caller.join().expect("no caller panics"))
             .collect::<Result<Vec<_>, _>>()
     });
-    let mut told = told.map_err(|what| format!("{what}\nin {programs:#?}"))?;
-    let possible = possible(&told);
-    for told in &mut told {
-        let users = std::mem::take(&mut told.users);
+    let mut outcomes = outcomes.map_err(|what| format!("{what}\nin {programs:#?}"))?;
+    let possible = possible(&outcomes);
+    for outcome in &mut outcomes {
+        let users = std::mem::take(&mut outcome.users);
         world.users.attached.extend(users.attached);
         world.users.orphans.extend(users.orphans);
     }

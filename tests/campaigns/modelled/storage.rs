@@ -11,7 +11,7 @@ use devmapper_snapshotter::dm::{FaultPlan, Verdict};
 use devmapper_snapshotter::store::Tally;
 use redb::StorageBackend;
 
-/// The bytes that a disk writes whole or not at all.
+/// The unit that a disk writes completely or not at all, in bytes.
 const SECTOR: usize = 512;
 
 /// Which unsynced writes of the database survive a power cut.
@@ -38,7 +38,7 @@ struct Platter {
     pending: Vec<Pending>,
 }
 
-/// The disk; clones are handles to the same one.
+/// The disk. Clones are handles to the same disk.
 #[derive(Clone)]
 pub struct Storage {
     platter: Arc<Mutex<Platter>>,
@@ -168,8 +168,8 @@ impl StorageBackend for Storage {
     }
 }
 
-/// The tally beside the database. The kernel writes it back when it likes, so after a power cut it
-/// may be as it was at the start.
+/// The tally of the database. The kernel writes it back at any time, so after a power cut it may be
+/// as old as at the start.
 #[derive(Debug, Clone, Default)]
 pub struct Beside {
     at_start: Vec<u8>,

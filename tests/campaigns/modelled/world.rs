@@ -23,7 +23,7 @@ use super::storage::{Beside, Storage, Survivors};
 
 pub const POOL: &str = "p";
 
-/// How a daemon is set up.
+/// The settings of a daemon.
 #[derive(Debug, Clone, Copy)]
 pub struct Setup {
     pub discard: bool,
@@ -36,11 +36,11 @@ pub struct Image {
     machine: Machine,
     pub bytes: Vec<u8>,
     tally: Vec<u8>,
-    /// Containers that have outlived the daemon.
+    /// Containers that still run after their daemon has ended.
     users: Users,
 }
 
-/// Who has devices open.
+/// The containers that have devices open.
 #[derive(Debug, Default)]
 pub struct Users {
     /// By key.
@@ -49,11 +49,11 @@ pub struct Users {
     pub orphans: Vec<Attached>,
 }
 
-/// Why a call was not answered with success.
+/// Why a call has failed.
 #[derive(Debug)]
 pub enum Failure {
     Snapshotter(Error),
-    /// A daemon that did not start, or a device that its user could not use.
+    /// The daemon did not start, or a container could not use its device.
     Other(String),
 }
 
@@ -93,7 +93,7 @@ struct Daemon {
 }
 
 impl Image {
-    /// An empty machine with a database that has no record yet.
+    /// A blank machine and a database without records.
     pub fn blank() -> Image {
         let plan = FaultPlan::counting();
         let storage = Storage::holding(Vec::new(), &plan);
@@ -108,8 +108,8 @@ impl Image {
 }
 
 impl World {
-    /// A machine that goes on from an image; its steps are counted by `plan` from now on. No daemon
-    /// runs yet.
+    /// A machine that continues from an image. `plan` counts its steps from now on. No daemon runs
+    /// yet.
     pub fn on(image: Image, setup: Setup, plan: &Arc<FaultPlan>, steps: Steps) -> World {
         World {
             machine: image.machine.again(Arc::clone(plan), steps),
@@ -321,7 +321,7 @@ impl Users {
     }
 }
 
-/// A size in blocks, in bytes.
+/// Converts a size in blocks to bytes.
 fn bytes(blocks: u64) -> u64 {
     blocks * BLOCK.0 * 512
 }

@@ -9,7 +9,7 @@ use super::machine::{self, Mounted};
 use super::model::{scan, Files, Kind, Line, Op, Snapshot, State};
 use kit::Client;
 
-/// Keys of the checker's own views.
+/// The start of the keys of the checker's own views.
 const CHECK: &str = "check-";
 
 /// What failed below the daemon. It decides how many blocks dm-thin itself may have leaked: see
@@ -19,7 +19,7 @@ pub enum Below {
     Sound,
     /// A few times the number of blocks that can be in flight at such a moment.
     PowerWent,
-    /// As many as were to be filled while writes failed.
+    /// All blocks that were being filled while writes failed.
     WritesFailed,
 }
 
@@ -35,17 +35,17 @@ impl Below {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
-    /// Something acknowledged is not there, or not as it was.
+    /// Something acknowledged is missing, or is different.
     Lost,
-    /// Something is there that nothing accounts for.
+    /// Something exists that no call has made.
     Leaked,
     /// A device is suspended, or active without need.
     Stuck,
-    /// A call that should work does not.
+    /// A call fails that should succeed.
     Refused,
 }
 
-/// What a check found.
+/// The result of a check.
 #[derive(Debug, Default)]
 pub struct Found {
     pub problems: Vec<(Fault, String)>,
@@ -56,15 +56,15 @@ pub struct Found {
     pub happened: u64,
     pub layers: u64,
     pub files: u64,
-    /// Blocks in use that no thin maps, after power cuts and failed writes. dm-thin takes a block
-    /// from its map of free ones when a write needs it, and maps it once it is zeroed or copied;
-    /// likewise it counts the blocks of a discard once more while the disk below is at it
-    /// (alloc_data_block, process_prepared_mapping, process_prepared_discard_passdown_pt1 in
-    /// drivers/md/dm-thin.c). When its metadata is committed in between and then the power goes, or
-    /// when the disk fails to zero or copy it, the block stays taken until thin_repair gives it
-    /// back: tests/guest/dm/leak.rs.
+    /// Blocks in use that no thin maps, after power cuts and failed writes. dm-thin takes a free
+    /// block when a write needs one, and maps it after it is zeroed or copied. A discard counts its
+    /// blocks once more while the disk below works on it (alloc_data_block,
+    /// process_prepared_mapping, process_prepared_discard_passdown_pt1 in drivers/md/dm-thin.c). If
+    /// the metadata is committed in between and then the power fails, or if the disk fails to zero
+    /// or copy the block, the block stays in use until thin_repair frees it. See
+    /// tests/guest/dm/leak.rs.
     pub kernel_leak: u64,
-    /// Keys that unanswered calls were about.
+    /// The keys of unanswered calls.
     pub pending_keys: Vec<String>,
 }
 
@@ -78,8 +78,8 @@ impl Found {
     }
 }
 
-/// Checks everything; `state` becomes what is there. `rebooted` says that no device outlived the
-/// daemon.
+/// Checks everything. `state` becomes the state that was found. `rebooted` says that no device has
+/// outlived the daemon.
 pub fn check(
     client: &mut Client,
     state: &mut State,
@@ -161,7 +161,7 @@ impl Checker<'_> {
             match listed.get(key) {
                 None => self
                     .found
-                    .add(Fault::Lost, format!("{key} is not there; it was {:?}", expected.kind)),
+                    .add(Fault::Lost, format!("{key} is missing; it was {:?}", expected.kind)),
                 Some(there) if *there != as_listed(expected) => {
                     self.found.add(
                         Fault::Lost,
@@ -172,11 +172,12 @@ impl Checker<'_> {
             }
         }
         for (key, there) in listed.iter().filter(|(key, _)| !state.snapshots.contains_key(*key)) {
-            self.found.add(Fault::Lost, format!("{key} is there again: {there:?}"));
+            self.found.add(Fault::Lost, format!("{key} should not exist: {there:?}"));
         }
     }
 
-    /// Every device belongs to a snapshot, and every thin in the pool to one or to the template.
+    /// Every device belongs to a snapshot, and every thin in the pool to a snapshot or the
+    /// template.
     fn devices_and_thins(&mut self, state: &mut State) -> Result<(), String> {
         let mut wanted = BTreeSet::new();
         for (key, snapshot) in &state.snapshots {
@@ -196,7 +197,8 @@ impl Checker<'_> {
             if wanted.contains(&name) {
                 shown.extend(thin);
             } else if !is_pool(&name) {
-                self.found.add(Fault::Stuck, format!("{name} is active and belongs to nothing"));
+                self.found
+                    .add(Fault::Stuck, format!("{name} is active and belongs to no snapshot"));
             }
         }
         self.thins(state, &shown)
@@ -206,10 +208,12 @@ impl Checker<'_> {
         let mapped = machine::thins()?;
         let there: BTreeSet<u32> = mapped.keys().copied().collect();
         for id in shown.difference(&there) {
-            self.found.add(Fault::Lost, format!("thin {id} is shown and not in the pool"));
+            self.found
+                .add(Fault::Lost, format!("a device shows thin {id}, which is not in the pool"));
         }
         let others: Vec<u32> = there.difference(shown).copied().collect();
-        // Once known, the template stays the same; before, there must be exactly one thin more.
+        // The first check takes the one thin that no device shows for the template. Later checks
+        // expect the same thin.
         let template = state.template.or_else(|| others.first().copied());
         for id in others.iter().filter(|id| Some(**id) != template) {
             self.found.add(Fault::Leaked, format!("thin {id} is in the pool and on no record"));
@@ -272,7 +276,7 @@ impl Checker<'_> {
     }
 }
 
-/// Removes every snapshot; the pool must then be as empty as before.
+/// Removes every snapshot. The pool must then be as empty as at the beginning.
 pub fn remove_all(client: &mut Client, state: &mut State, below: Below) -> Found {
     let mut found = Found::default();
     if let Err(error) = remove_each(client, state, below, &mut found) {
@@ -293,7 +297,7 @@ fn remove_each(
         Some(leaked) if leaked <= below.leak_most() => found.kernel_leak = leaked,
         _ => found.add(
             Fault::Leaked,
-            format!("no thin maps {unmapped} blocks in use, {} before", state.unmapped),
+            format!("{unmapped} blocks in use are mapped by no thin, {} before", state.unmapped),
         ),
     }
     state.unmapped = unmapped;
@@ -321,8 +325,8 @@ fn unmapped() -> Result<u64, String> {
     used.checked_sub(mapped).ok_or_else(|| format!("{mapped} blocks are mapped and {used} in use"))
 }
 
-/// Only the template is in the pool, as it was, and every block in use is one of its own; but for
-/// those that the kernel leaked.
+/// Only the template is in the pool, unchanged, and it maps every block in use, except for those
+/// that the kernel leaked.
 fn nothing_is_left(state: &State, thins: &BTreeMap<u32, u64>, used: u64, found: &mut Found) {
     if !thins.keys().eq(&state.template) {
         found.add(

@@ -16,14 +16,14 @@ use super::machine::Mounted;
 use super::run::{join, Run, Sum};
 use kit::{try_run, Random};
 
-/// Where the pool is.
+/// What the pool is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pool {
     /// On loop devices over files on the ext4 that holds the state.
     Embedded,
     /// The same, and removed layers are not discarded.
     Undiscarded,
-    /// On a raw disk of its own, which is not discarded either.
+    /// On a raw disk of its own. Removed layers are not discarded either.
     Disk,
 }
 
@@ -43,7 +43,8 @@ const TROUBLE: [&str; 6] =
     ["Kernel panic", "kernel BUG at", "BUG: ", "Oops", "at drivers/md/", "blocked for more than"];
 const BOOT_LIMIT: Duration = Duration::from_secs(240);
 
-/// One boot, in the guest: check what the last one left, then work until the power goes.
+/// One boot, in the guest: checks the state that the last boot left, then works until the power
+/// cut.
 pub fn boot(pool: Pool, seed: u64, last: bool, early: bool) -> Result<(), String> {
     let out = PathBuf::from(std::env::var("OUT").map_err(|e| e.to_string())?);
     let disk = std::env::var("DISK0").map_err(|e| e.to_string())?;
@@ -92,7 +93,7 @@ fn life(guest: &mut Run, seed: u64, first: bool, last: bool, early: bool) -> Res
     }
     guest.phase("working");
     let (common, threads) = guest.load(&daemon.client, seed, usize::MAX, |_| false);
-    // The host cuts the power; this is for when it forgets.
+    // The host cuts the power. The limit is for the case that it does not.
     let end = Instant::now() + Duration::from_secs(60);
     while Instant::now() < end && daemon.is_alive() && common.problems.lock().unwrap().is_empty() {
         std::thread::sleep(Duration::from_millis(20));
@@ -103,7 +104,7 @@ fn life(guest: &mut Run, seed: u64, first: bool, last: bool, early: bool) -> Res
     Err(if alive { "the power was not cut".into() } else { "the daemon ended by itself".into() })
 }
 
-/// One guest's life over many boots.
+/// One guest over many boots.
 pub struct Lane {
     pub number: usize,
     pub pool: Pool,
@@ -112,7 +113,7 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// Cuts the power `cuts` times; an error names the folder with what was left.
+    /// Cuts the power `cuts` times. An error names the folder that has the disks and logs.
     pub fn campaign(&self, failed: &Path) -> (Sum, Result<(), String>) {
         let work = scratch();
         let (out, state, pool) =
@@ -207,7 +208,10 @@ impl Boot<'_> {
             }
             if begun.elapsed() > BOOT_LIMIT {
                 cut(&mut guest);
-                return Err(format!("not {wanted} within {} s", BOOT_LIMIT.as_secs()));
+                return Err(format!(
+                    "the guest was not {wanted} within {} s",
+                    BOOT_LIMIT.as_secs()
+                ));
             }
             std::thread::sleep(Duration::from_millis(5));
         };
@@ -264,7 +268,7 @@ impl Boot<'_> {
     }
 }
 
-/// The rig kills the virtual machine's processes when it is told to end.
+/// On SIGTERM the rig kills the processes of the virtual machine.
 fn cut(guest: &mut Child) {
     let _ = Command::new("kill").args(["-TERM", &guest.id().to_string()]).status();
     let _ = guest.wait();

@@ -13,18 +13,18 @@ use tokio::runtime::Runtime;
 
 use super::model::Kind;
 
-/// Prefix of the names of all devices here.
+/// The prefix of the names of the daemon's devices.
 pub const NAME: &str = "pw";
 /// The label that an Update sets.
 pub const LABEL: &str = "test/label";
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// Where a daemon works.
+/// The program, the folders and the configuration of a daemon.
 #[derive(Debug, Clone)]
 pub struct Place {
     pub program: PathBuf,
     pub state: PathBuf,
-    /// Lines of the configuration beyond the usual.
+    /// More lines of the configuration.
     pub config: String,
     /// The daemon's log is appended to this file.
     pub log: PathBuf,
@@ -61,20 +61,21 @@ impl Place {
     }
 }
 
-/// A daemon that runs, until it is killed or this is dropped.
+/// A daemon that runs until it is killed or dropped.
 pub struct Daemon {
     process: Child,
     pub client: Client,
 }
 
 impl Daemon {
-    /// Returns when it serves; the error is that it ended, or took too long.
+    /// Returns when the daemon serves calls. It is an error if the daemon ends or takes too long.
     pub fn start(place: &Place, runtime: &Arc<Runtime>) -> Result<Daemon, String> {
         let mut process = place.spawn();
         let end = Instant::now() + START_LIMIT;
         loop {
             if let Ok(client) = Client::connect(&Place::socket(), runtime, Target::default()) {
-                // The socket listens before recovery; only an answer shows that it is over.
+                // The socket listens before recovery, so only an answer shows that recovery is
+                // done.
                 let mut asking = client.clone();
                 let asked = std::thread::spawn(move || asking.stat("nobody"));
                 while !asked.is_finished()
@@ -118,7 +119,7 @@ impl Drop for Daemon {
     }
 }
 
-/// What the daemon lists.
+/// A snapshot in the daemon's list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
     pub kind: Option<Kind>,
@@ -131,7 +132,7 @@ pub fn label(client: &mut Client, key: &str, value: &str) -> Result<(), Status> 
     client.update(info, &[]).map(drop)
 }
 
-/// A new snapshot with labels of some size.
+/// A new snapshot with 64 KB of labels.
 pub fn prepare_with_large_labels(client: &mut Client, key: &str) -> Result<(), Status> {
     let names: Vec<_> = (0..16).map(|n| format!("label-{n}")).collect();
     let value = "x".repeat(4000);
@@ -153,7 +154,7 @@ pub fn list(client: &mut Client) -> Result<Vec<(String, Listed)>, Status> {
     Ok(client.list(&[])?.into_iter().map(listed).collect())
 }
 
-/// The daemon went away before it answered.
+/// Whether the daemon ended before it answered.
 pub fn is_gone(status: &Status) -> bool {
     let message = status.message();
     matches!(status.code(), Code::Unavailable | Code::Cancelled)

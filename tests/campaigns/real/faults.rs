@@ -17,7 +17,7 @@ use kit::{try_dmsetup, try_run};
 
 /// The longest time that a call may take, with any fault.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
-/// Sectors before an area on its disk.
+/// The size of the label before an area, in sectors.
 const LABEL: u64 = 2048;
 const MKFS: &str = "/usr/sbin/mke2fs";
 
@@ -39,14 +39,17 @@ pub fn faults() -> Result<(), String> {
         pool_disk: variable("DISK1")?,
     };
     let cases: [(&str, Case); 8] = [
-        ("a full disk under the database: calls are refused as such, and work again once there is room", full_database),
-        ("an mkfs that fails: log and answers say so, and what needs it works once it is well", failing_mkfs),
-        ("a daemon killed while mkfs hangs: the next one starts beside it, and nothing is left", hanging_mkfs),
-        ("a data disk that fails writes every other second under load: what was acknowledged is there", flaky_data),
-        ("bad sectors under a layer: whoever reads them fails, and nobody else", bad_sectors),
-        ("a pool whose data disk fails: calls fail in time, and nothing committed is lost", failing_data),
-        ("a pool whose metadata disk fails: calls fail in time, and nothing committed is lost", failing_metadata),
-        ("a disk that fails while a thin is deleted: the thin goes once the disk is well", failing_deletion),
+        ("full disk under the database: calls say so, and work once there is space", full_database),
+        ("mkfs fails: the log and the answers say so, and Prepare works afterwards", failing_mkfs),
+        ("the daemon is killed while mkfs hangs: the next start works", hanging_mkfs),
+        ("the data disk fails writes every other second: no acknowledged call is lost", flaky_data),
+        ("bad sectors under a layer: reads of them fail, and nothing else", bad_sectors),
+        ("the data disk fails: calls fail in time, no committed layer is lost", failing_data),
+        (
+            "the metadata disk fails: calls fail in time, no committed layer is lost",
+            failing_metadata,
+        ),
+        ("a disk fails during a deletion: the thin is deleted when it works", failing_deletion),
     ];
     let mut failed = 0;
     for (name, case) in cases {
@@ -68,7 +71,7 @@ pub fn faults() -> Result<(), String> {
 }
 
 impl Bench {
-    /// A fresh state on a small file system, and a run with nothing in it.
+    /// A new state on a small file system, and a run without snapshots.
     fn fresh(&self, name: &str, config: &str) -> Result<(Mounted, Run), String> {
         try_run("mkfs.ext4", &["-q", "-F", "-E", "nodiscard", &self.state_disk, "64M"])?;
         try_run("blkdiscard", &[&self.pool_disk])?;
@@ -89,7 +92,8 @@ impl Bench {
 
     /// A pool on two devices that can be made to fail.
     fn on_two_devices(&self, name: &str, config: &str) -> Result<(Mounted, Run), String> {
-        let devices = "data_device = \"/dev/mapper/pw-disk-data\"\nmetadata_device = \"/dev/mapper/pw-disk-metadata\"";
+        let devices = "data_device = \"/dev/mapper/pw-disk-data\"\n\
+                       metadata_device = \"/dev/mapper/pw-disk-metadata\"";
         let fresh = self.fresh(name, &format!("{devices}\n{config}"));
         for area in ["data", "metadata"] {
             try_dmsetup(&["create", &format!("pw-disk-{area}"), "--table", &self.area(area)])?;
@@ -97,7 +101,7 @@ impl Bench {
         fresh
     }
 
-    /// First sector and length of an area of the disk.
+    /// The first sector and the length of an area of the disk.
     fn place(area: &str) -> (u64, u64) {
         if area == "metadata" {
             (0, 32768)
@@ -139,7 +143,7 @@ fn refused<T>(
     }
 }
 
-/// Works without a fault for a while, so that there is something to lose.
+/// Works for a while without a fault, so that there is content to lose.
 fn work(run: &mut Run, daemon: &Daemon) -> Result<(), String> {
     let (common, threads) = run.load(&daemon.client, 7, 12, |_| false);
     threads.into_iter().for_each(|thread| thread.join().expect("a client does not panic"));
@@ -160,7 +164,7 @@ fn full_database(bench: &Bench) -> Result<(), String> {
     };
     let _ = fill();
     nix::unistd::sync();
-    // Until the database needs to grow, calls may still succeed; a large label makes it.
+    // Calls succeed until the database has to grow. Large labels make it grow.
     let mut answer = Ok(());
     for n in 0..4000 {
         answer = prepare_with_large_labels(&mut daemon.client, &format!("full-{n}"));
@@ -176,7 +180,7 @@ fn full_database(bench: &Bench) -> Result<(), String> {
             daemon
                 .client
                 .remove(&key)
-                .map_err(|e| format!("removing {key} once there is room: {e}"))?;
+                .map_err(|e| format!("removing {key} when there is space: {e}"))?;
         }
     }
     run.check(&mut daemon.client, false)?;
@@ -185,7 +189,7 @@ fn full_database(bench: &Bench) -> Result<(), String> {
     run.check(&mut daemon.client, false)
 }
 
-/// Another mkfs in the place of the right one, which comes back when this is dropped.
+/// A script in the place of mkfs. The drop puts mkfs back.
 struct FakeMkfs(Vec<u8>);
 
 impl FakeMkfs {
@@ -224,7 +228,7 @@ fn failing_mkfs(bench: &Bench) -> Result<(), String> {
         daemon.client.prepare("early", "")
     })?;
     drop(fake);
-    daemon.client.prepare("late", "").map_err(|e| format!("Prepare once mkfs is well: {e}"))?;
+    daemon.client.prepare("late", "").map_err(|e| format!("Prepare with the right mkfs: {e}"))?;
     daemon.client.remove("late").map_err(|e| e.to_string())?;
     daemon.client.cleanup().map_err(|e| e.to_string())?;
     run.check(&mut daemon.client, false)?;
@@ -233,8 +237,13 @@ fn failing_mkfs(bench: &Bench) -> Result<(), String> {
 
 fn hanging_mkfs(bench: &Bench) -> Result<(), String> {
     let (_mounted, mut run) = bench.on_one_disk("hanging-mkfs")?;
-    // It holds the device open, as an mkfs does.
-    let fake = FakeMkfs::new("#!/bin/bash\nfor last; do [[ -b $last ]] && exec 9<>\"$last\"; done\necho $$ >/run/mkfs.pid\nexec sleep 1000\n")?;
+    // The script holds the device open, as mkfs does.
+    let fake = FakeMkfs::new(
+        "#!/bin/bash\n\
+         for last; do [[ -b $last ]] && exec 9<>\"$last\"; done\n\
+         echo $$ >/run/mkfs.pid\n\
+         exec sleep 1000\n",
+    )?;
     let mut process = run.place.spawn();
     let end = Instant::now() + Duration::from_secs(30);
     let pid = loop {
@@ -261,8 +270,8 @@ fn hanging_mkfs(bench: &Bench) -> Result<(), String> {
     run.empty(&mut daemon.client)
 }
 
-/// dm-flakey (Documentation/admin-guide/device-mapper/dm-flakey.rst): good for a second, fails
-/// writes for a second.
+/// dm-flakey (Documentation/admin-guide/device-mapper/dm-flakey.rst): writes succeed for a second
+/// and then fail for a second.
 fn flaky_data(bench: &Bench) -> Result<(), String> {
     try_run("modprobe", &["dm-flakey"])?;
     let (_mounted, mut run) = bench.on_two_devices("flaky-data", "")?;
@@ -295,8 +304,8 @@ fn flaky_data(bench: &Bench) -> Result<(), String> {
     Ok(())
 }
 
-/// dm-dust (Documentation/admin-guide/device-mapper/dm-dust.rst): reads of the blocks on its list
-/// fail, until they are written again.
+/// dm-dust (Documentation/admin-guide/device-mapper/dm-dust.rst): a read of a block on its list
+/// fails until the block is written again.
 fn bad_sectors(bench: &Bench) -> Result<(), String> {
     try_run("modprobe", &["dm-dust"])?;
     let (_mounted, mut run) = bench.on_two_devices("bad-sectors", "")?;
@@ -318,7 +327,7 @@ fn bad_sectors(bench: &Bench) -> Result<(), String> {
     let layer = machine::thins()?.into_keys().last().expect("the layer's thin");
     let own: Vec<u64> = machine::data_blocks(Some(layer))?.difference(&template).copied().collect();
     println!("    {} bad blocks", own.len());
-    // It counts its blocks from the beginning of the disk below; the area begins behind a label of
+    // dm-dust counts blocks from the beginning of the disk below. The area begins after a label of
     // 1 MiB.
     for block in own {
         let block = (start + LABEL) / 128 + block;
@@ -334,7 +343,7 @@ fn bad_sectors(bench: &Bench) -> Result<(), String> {
     let child = client.prepare("child", "layer").map_err(refused("Prepare on bad sectors"))?;
     match read(&child) {
         Ok(_) => return Err("bad sectors can be read".into()),
-        Err(error) => println!("    whoever reads them: {error}"),
+        Err(error) => println!("    a read of them: {error}"),
     }
     client.remove("child").map_err(refused("Remove on bad sectors"))?;
     let beside = client.prepare("beside", "").map_err(refused("Prepare beside them"))?;
@@ -371,8 +380,8 @@ fn failing_metadata(bench: &Bench) -> Result<(), String> {
     failing(bench, "metadata")
 }
 
-/// The kernel marks a pool that could not commit its metadata, and lets it do no more until
-/// thin_check has taken the mark off. The start says so.
+/// The kernel marks a pool whose metadata could not be committed, and refuses changes until
+/// thin_check has removed the mark. The daemon's start says so.
 fn start_after_failure(run: &mut Run) -> Result<Daemon, String> {
     if let Err(error) = Daemon::start(&run.place, &run.runtime) {
         let log = fs::read_to_string(&run.place.log).unwrap_or_default();
@@ -390,7 +399,7 @@ fn start_after_failure(run: &mut Run) -> Result<Daemon, String> {
     run.start()
 }
 
-/// The kernel says that it has deleted the thin, and cannot commit that.
+/// The kernel acknowledges the deletion of the thin, and cannot commit it.
 fn failing_deletion(bench: &Bench) -> Result<(), String> {
     for area in ["data", "metadata"] {
         let (_mounted, mut run) =
@@ -399,8 +408,7 @@ fn failing_deletion(bench: &Bench) -> Result<(), String> {
         run.check(&mut daemon.client, false)?;
         daemon.client.prepare("gone", "").map_err(|e| e.to_string())?;
         daemon.kill();
-        // What this one leaves unrecorded, the next start deletes; it cannot know of a thin of the
-        // one before.
+        // A start deletes unrecorded thins of the daemon before it, and not of earlier ones.
         let mut daemon = run.start()?;
         let device = format!("pw-disk-{area}");
         replace(&device, &format!("0 {} error", Bench::place(area).1))?;
@@ -428,11 +436,12 @@ fn failing(bench: &Bench, area: &str) -> Result<(), String> {
     replace(&device, &format!("0 {} error", Bench::place(area).1))?;
     let codes =
         [Code::Internal, Code::Unavailable, Code::ResourceExhausted, Code::FailedPrecondition];
-    // The kernel hides it from a message's sender when the commit that belongs to it fails.
+    // The kernel acknowledges a message also when the commit for it fails.
     let first = daemon.client.prepare("failing-1", "");
     println!("    the first Prepare: {:?}", first.as_ref().map(drop).map_err(Status::to_string));
     if area == "data" {
-        // A snapshot is made in the metadata alone; its content is not there.
+        // A Prepare changes only the pool's metadata. A Commit needs the content, which cannot be
+        // read.
         refused("Commit on a failed pool", &codes, || {
             daemon.client.commit("failing-c", "failing-1")
         })?;

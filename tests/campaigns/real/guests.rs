@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::cuts::scratch;
 use super::run::Sum;
 
-/// Disk, log, image and copy-on-write of a replay.
+/// The sizes of the disk, the log, the image and the copy-on-write area of a replay.
 pub const REPLAY_DISKS: [u64; 4] = [640 << 20, 16 << 30, 640 << 20, 1 << 30];
 
 pub fn campaign(

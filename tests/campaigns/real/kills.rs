@@ -10,11 +10,12 @@ use super::daemon::Daemon;
 use super::run::{join, Run};
 use kit::Random;
 
-/// Steps of one daemon's life are walked through one by one up to here, then with gaps that grow.
+/// A daemon ends at each of its steps up to this one. After it the gaps between steps grow.
 const EACH: u64 = 40;
 const LAST: u64 = 400;
 
-/// Kills the daemon `rounds` times under load; then, if it can be told to, at each of its steps.
+/// Kills the daemon `rounds` times under load, and then at `steps` of its steps. The second needs
+/// a build with failpoints.
 pub fn kills(rounds: usize, steps: usize, seed: u64) -> Result<(), String> {
     let (_mounted, mut guest) =
         Run::on_first_disk("data_size = \"1GiB\"\nbase_image_size = \"64MiB\"", 4)?;
@@ -67,7 +68,7 @@ fn under_load(guest: &mut Run, random: &mut Random) -> Result<(), String> {
     if !alive {
         return Err("the daemon ended by itself".into());
     }
-    // Killed again while it puts things right.
+    // Killed again during its recovery.
     if random.one_in(4) {
         let mut process = guest.place.spawn();
         std::thread::sleep(Duration::from_millis(random.below(400) as u64));
@@ -81,7 +82,7 @@ fn under_load(guest: &mut Run, random: &mut Random) -> Result<(), String> {
     Ok(())
 }
 
-/// A daemon that ends itself at its `step`-th step, be it in recovery or under load.
+/// The daemon ends itself at its `step`-th step, in recovery or under load.
 fn at_step(guest: &mut Run, step: u64, seed: u64) -> Result<(), String> {
     guest.place.environment = vec![("DMS_FAILPOINT".into(), format!("any:{step}"))];
     let said = fs::read_to_string(&guest.place.log).map_or(0, |log| log.len());

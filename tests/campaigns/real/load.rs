@@ -17,20 +17,20 @@ use super::model::{hash, scan, Content, Files, Journal, Kind, Line, Mark, Op, St
 use kit::{Client, Random};
 
 const FILES: usize = 8;
-/// The client that tries keys again after a crash; all keys are its own.
+/// The name of the client that tries keys again after a crash. All keys are its own.
 pub const CHECKER: &str = "checker";
 
-/// What all clients of one run share.
+/// State that all clients of a run share.
 pub struct Common {
-    /// Layers that may be built on.
+    /// Layers that can be parents.
     layers: Mutex<BTreeMap<String, (Files, bool)>>,
-    /// How many keys, and how many layers, each client has.
+    /// The number of keys of each kind, and of layers, that each client has.
     slots: usize,
     pub stop: AtomicBool,
     pub problems: Mutex<Vec<String>>,
     /// Calls that were acknowledged in this run.
     pub answered: Arc<AtomicU64>,
-    /// Answers beyond the usual refusals that are to be expected.
+    /// Answers that are expected, beyond the usual refusals.
     pub tolerated: fn(Code) -> bool,
 }
 
@@ -53,7 +53,7 @@ impl Common {
     }
 }
 
-/// The daemon went away, or the run is over.
+/// The daemon has ended, or the run is over.
 pub struct Stopped;
 
 type Step<T = ()> = Result<T, Stopped>;
@@ -104,7 +104,7 @@ impl Worker {
         }
     }
 
-    /// Works until it is told to stop, `steps` are done or the daemon is gone.
+    /// Works until the run is stopped, `steps` are done or the daemon has ended.
     pub fn work(mut self, steps: usize) {
         for _ in 0..steps {
             if self.common.stop.load(Ordering::SeqCst) || self.step().is_err() {
@@ -123,7 +123,7 @@ impl Worker {
         }
     }
 
-    /// A key that is free: each client has so many of each kind, and goes round in them.
+    /// An unused key. Each client has a fixed number of keys of each kind.
     fn free(&mut self, kind: &str) -> Option<String> {
         let slots = self.common.slots;
         let at = self.random.below(slots);
@@ -154,7 +154,7 @@ impl Worker {
         (!keys.is_empty()).then(|| keys[self.random.below(keys.len())].clone())
     }
 
-    /// Writes down, calls, writes down what came of it.
+    /// Makes a call. The journal gets a line before it, and a line with its outcome.
     fn call<T>(
         &mut self,
         op: Op,
@@ -206,7 +206,7 @@ impl Worker {
         }
     }
 
-    /// A new snapshot, written to, and perhaps committed.
+    /// Makes a snapshot, writes to it, and commits it in some cases.
     fn build(&mut self) -> Step {
         let Some(key) = self.free("k") else { return self.commit_old() };
         let parent = self.some_layer();
@@ -217,7 +217,8 @@ impl Worker {
         let live = self.scan(&key, &mounted);
         if let Some((files, true)) = below {
             if live != files {
-                self.common.problem(format!("{key} does not show what its parent {parent} holds"));
+                self.common
+                    .problem(format!("{key} does not have the content of its parent {parent}"));
             }
         }
         self.write_and_commit(&key, mounted, live)
@@ -231,7 +232,7 @@ impl Worker {
             0 | 1 => Ok(()),
             2 => {
                 self.commit(key, live.clone(), true)?;
-                // What comes after must not be in the layer.
+                // This write must not be in the layer.
                 let _ = fs::write(mounted.folder.join("after"), b"after the commit");
                 Ok(())
             }
@@ -281,7 +282,7 @@ impl Worker {
         let Some(mounted) = self.mount(&key, &mounts) else { return Ok(()) };
         if let Some((files, true)) = below {
             if self.scan(&key, &mounted) != files {
-                self.common.problem(format!("view {key} does not show what {parent} holds"));
+                self.common.problem(format!("view {key} does not have the content of {parent}"));
             }
         }
         Ok(())
@@ -319,7 +320,7 @@ impl Worker {
         })
     }
 
-    /// With a disk that fails, file systems on it do as well.
+    /// Reports a failure, unless the disk fails: then file systems on it fail as well.
     fn io_problem(&self, text: &str) {
         if !self.disk_fails() {
             self.common.problem(text.into());

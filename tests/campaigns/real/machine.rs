@@ -12,7 +12,7 @@ use nix::mount::{mount, umount2, MntFlags, MsFlags};
 
 use super::daemon::NAME;
 
-/// A mounted file system; unmounted when dropped.
+/// A mounted file system. It is unmounted when this is dropped.
 pub struct Mounted {
     pub folder: PathBuf,
 }
@@ -50,7 +50,7 @@ impl Drop for Mounted {
     }
 }
 
-/// Devices of ours with the id of the thin that each shows, if it is one.
+/// The devices of the daemon, each with the thin that it shows, if it shows one.
 pub fn devices() -> Result<BTreeMap<String, Option<u32>>, String> {
     let mut found = BTreeMap::new();
     for line in try_dmsetup(&["table"])?.lines() {
@@ -83,7 +83,7 @@ fn pool() -> String {
     format!("{NAME}-pool")
 }
 
-/// All thins in the pool with the number of blocks each maps, from its metadata.
+/// All thins in the pool, with the number of blocks that each maps, from the metadata.
 pub fn thins() -> Result<BTreeMap<u32, u64>, String> {
     let listed = with_metadata("thin_ls", &["--no-headers", "--format", "DEV,MAPPED_BLOCKS"])?;
     let pair = |line: &str| {
@@ -100,7 +100,7 @@ pub fn thins() -> Result<BTreeMap<u32, u64>, String> {
         .collect()
 }
 
-/// Reads the pool's metadata by one of its tools: `program -m ARGUMENTS DEVICE`.
+/// Reads the pool's metadata with one of the tools: `program -m ARGUMENTS DEVICE`.
 fn with_metadata(program: &str, arguments: &[&str]) -> Result<String, String> {
     let table = try_dmsetup(&["table", &pool()])?;
     let metadata = table.split_whitespace().nth(3).ok_or("the pool's table is short")?;
@@ -110,7 +110,7 @@ fn with_metadata(program: &str, arguments: &[&str]) -> Result<String, String> {
         .lines()
         .find_map(|line| line.strip_prefix("DEVNAME="))
         .ok_or("a device without a name")?;
-    // A crash between the two leaves one held.
+    // A crash between the reservation and the release leaves a snapshot of the metadata reserved.
     let _ = try_dmsetup(&["message", &pool(), "0", "release_metadata_snap"]);
     try_dmsetup(&["message", &pool(), "0", "reserve_metadata_snap"])?;
     let device = format!("/dev/{node}");
@@ -119,7 +119,7 @@ fn with_metadata(program: &str, arguments: &[&str]) -> Result<String, String> {
     said
 }
 
-/// The pool's data blocks that a thin maps, or that any does.
+/// The pool's data blocks that this thin maps, or that any thin maps.
 pub fn data_blocks(thin: Option<u32>) -> Result<BTreeSet<u64>, String> {
     let id = thin.map(|id| id.to_string());
     let dumped =
@@ -143,7 +143,7 @@ pub fn used_blocks() -> Result<u64, String> {
     try_used_blocks(&pool())
 }
 
-/// Takes away the pool and what stands on it.
+/// Removes the pool and all devices on it, and leaves its two areas.
 pub fn remove_all_but_areas() -> Result<(), String> {
     let is_area = |name: &str| name.ends_with("-data") || name.ends_with("-metadata");
     let ours = |name: &String| name.starts_with(&format!("{NAME}-")) && !is_area(name);

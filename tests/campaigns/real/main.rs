@@ -34,17 +34,18 @@ use run::Sum;
 const USAGE: &str = "usage: campaigns_real COMMAND
 
   cuts CYCLES LANES [SEED]
-      power cuts: so many, in so many guests side by side (on the host)
+      power cuts, CYCLES in all, in LANES guests side by side (on the host)
   replays POINTS GUESTS [SEED]
-      images of a recorded disk, so many in all, recorded in so many guests (on the host)
+      POINTS images in all of recorded disks, recorded and checked in GUESTS guests (on the host)
   kills ROUNDS STEPS GUESTS [SEED]
-      the daemon killed, under load and at its steps, in each guest (on the host)
+      the daemon is killed, in each of GUESTS guests ROUNDS times under load and at STEPS of its
+      steps (on the host)
   faults
       disks and programs below the daemon fail (on the host)
   selftest
-      broken states shown to the checker (on the host)
+      the checker must find states that are broken on purpose (on the host)
   boot, replay, kill, fault, broken
-      what these run in the guests
+      the parts of these that run in the guests
 
 DAEMON is the path of the daemon to test.";
 
@@ -93,7 +94,7 @@ fn main() -> ExitCode {
             let pool = Pool::ALL
                 .into_iter()
                 .find(|kind| kind.name() == *pool)
-                .expect("a pool that there is");
+                .expect("POOL is the name of a kind of pool");
             cuts::boot(pool, seed.parse().unwrap(), *last == "true", *early == "true")
         }
         _ => Err(USAGE.into()),

@@ -41,7 +41,7 @@ pub enum Op {
         key: String,
         parent: String,
     },
-    /// `files` are in it; when it is `exact`, nothing else is.
+    /// The layer contains `files`, and nothing else if `exact`.
     Commit {
         name: String,
         key: String,
@@ -60,33 +60,33 @@ pub enum Op {
 /// A line of a journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Line {
-    /// About to be asked for.
+    /// The client is about to make this call.
     Begun(Op),
-    /// Acknowledged.
+    /// The call was acknowledged.
     Done,
-    /// Answered with an error that leaves everything as it was.
+    /// The call was answered with an error, and has changed nothing.
     Refused(String),
-    /// This file of an active snapshot may from now on be anything.
+    /// The content of this file of an active snapshot is unknown from now on.
     Touched { key: String, file: String },
-    /// fsync has said that this file is on disk.
+    /// An fsync of this file has succeeded.
     Kept { key: String, file: String, content: Content },
 }
 
-/// A snapshot as it must be found.
+/// The snapshot that a check must find.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     pub kind: Kind,
     pub parent: String,
     pub label: String,
     pub files: Files,
-    /// Nothing but `files` is in it.
+    /// The snapshot contains only `files`.
     pub exact: bool,
 }
 
-/// All snapshots by key, and what else outlives a power cut.
+/// All snapshots by key, and figures of the pool for later checks.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    /// Journals of this number continue the state.
+    /// The number of the journals that continue this state.
     pub generation: u64,
     pub snapshots: BTreeMap<String, Snapshot>,
     /// The template's thin.
@@ -113,7 +113,7 @@ impl State {
         fs::rename(new, folder.join("state.json"))
     }
 
-    /// What an acknowledged call does.
+    /// Applies an acknowledged call.
     pub fn apply(&mut self, op: &Op) {
         match op {
             Op::Prepare { key, parent } => self.insert(key, Kind::Active, parent),
@@ -150,7 +150,7 @@ impl State {
         self.snapshots.insert(key.into(), snapshot);
     }
 
-    /// Replays the lines of one client; returns the call that was not answered.
+    /// Applies the lines of one client. The result has the call that was not answered.
     pub fn replay(&mut self, lines: &[Line]) -> Replayed {
         let mut replayed = Replayed::default();
         for line in lines {
@@ -185,7 +185,7 @@ pub struct Replayed {
     pub kept: u64,
 }
 
-/// Told, after a line is on disk, the client and the line's number.
+/// A function that is called after a line is on disk, with the client and the number of the line.
 pub type Mark = Arc<dyn Fn(&str, u64) + Send + Sync>;
 
 /// One client's journal.
@@ -207,13 +207,14 @@ impl Journal {
     ) -> io::Result<Journal> {
         fs::create_dir_all(folder)?;
         let path = journal_path(folder, generation, client);
-        // Appended to: recovery, itself cut short, may run in one generation several times.
+        // Lines are appended, because a recovery that is cut short runs again in the same
+        // generation.
         let lines = read_journal(&path)?.len() as u64;
         let file = fs::File::options().create(true).append(true).open(path)?;
         Ok(Journal { file, client: client.into(), lines, mark, answered })
     }
 
-    /// Returns when the line is on disk.
+    /// Writes a line. Returns when it is on disk.
     pub fn write(&mut self, line: &Line) {
         let mut text = serde_json::to_string(line).expect("a line is plain");
         text.push('\n');
@@ -246,7 +247,7 @@ pub fn journals(folder: &Path, generation: u64) -> io::Result<BTreeMap<String, V
     Ok(found)
 }
 
-/// A line without its end was on its way when the power went.
+/// An incomplete last line was being written at the power cut, and is dropped.
 fn read_journal(path: &Path) -> io::Result<Vec<Line>> {
     let text = match fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
@@ -266,7 +267,7 @@ pub fn hash(bytes: &[u8]) -> u64 {
     })
 }
 
-/// What is in a folder, `lost+found` aside.
+/// The files in a folder, without `lost+found`.
 pub fn scan(folder: &Path) -> io::Result<Files> {
     let mut files = Files::new();
     for entry in fs::read_dir(folder)? {

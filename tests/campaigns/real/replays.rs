@@ -39,12 +39,12 @@ struct Entry {
     sector: u64,
     sectors: u64,
     flags: u64,
-    /// Where its data is in the log, in bytes.
+    /// The position of the entry's data in the log, in bytes.
     data: u64,
     mark: Option<String>,
 }
 
-/// A log, read.
+/// The entries of a log.
 struct Log {
     disk: fs::File,
     sector_size: u64,
@@ -85,7 +85,7 @@ impl Log {
             return Ok(());
         }
         let mut data = vec![0; (entry.sectors * self.sector_size) as usize];
-        // What was discarded reads as zeros.
+        // Discarded sectors read as zeros.
         if entry.flags & DISCARD == 0 {
             self.disk
                 .read_exact_at(&mut data, entry.data)
@@ -107,7 +107,7 @@ fn sectors_of(device: &str) -> Result<u64, String> {
     try_run("blockdev", &["--getsz", device])?.trim().parse().map_err(|e| format!("{e}"))
 }
 
-/// The disk's two parts, as `pw-disk-state` and `pw-disk-pool`.
+/// Makes `pw-disk-state` and `pw-disk-pool` on the disk.
 fn carve(device: &str, size: u64) -> Result<(), String> {
     try_dmsetup(&[
         "create",
@@ -125,7 +125,7 @@ fn carve(device: &str, size: u64) -> Result<(), String> {
     .map(drop)
 }
 
-/// Takes away everything on the disk, down to the two parts.
+/// Removes all devices on the disk, and then its two parts.
 fn take_apart() -> Result<(), String> {
     machine::remove_devices("pw-disk")?;
     try_dmsetup(&["remove", "--retry", "pw-disk-pool"])?;
@@ -141,7 +141,7 @@ struct Bench {
     cow: String,
 }
 
-/// Records `seconds` of work and checks `points` images of it.
+/// Records `seconds` of work, and checks `points` images of the recorded disk.
 pub fn replay(points: usize, seconds: usize, seed: u64) -> Result<(), String> {
     let variable = |name: &str| std::env::var(name).map_err(|_| format!("{name} is not set"));
     for module in ["dm-log-writes", "dm-snapshot"] {
@@ -151,7 +151,8 @@ pub fn replay(points: usize, seconds: usize, seed: u64) -> Result<(), String> {
     let place = Place {
         program: variable("DAEMON")?.into(),
         state: "/run/mounts/state/lib".into(),
-        config: "data_device = \"/dev/mapper/pw-disk-pool\"\nmetadata_size = \"8MiB\"\nbase_image_size = \"64MiB\""
+        config: "data_device = \"/dev/mapper/pw-disk-pool\"\n\
+                 metadata_size = \"8MiB\"\nbase_image_size = \"64MiB\""
             .into(),
         log: out.join("daemon.log"),
         environment: Vec::new(),
@@ -185,12 +186,12 @@ struct Recorded {
     log: Log,
     size: u64,
     journals: BTreeMap<String, Vec<Line>>,
-    /// The first image to be looked at.
+    /// The first entry at which an image is checked.
     start: usize,
 }
 
 impl Bench {
-    /// Works for a while on the recorded disk.
+    /// Records the work of clients for some seconds.
     fn record(&self, seconds: usize, seed: u64) -> Result<Recorded, String> {
         let size = sectors_of(&self.disk)?;
         try_dmsetup(&[
@@ -264,7 +265,7 @@ impl Bench {
         }
     }
 
-    /// The whole log gives what is on the recorded disk: the replay leaves nothing out.
+    /// Applies the rest of the log. The image must then equal the recorded disk.
     fn rest_is_the_disk(&self, log: &Log, image: &fs::File, next: usize) -> Result<(), String> {
         for entry in &log.entries[next..] {
             log.apply(entry, image)?;
@@ -275,7 +276,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Brings the image forward to the flush at `at`, and checks a copy-on-write of it.
+    /// Applies the log up to the flush at `at`, and checks a copy-on-write of the image.
     fn point(
         &self,
         recorded: &Recorded,
@@ -310,7 +311,7 @@ impl Bench {
         checked
     }
 
-    /// Of the writes that were in the disk's cache, some had got to the disk.
+    /// Applies some of the writes that were in the disk's cache.
     fn some_more(&self, log: &Log, at: usize, random: &mut Random) -> Result<(), String> {
         let copy = fs::File::options()
             .write(true)
@@ -370,7 +371,7 @@ fn lines_until(
     journals.iter().map(|(client, lines)| (client.clone(), cut(client, lines))).collect()
 }
 
-/// So many of them, in their order.
+/// A random choice of `points` elements, in their order.
 fn sample(mut all: Vec<usize>, points: usize, random: &mut Random) -> Vec<usize> {
     while all.len() > points {
         let at = random.below(all.len());

@@ -9,13 +9,13 @@ kill_containerd() {
     kill -KILL "$containerd" && wait_for 30 not kill -0 "$containerd"
 }
 
-# pull_is_under_way COUNT: some layers have been unpacked, and the pull goes on.
+# pull_is_under_way COUNT: some layers are unpacked and the pull goes on, or the pull has ended.
 pull_is_under_way() {
     kill -0 "$pulling" 2>/dev/null || return 0
     (($(ctr snapshots ls | wc -l) > $1))
 }
 
-# begin_pull LAYERS: returns in the middle of it.
+# begin_pull LAYERS: returns when more than LAYERS layers are unpacked.
 begin_pull() {
     pull crash:1 >"$OUT/pull.log" 2>&1 &
     pulling=$!
@@ -65,8 +65,8 @@ need "containerd starts" start_containerd
 need "a registry starts" start_registry
 need "an image is made and pushed" publish crash:1 --layers 12
 thins_before=$(count_thins)
-need "the pool can be looked at" test -n "$thins_before"
-need "an undisturbed pull, to compare with" \
+need "the pool can be read" test -n "$thins_before"
+need "a pull without a restart, to compare with" \
     eval 'pull crash:1 && wait_for 30 unpacked undisturbed &&
     (($(wc -l <"$OUT/undisturbed") > 400)) && gone'
 

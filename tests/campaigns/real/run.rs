@@ -19,7 +19,7 @@ use super::machine::Mounted;
 use super::model::{journals, Line, Mark, State};
 use kit::{try_run, Client};
 
-/// What came of it, summed up.
+/// The results of a run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Sum {
     pub cycles: u64,
@@ -35,7 +35,7 @@ pub struct Sum {
     pub stuck: u64,
     pub refused: u64,
     pub kernel_leak: u64,
-    /// Crashes by what brought them about.
+    /// The number of crashes, by cause.
     pub crashes: BTreeMap<String, u64>,
 }
 
@@ -84,15 +84,15 @@ impl Sum {
     pub fn table(&self, what: &str, seconds: u64) -> String {
         let mut text = format!(
             "\n{what}\n\
-             {:>8} crashes survived; {} of them were followed by a whole check\n\
+             {:>8} crashes; a complete check followed {} of them\n\
              {:>8} operations acknowledged, {} lost\n\
              {:>8} thins or blocks leaked\n\
              {:>8} blocks that dm-thin itself leaks (tests/guest/dm/leak.rs)\n\
              {:>8} devices stuck, {} calls refused that should work\n\
-             {:>8} operations unanswered, {} of them had happened\n\
-             {:>8} committed layers looked through (e2fsck, {} files)\n\
+             {:>8} operations unanswered, {} of them had taken effect\n\
+             {:>8} committed layers checked (e2fsck, {} files)\n\
              {:>8} files of active snapshots synced\n\
-             {:>8} times emptied, all other blocks free again\n",
+             {:>8} times emptied, with all other blocks free again\n",
             self.crashes.values().sum::<u64>(),
             self.cycles,
             self.acknowledged,
@@ -115,7 +115,7 @@ impl Sum {
     }
 }
 
-/// Where a run keeps its journals and what it works on.
+/// A daemon under test, its journals and the state that it must have.
 pub struct Run {
     pub out: PathBuf,
     pub place: Place,
@@ -129,8 +129,8 @@ pub struct Run {
 }
 
 impl Run {
-    /// A run in a guest, whose first disk becomes the file system for the state; $DAEMON is the
-    /// program, $OUT takes the rest.
+    /// A run in a guest. The guest's first disk gets the file system for the state. $DAEMON is the
+    /// program, and $OUT is the folder for all else.
     pub fn on_first_disk(config: &str, clients: usize) -> Result<(Mounted, Run), String> {
         let variable = |name: &str| std::env::var(name).map_err(|_| format!("{name} is not set"));
         let (out, disk) = (PathBuf::from(variable("OUT")?), variable("DISK0")?);
@@ -193,7 +193,7 @@ impl Run {
         Err(format!("{} faults", found.problems.len()))
     }
 
-    /// Checks a daemon that has just started, against the journals of the last run.
+    /// Checks a daemon that has just started against the journals of the last run.
     pub fn check(&mut self, client: &mut Client, rebooted: bool) -> Result<(), String> {
         let lines = journals(&self.out, self.state.generation).map_err(|e| e.to_string())?;
         self.check_against(client, &lines, rebooted)
@@ -216,7 +216,7 @@ impl Run {
         self.state.save(&self.out).map_err(|e| e.to_string())
     }
 
-    /// The keys of calls that were not answered can be used again at once.
+    /// Uses the keys of unanswered calls again at once, which must succeed.
     fn reuse(&mut self, client: &mut Client, keys: &[String]) -> Result<(), String> {
         let common = Common::new(&self.state, self.slots, |_| false);
         let mut checker = Worker::new(
@@ -281,7 +281,7 @@ impl Run {
         (common, threads)
     }
 
-    /// Removes everything and compares the pool with what it was at first.
+    /// Removes everything and compares the pool with its first state.
     pub fn empty(&mut self, client: &mut Client) -> Result<(), String> {
         let found = remove_all(client, &mut self.state, self.below);
         self.sum.emptied += 1;
@@ -290,7 +290,7 @@ impl Run {
     }
 }
 
-/// Ends the clients, and waits for them.
+/// Stops the clients and waits for them.
 pub fn join(common: &Common, threads: Vec<JoinHandle<()>>) {
     common.stop.store(true, Ordering::SeqCst);
     for thread in threads {

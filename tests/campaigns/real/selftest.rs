@@ -24,10 +24,10 @@ pub fn selftest() -> Result<(), String> {
     let lines = journals(&guest.out, guest.state.generation).map_err(|e| e.to_string())?;
     let sound = check(&mut daemon.client, &mut guest.state, &lines, false);
     if !sound.problems.is_empty() {
-        return Err(format!("a sound state was complained about: {:?}", sound.problems));
+        return Err(format!("the checker finds faults in a sound state: {:?}", sound.problems));
     }
     println!(
-        "PASS: a sound state is found sound, {} layers with {} files",
+        "PASS: no faults in a sound state, {} layers with {} files",
         sound.layers, sound.files
     );
     guest.state.generation += 1;
@@ -66,7 +66,7 @@ fn a_layer(state: &State) -> Result<String, String> {
 fn broken() -> Vec<(&'static str, Fault, Break)> {
     vec![
         (
-            "an acknowledged Prepare whose snapshot is not there",
+            "an acknowledged Prepare whose snapshot is missing",
             Fault::Lost,
             Box::new(|state, _| {
                 state.apply(&Op::Prepare { key: "c0-never".into(), parent: String::new() });
@@ -74,7 +74,7 @@ fn broken() -> Vec<(&'static str, Fault, Break)> {
             }),
         ),
         (
-            "an acknowledged Remove whose snapshot is there",
+            "an acknowledged Remove whose snapshot exists",
             Fault::Lost,
             Box::new(|state, _| {
                 let layer = a_layer(state)?;
@@ -83,7 +83,7 @@ fn broken() -> Vec<(&'static str, Fault, Break)> {
             }),
         ),
         (
-            "a label that was changed and is the old one",
+            "a changed label that has its old value",
             Fault::Lost,
             Box::new(|state, _| {
                 let layer = a_layer(state)?;
@@ -102,7 +102,7 @@ fn broken() -> Vec<(&'static str, Fault, Break)> {
             }),
         ),
         (
-            "a file that was synced and is not there",
+            "a synced file that is missing",
             Fault::Lost,
             Box::new(|state, _| {
                 let layer = a_layer(state)?;
@@ -133,7 +133,7 @@ fn broken() -> Vec<(&'static str, Fault, Break)> {
             }),
         ),
         (
-            "a device that belongs to nothing",
+            "a device of no snapshot",
             Fault::Stuck,
             Box::new(|_, _| {
                 try_dmsetup(&["create", "pw-snap-8888888", "--table", "0 8 zero"])?;
@@ -153,7 +153,8 @@ fn broken() -> Vec<(&'static str, Fault, Break)> {
             "a committed layer that was written to",
             Fault::Lost,
             Box::new(|state, client| {
-                // The only one that stays broken, so the last: the superblock's free block count.
+                // This one is not undone, so it is the last. It changes the superblock's count of
+                // free blocks.
                 let layer = a_layer(state)?;
                 let thin = thin_of(client, &layer)?;
                 let pool =
@@ -174,7 +175,7 @@ fn broken() -> Vec<(&'static str, Fault, Break)> {
     ]
 }
 
-/// The thin of a committed layer, by a view of it.
+/// The thin of a committed layer, read from a view of it.
 fn thin_of(client: &mut Client, layer: &str) -> Result<u32, String> {
     let mounts = client.view("thin-of", layer).map_err(|e| e.to_string())?;
     let name = mounts[0].source.replace("/dev/mapper/", "");

@@ -36,7 +36,7 @@ impl Drop for InPlaceOf {
 }
 
 #[test]
-fn a_start_on_a_full_pool_with_another_base_size_serves_and_makes_its_template_once_there_is_room()
+fn a_start_on_a_full_pool_with_another_base_size_serves_and_makes_its_template_once_there_is_space()
 {
     let mut d = Daemon::start_with("fullstart", "data_size = \"128MiB\"");
     d.committed("base", "");
