@@ -1,7 +1,7 @@
 //! Which file of a crate names what another file defines, read from the syntax trees.
 //!
-//! A re-export is looked through: a file that names `dm::Dm` depends on the file that defines `Dm`, not on
-//! `dm/mod.rs`. What is for tests alone is left out.
+//! A re-export is looked through: a file that names `dm::Dm` depends on the file that defines `Dm`,
+//! not on `dm/mod.rs`. What is for tests alone is left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
