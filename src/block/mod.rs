@@ -21,6 +21,7 @@ mod mounts;
 mod nodes;
 mod process;
 mod ranges;
+mod space;
 mod sparse;
 
 pub use blank::{find_content, HEAD as BLANK_HEAD};
@@ -35,7 +36,8 @@ pub use mounts::{with_private_mount, PrivateMount};
 pub use nodes::node_of;
 pub use process::kill_group;
 pub use ranges::{allocate_ranges, punch, without_blocks};
-pub use sparse::{allocate, allocated, create_sparse, host_space, set_aside, Space};
+pub use space::{allocated, host_space, Space};
+pub use sparse::{allocate, create_sparse, set_aside};
 
 #[cfg(test)]
 pub(crate) mod memory;

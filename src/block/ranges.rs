@@ -11,7 +11,7 @@ use nix::fcntl::{fallocate, FallocateFlags};
 
 use super::error::BlockError;
 use super::ioctl;
-use super::sparse::host_space;
+use super::space::host_space;
 
 /// Frees the blocks of these byte ranges of a file (fallocate(2), `FALLOC_FL_PUNCH_HOLE`). The
 /// ranges read as zeros afterwards. The length of the file does not change.
@@ -43,7 +43,7 @@ pub fn allocate_ranges(path: &Path, ranges: &[Range<u64>], missing: u64) -> Resu
     }
     ranges
         .iter()
-        .try_for_each(|range| at(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, range))
+        .try_for_each(|range| allocate_range(&file, range))
         .map_err(|errno| error(errno.into()))?;
     file.sync_all().map_err(error)
 }
@@ -85,6 +85,11 @@ pub fn without_blocks(path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Range<u6
 
 fn open(path: &Path) -> Result<File, BlockError> {
     OpenOptions::new().write(true).open(path).map_err(|source| BlockError::open(path, source))
+}
+
+/// Allocates the blocks of one range. The length of the file does not change.
+pub(super) fn allocate_range(file: &File, range: &Range<u64>) -> Result<(), Errno> {
+    at(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, range)
 }
 
 fn at(file: &File, mode: FallocateFlags, range: &Range<u64>) -> Result<(), Errno> {

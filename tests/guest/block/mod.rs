@@ -3,3 +3,4 @@
 mod disks;
 mod loops;
 mod mounts;
+mod space;
