@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use containerd_snapshots::api::types::Mount;
 use containerd_snapshots::tonic::{Code, Status};
-use kit::{try_dmsetup, Client, Target};
+use kit::{run, try_dmsetup, with_mounted, Client, Target};
 use tokio::runtime::Runtime;
 
 /// A daemon; the calls of its client are its own. Dropped, it is stopped and its devices are taken
@@ -276,4 +277,13 @@ pub fn says(said: &str, parts: &[&str]) {
     for part in parts {
         assert!(said.contains(part), "{part:?} is not in {said}");
     }
+}
+
+/// The size in bytes of the file system on a snapshot, as df tells it.
+pub fn fs_size(mounts: &[Mount]) -> u64 {
+    let mut text = String::new();
+    with_mounted(&mounts[0], |root| {
+        text = run("df", &["-B1", "--output=size", &root.to_string_lossy()]);
+    });
+    text.lines().last().unwrap().trim().parse().unwrap()
 }

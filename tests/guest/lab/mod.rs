@@ -15,7 +15,7 @@ mod host;
 mod thin;
 
 pub use bench::{thin_id, Bench, DirectFile, BLOCK};
-pub use daemon::{daemon_program, refused, says, Daemon};
+pub use daemon::{daemon_program, fs_size, refused, says, Daemon};
 pub use disk::{is_attached, OnLoop};
 pub use host::SmallHost;
 pub use thin::{assert_sound, names_in, spec, unmount, ThinLab, GIB, LAZY};

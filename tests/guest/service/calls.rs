@@ -6,9 +6,8 @@ use std::io::Write;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::lab::{refused, Daemon};
+use crate::lab::{fs_size, refused, Daemon};
 use containerd_snapshots::api::snapshots::v1::{Info, UsageResponse};
-use containerd_snapshots::api::types::Mount;
 use containerd_snapshots::tonic::Code;
 use kit::{labels, with_mounted, LoopDevice};
 
@@ -247,30 +246,16 @@ fn usage_counts_what_a_snapshot_adds() {
 fn a_snapshot_is_as_large_as_its_label_says_and_never_smaller_than_its_parent() {
     let mut d = Daemon::start_with("sizes", "base_image_size = \"256MiB\"");
     d.committed("base", "");
-    let size = |mounts: &[Mount]| {
-        let mut bytes = 0;
-        with_mounted(&mounts[0], |root| {
-            let df = Command::new("df").args(["-B1", "--output=size"]).arg(root).output().unwrap();
-            bytes = String::from_utf8_lossy(&df.stdout)
-                .lines()
-                .last()
-                .unwrap()
-                .trim()
-                .parse::<u64>()
-                .unwrap();
-        });
-        bytes
-    };
     let label = "containerd.io/snapshot/max-size";
-    let base = size(&d.prepare("a", "base").unwrap());
-    let large = size(&d.prepare_labelled("b", "base", &[(label, "1GiB")]).unwrap());
-    let small = size(&d.prepare_labelled("c", "base", &[(label, "1MiB")]).unwrap());
+    let base = fs_size(&d.prepare("a", "base").unwrap());
+    let large = fs_size(&d.prepare_labelled("b", "base", &[(label, "1GiB")]).unwrap());
+    let small = fs_size(&d.prepare_labelled("c", "base", &[(label, "1MiB")]).unwrap());
     assert!(large > 900 << 20, "{large}");
     assert_eq!(small, base);
     d.commit("b2", "b").unwrap();
-    let child = size(&d.prepare("e", "b2").unwrap());
+    let child = fs_size(&d.prepare("e", "b2").unwrap());
     assert_eq!(child, large);
-    let alone = size(&d.prepare_labelled("f", "", &[(label, "2147483648")]).unwrap());
+    let alone = fs_size(&d.prepare_labelled("f", "", &[(label, "2147483648")]).unwrap());
     assert!(alone > 1900 << 20, "{alone}");
 }
 

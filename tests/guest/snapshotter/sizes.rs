@@ -1,14 +1,11 @@
 //! Sizes of snapshots: who may ask for how much, what a pool can hold, and whether the
 //! estimates are right.
 // guest: --mem 2G --disk 3G
-
-use std::process::Command;
-
-use crate::lab::{refused, sectors, spec, Daemon, ThinLab, GIB};
+use crate::lab::{fs_size, refused, sectors, spec, Daemon, ThinLab, GIB};
 use containerd_snapshots::api::types::Mount;
 use containerd_snapshots::tonic::Code;
 use devmapper_snapshotter::fs::{cost, Formatter, FsType, Mkfs, Writer};
-use kit::{run, used_blocks, with_mounted, LoopDevice};
+use kit::{run, used_blocks, LoopDevice};
 
 const MAX_SIZE: &str = "containerd.io/snapshot/max-size";
 const REF: (&str, &str) = ("containerd.io/snapshot.ref", "sha256:ab");
@@ -16,21 +13,6 @@ const UNPACK: &str = "default/12/extract-345-AbC_ sha256:ab";
 
 fn device_size(mounts: &[Mount]) -> u64 {
     run("blockdev", &["--getsize64", &mounts[0].source]).parse().unwrap()
-}
-
-fn fs_size(mounts: &[Mount]) -> u64 {
-    let mut bytes = 0;
-    with_mounted(&mounts[0], |root| {
-        let df = Command::new("df").args(["-B1", "--output=size"]).arg(root).output().unwrap();
-        bytes = String::from_utf8_lossy(&df.stdout)
-            .lines()
-            .last()
-            .unwrap()
-            .trim()
-            .parse::<u64>()
-            .unwrap();
-    });
-    bytes
 }
 
 #[test]
